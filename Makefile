@@ -1,0 +1,23 @@
+# Each target is one command a person types; what it does is in scripts/.
+.PHONY: build demo down test bench lint
+
+build:            ## target/release/ferrogate
+	cargo build --release --bin ferrogate --bin ferrogate-shim
+
+demo: build       ## the whole job on this machine, left running
+	scripts/demo
+
+down:             ## stops the demo; nothing of it stays
+	scripts/down
+
+test:             ## the whole test-suite
+	scripts/test
+
+bench: build      ## side by side with peers, ratios in a table
+	scripts/bench
+
+lint:
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets -- -D warnings
+	cargo xtask codegen --check
+	cargo xtask tidy

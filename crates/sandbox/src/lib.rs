@@ -1,0 +1,221 @@
+//! The seam under a task: what a node asks of the thing that runs containers, whatever that thing is.
+//!
+//! [`Sandbox`] makes and finds again [`TaskSandbox`]es. One implementation stands: [`ContainerSandbox`], namespaces
+//! and cgroups through one `ferrogate-shim` process per task. Asking it for a micro-VM is an error, never a silent
+//! downgrade.
+//!
+//! Invariants
+//! - Everything of a task lives below its directory, its cgroup and its shim; [`TaskSandbox::destroy`] leaves
+//!   none of the three.
+//! - An exit code and an output line exist on disk before anybody is told of them, so an agent that dies and
+//!   reattaches loses neither.
+//! - Nothing here decides: stop timeouts, restarts and health belong to the agent.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+
+mod container;
+mod signals;
+pub mod spec;
+
+pub use container::ContainerSandbox;
+pub use container::exec::{Exec, ExecSpec};
+pub use container::events::Events;
+pub use container::logs::{LogFollower, LogRecord, Stream};
+pub use ferrogate_shim::protocol::{
+    ContainerState, ContainerUsage, Event, Exited, LogLimits, Status, TaskState, TaskStats, Usage, WhenFull,
+};
+pub use signals::parse_signal;
+
+/// What a task runs in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Isolation {
+    Container,
+    MicroVm,
+}
+
+/// A task as its sandbox must know it before the first container.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TaskSandboxSpec {
+    /// The task id: names the cgroup. Letters, digits, `-`, `_`, `.`.
+    pub id: String,
+    /// The agent's instance name: cgroups are `ferrogate/<instance>/<id>`, so two agents never meet.
+    pub instance: String,
+    /// The task's directory; made if absent, removed by [`TaskSandbox::destroy`].
+    pub dir: PathBuf,
+    pub isolation: Isolation,
+    /// Hard limit of the whole task; 1024 units are one vCPU. 0: none.
+    pub cpu_units: u32,
+    /// Hard limit of the whole task. 0: none.
+    pub memory_bytes: u64,
+    /// Processes and threads of the whole task.
+    pub pids_max: Option<u64>,
+    /// `pidMode: task`.
+    pub shared_pid_namespace: bool,
+    /// Joined by every container. `None`: each gets an empty one.
+    pub network_namespace: Option<PathBuf>,
+    pub hostname: String,
+    /// Contents of `/etc/hosts`.
+    pub hosts: String,
+    /// Contents of `/etc/resolv.conf`.
+    pub resolv_conf: String,
+}
+
+/// One container: the image's defaults and what the task definition says over them.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ContainerSpec {
+    /// The container's name in its task.
+    pub id: String,
+    /// Unpacked image layers, topmost first.
+    pub layers: Vec<PathBuf>,
+    pub image: ImageDefaults,
+    /// `None`: the image's. Given, it also discards the image's command, as Docker does.
+    pub entry_point: Option<Vec<String>>,
+    pub command: Option<Vec<String>>,
+    /// Wins over the image's.
+    pub environment: BTreeMap<String, String>,
+    /// `name`, `uid`, `name:group`, `uid:gid`; resolved in the container's root.
+    pub user: Option<String>,
+    pub working_directory: Option<String>,
+    /// Relative share inside the task; 0: the least.
+    pub cpu_units: u32,
+    /// Hard limit.
+    pub memory_bytes: Option<u64>,
+    /// Soft limit.
+    pub memory_reservation_bytes: Option<u64>,
+    pub readonly_root_filesystem: bool,
+    pub ulimits: Vec<Ulimit>,
+    /// With or without `CAP_`.
+    pub capabilities_add: Vec<String>,
+    /// With or without `CAP_`, or `ALL`.
+    pub capabilities_drop: Vec<String>,
+    pub tmpfs: Vec<Tmpfs>,
+    pub system_controls: BTreeMap<String, String>,
+    pub mounts: Vec<BindMount>,
+    /// `initProcessEnabled`.
+    pub init: bool,
+    /// Set-uid programs in the image keep their power unless this is set.
+    pub no_new_privileges: bool,
+    pub logs: LogLimits,
+}
+
+/// What the image config says.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImageDefaults {
+    pub entry_point: Vec<String>,
+    pub command: Vec<String>,
+    /// `KEY=value`
+    pub environment: Vec<String>,
+    pub user: String,
+    pub working_directory: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ulimit {
+    /// `nofile`, `core`, …
+    pub name: String,
+    pub soft: u64,
+    pub hard: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tmpfs {
+    pub container_path: String,
+    pub size_bytes: u64,
+    pub mount_options: Vec<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BindMount {
+    pub source: PathBuf,
+    pub container_path: String,
+    pub read_only: bool,
+}
+
+/// Makes task sandboxes.
+#[async_trait]
+pub trait Sandbox: Send + Sync {
+    fn isolation(&self) -> Isolation;
+
+    /// Directory, files, cgroup and shim of a new task. On error nothing is left.
+    async fn create(&self, spec: TaskSandboxSpec) -> Result<Arc<dyn TaskSandbox>, Error>;
+
+    /// A task that was there before this agent. Where its shim is gone, its remains are killed and the state
+    /// says of every container that ran: exit code 137, error "the shim was lost".
+    async fn reattach(&self, dir: &Path) -> Result<Arc<dyn TaskSandbox>, Error>;
+}
+
+/// One task. All methods may be called concurrently.
+#[async_trait]
+pub trait TaskSandbox: Send + Sync {
+    fn spec(&self) -> &TaskSandboxSpec;
+
+    async fn create_container(&self, spec: &ContainerSpec) -> Result<(), Error>;
+
+    /// Returns when the program has been executed, with the host's pid of the container's first process. A
+    /// container that exited may be started again and keeps what it wrote.
+    async fn start(&self, container: &str) -> Result<i32, Error>;
+
+    async fn signal(&self, container: &str, signal: i32) -> Result<(), Error>;
+
+    /// SIGKILL to every process of the container, or of the whole task.
+    async fn kill(&self, container: Option<&str>) -> Result<(), Error>;
+
+    /// `signal`, then SIGKILL after `timeout`; returns how it ended. At once if it had ended before.
+    async fn stop(&self, container: &str, signal: i32, timeout: Duration) -> Result<Exited, Error>;
+
+    /// Another process in a running container, with its own stdio.
+    async fn exec(&self, container: &str, exec: ExecSpec) -> Result<Exec, Error>;
+
+    async fn state(&self) -> Result<TaskState, Error>;
+
+    async fn stats(&self) -> Result<TaskStats, Error>;
+
+    /// What happens from now on. Call before [`TaskSandbox::state`] and nothing is missed.
+    fn events(&self) -> Events;
+
+    /// Output from `from_offset` on (0: whatever is still kept), until the container has exited and all is read.
+    async fn logs(&self, container: &str, from_offset: u64) -> Result<LogFollower, Error>;
+
+    /// Everything before `offset` is safe elsewhere and may be dropped here.
+    async fn ack_logs(&self, container: &str, offset: u64) -> Result<(), Error>;
+
+    /// Forgets a container that is not running, with its files.
+    async fn delete_container(&self, container: &str) -> Result<(), Error>;
+
+    /// Kills what runs, ends the shim, removes cgroup and directory. Idempotent.
+    async fn destroy(&self) -> Result<(), Error>;
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error(
+        "task {task} asks for a micro-VM, which this sandbox cannot give: ask for container isolation, or use a node that offers micro-VMs"
+    )]
+    NoMicroVm { task: String },
+    #[error("{what} is not allowed: {why}")]
+    Invalid { what: String, why: String },
+    /// The program cannot be executed. `message` is as Docker's: `exec: "foo": executable file not found in $PATH`.
+    #[error("{message}")]
+    CannotExecute { message: String, exit_code: i32 },
+    #[error("{0}")]
+    NotFound(String),
+    #[error("{0}")]
+    WrongState(String),
+    /// The shim or the kernel refused.
+    #[error("{0}")]
+    Refused(String),
+    /// There is no shim any more: reattach to see what became of the task.
+    #[error("the shim of the task in {} does not answer: {why}", dir.display())]
+    ShimLost { dir: PathBuf, why: String },
+    #[error("cannot start a shim for {}: {why}", dir.display())]
+    ShimStart { dir: PathBuf, why: String },
+    #[error("cannot {action} {}", path.display())]
+    Io { action: &'static str, path: PathBuf, source: std::io::Error },
+}

@@ -1,0 +1,31 @@
+//! The project's own chores: `cargo xtask <chore>`.
+
+mod codegen;
+mod models;
+
+use anyhow::{Result, bail};
+
+const USAGE: &str = "\
+cargo xtask models            take the service models anew from botocore (pinned; needs python3 and pip)
+cargo xtask codegen           write crates/api/src/generated from api/models
+cargo xtask codegen --check   fail if that would change anything
+";
+
+fn main() -> Result<()> {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    match args.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
+        ["models"] => models::run(),
+        ["codegen"] => codegen::write(),
+        ["codegen", "--check"] => codegen::check(),
+        [] | ["help" | "--help"] => {
+            print!("{USAGE}");
+            Ok(())
+        }
+        other => bail!("no chore '{}'\n{USAGE}", other.join(" ")),
+    }
+}
+
+/// The workspace's root folder.
+fn root() -> std::path::PathBuf {
+    std::path::Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask is in the workspace").to_owned()
+}
