@@ -1,1 +1,20 @@
+//! The way in: listener → verify → authorize → trail → dispatch.
+//!
+//! Two roads lead to a service and they join before authorization: HTTP requests, whose signature is verified
+//! and whose body a codec decodes ([`Front::serve`]), and calls of one service to another ([`ferrogate_api::Invoke`]).
+//! From there on nothing tells them apart.
+//!
+//! Invariants: no request reaches a service unless its caller is known and every right the call demands is
+//! allowed; there is no switch that turns either off. Every call that was decoded is recorded, refused ones too.
 
+mod authorize;
+mod dispatch;
+mod http;
+mod identity;
+mod service_roles;
+mod trail;
+
+pub use dispatch::Front;
+pub use http::Limits;
+pub use identity::{Credential, Identity, PrincipalPolicies, Secret};
+pub use trail::{FileTrail, Trail, TrailError, TrailRecord};

@@ -17,6 +17,9 @@ pub struct TaskAssignment {
     pub family: String,
     pub revision: u32,
     pub desired: DesiredStatus,
+    /// The last report the control plane took; 0: none yet. A node that is given a task it does not know and
+    /// that was reported before must not start it a second time: it says that the task is lost.
+    pub reported_sequence: u64,
     /// 1024 units are one vCPU; the hard limit of the whole task.
     pub cpu_units: u32,
     pub memory_mib: u32,

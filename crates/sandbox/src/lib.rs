@@ -25,10 +25,10 @@ pub mod spec;
 
 pub use container::ContainerSandbox;
 pub use container::exec::{Exec, ExecSpec};
-pub use container::events::Events;
+pub use container::events::{Events, TaskEvent};
 pub use container::logs::{LogFollower, LogRecord, Stream};
 pub use ferrogate_shim::protocol::{
-    ContainerState, ContainerUsage, Event, Exited, LogLimits, Status, TaskState, TaskStats, Usage, WhenFull,
+    ContainerState, ContainerUsage, Exited, LogLimits, Status, TaskState, TaskStats, Usage, WhenFull,
 };
 pub use signals::parse_signal;
 
@@ -100,8 +100,8 @@ pub struct ContainerSpec {
     pub mounts: Vec<BindMount>,
     /// `initProcessEnabled`.
     pub init: bool,
-    /// Set-uid programs in the image keep their power unless this is set.
-    pub no_new_privileges: bool,
+    /// Leaves set-uid programs of the image (sudo, su) their power; otherwise `no_new_privs` takes it.
+    pub allow_new_privileges: bool,
     pub logs: LogLimits,
 }
 

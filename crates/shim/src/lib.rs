@@ -5,3 +5,7 @@
 //! ([`seccomp`], [`capabilities`]); everything else is reached through the `ferrogate-shim` program.
 
 pub mod protocol;
+pub mod log;
+pub mod capabilities;
+pub mod cgroup;
+pub mod seccomp;

@@ -32,7 +32,9 @@ pub const CONFIG_FILE: &str = "task.json";
 pub const STATE_FILE: &str = "state.json";
 /// The shim's own stderr: empty unless something is wrong.
 pub const DIAGNOSTICS_FILE: &str = "shim.log";
-/// Directory of a container's output segments, below the container's own directory.
+/// Directory of the containers' directories: nothing a container is called collides with the names above.
+pub const CONTAINERS_DIR: &str = "containers";
+/// A container's output segments, below its own directory.
 pub const LOG_DIR: &str = "log";
 
 /// The task as the shim must know it before the first container.
@@ -241,8 +243,8 @@ pub enum FailureKind {
     Unsupported,
     /// A named limit is reached.
     Limit,
-    /// The program cannot be executed; `message` is what Docker would say, the exit code is 126 or 127.
-    CannotExecute,
+    /// The program cannot be executed; `message` is what Docker would say, the exit code 126 or 127.
+    CannotExecute { exit_code: i32 },
     /// The kernel refused a step of the set-up.
     System,
 }

@@ -18,7 +18,7 @@ pub enum Error {
     Netlink {
         what: String,
         #[source]
-        source: io::Error,
+        source: crate::netlink::NetlinkError,
     },
     #[error("nft refused the rules of {namespace}: {message}")]
     Nft { namespace: String, message: String },

@@ -1,0 +1,141 @@
+//! Every right a call demands, held against everything that speaks about the caller. Deny by default.
+
+use ferrogate_api::{ApiError, Context, Demand, PrincipalKind};
+use ferrogate_policy::{self as policy, DocumentKind};
+
+use crate::identity::Identity;
+use crate::service_roles;
+
+/// Refuses unless each demand is allowed. The error is AWS's, in the words of the service's protocol.
+pub(crate) fn authorize(
+    identity: &dyn Identity,
+    cx: &Context,
+    signing_name: &str,
+    demands: &[Demand],
+) -> Result<(), ApiError> {
+    if demands.is_empty() {
+        return Ok(());
+    }
+    let held = Held::of(identity, cx)?;
+    let global = global_keys(cx);
+    for demand in demands {
+        let mut context = global.clone();
+        for (key, values) in &demand.context {
+            context.set_all(key, values.clone());
+        }
+        let resource = match &demand.resource_policy {
+            Some(json) => Some(stored("resource policy", json, DocumentKind::Resource)?),
+            None => None,
+        };
+        let request = policy::Request {
+            principal: policy_principal(cx),
+            action: &demand.action,
+            resource: &demand.resource,
+            resource_account: account_of(&demand.resource),
+            context: &context,
+        };
+        let policies = policy::Policies {
+            identity: &held.identity,
+            boundary: held.boundary.as_ref(),
+            session: held.session.as_deref(),
+            resource: resource.as_ref(),
+            service_control: &[],
+        };
+        let decision = policy::evaluate(&request, &policies);
+        if !decision.is_allowed() {
+            return Err(denied(signing_name, decision.message(&request)));
+        }
+    }
+    Ok(())
+}
+
+/// All that is attached to the caller.
+#[derive(Default)]
+struct Held {
+    identity: Vec<policy::Named>,
+    boundary: Option<policy::Named>,
+    session: Option<Vec<policy::Named>>,
+}
+
+impl Held {
+    fn of(identity: &dyn Identity, cx: &Context) -> Result<Self, ApiError> {
+        let mut held = Self::default();
+        match &cx.principal.kind {
+            PrincipalKind::Root => {}
+            PrincipalKind::Service { name } => held.identity.extend(service_roles::policy(name)),
+            PrincipalKind::User { .. } | PrincipalKind::AssumedRole { .. } => {
+                let attached = identity.policies(&cx.principal);
+                held.identity = attached.identity;
+                held.boundary = attached.boundary;
+            }
+        }
+        if let PrincipalKind::AssumedRole { session_policies, .. } = &cx.principal.kind
+            && !session_policies.is_empty()
+        {
+            let parsed = session_policies.iter().map(|json| stored("session policy", json, DocumentKind::Identity));
+            held.session = Some(parsed.collect::<Result<_, _>>()?);
+        }
+        Ok(held)
+    }
+}
+
+/// A stored policy that does not parse must never read as "nothing is denied".
+fn stored(name: &str, json: &str, kind: DocumentKind) -> Result<policy::Named, ApiError> {
+    let policy = policy::Policy::parse(json, kind).map_err(|error| {
+        tracing::error!(%error, name, "a stored policy does not parse");
+        ApiError::internal()
+    })?;
+    Ok(policy::Named { name: name.into(), policy })
+}
+
+fn policy_principal(cx: &Context) -> policy::Principal<'_> {
+    let principal = &*cx.principal;
+    policy::Principal {
+        arn: &principal.arn,
+        account: &principal.account,
+        id: &principal.user_id,
+        kind: match &principal.kind {
+            PrincipalKind::Root => policy::PrincipalKind::Root,
+            PrincipalKind::User { name } => policy::PrincipalKind::User { name },
+            PrincipalKind::AssumedRole { role_arn, .. } => policy::PrincipalKind::AssumedRole { role_arn },
+            // In an account a service is the session of its service-linked role, whose policy limits it.
+            PrincipalKind::Service { .. } => policy::PrincipalKind::AssumedRole { role_arn: &principal.arn },
+        },
+        tags: &principal.tags,
+    }
+}
+
+/// The condition keys every request has ("AWS global condition context keys", IAM User Guide), beyond those
+/// that follow from the principal.
+fn global_keys(cx: &Context) -> policy::Context {
+    let mut keys = policy::Context::new();
+    keys.set_time(cx.now);
+    keys.set("aws:RequestedRegion", cx.region.as_str());
+    // The API's listener is plain HTTP on loopback; TLS will say true here.
+    keys.set("aws:SecureTransport", "false");
+    let by_service = matches!(cx.principal.kind, PrincipalKind::Service { .. });
+    keys.set("aws:ViaAWSService", if by_service { "true" } else { "false" });
+    if let Some(ip) = cx.source_ip {
+        keys.set("aws:SourceIp", ip.to_string());
+    }
+    if let Some(agent) = &cx.user_agent {
+        keys.set("aws:UserAgent", agent.as_str());
+    }
+    keys
+}
+
+/// Empty where the ARN names no account: the resource counts as the caller's own.
+fn account_of(resource: &str) -> &str {
+    resource.split(':').nth(4).unwrap_or_default()
+}
+
+fn denied(signing_name: &str, message: String) -> ApiError {
+    match signing_name {
+        "ec2" => ApiError::new("UnauthorizedOperation", format!("You are not authorized to perform this operation. {message}"))
+            .with_status(403),
+        "iam" | "sts" | "elasticloadbalancing" | "sns" | "rds" | "cloudformation" | "s3" | "route53" => {
+            ApiError::new("AccessDenied", message).with_status(403)
+        }
+        _ => ApiError::new("AccessDeniedException", message).with_status(400),
+    }
+}

@@ -1,0 +1,45 @@
+//! What our services may do of themselves: the service-linked roles, as AWS defines them, no wider than needed.
+
+use std::sync::OnceLock;
+
+use ferrogate_api::{Principal, PrincipalKind};
+use ferrogate_policy::{DocumentKind, Named, Policy};
+
+/// (service principal, role name, policy).
+const ROLES: &[(&str, &str, &str)] = &[(
+    "ecs.amazonaws.com",
+    "AWSServiceRoleForECS",
+    // After AmazonECSServiceRolePolicy: the statements for network interfaces and for what a RunTask checks.
+    r#"{"Version":"2012-10-17","Statement":[{"Effect":"Allow","Action":[
+        "ec2:AttachNetworkInterface","ec2:CreateNetworkInterface","ec2:CreateNetworkInterfacePermission",
+        "ec2:CreateTags","ec2:DeleteNetworkInterface","ec2:DeleteNetworkInterfacePermission","ec2:Describe*",
+        "ec2:DetachNetworkInterface","ec2:ModifyNetworkInterfaceAttribute"],"Resource":"*"}]}"#,
+)];
+
+/// The principal of a service acting in an account under its service-linked role.
+pub(crate) fn principal(service: &str, account: &str) -> Principal {
+    let role = ROLES.iter().find(|(name, ..)| *name == service).map_or("AWSServiceRole", |(_, role, _)| role);
+    Principal {
+        arn: format!("arn:aws:sts::{account}:assumed-role/{role}/{service}"),
+        account: account.to_owned(),
+        user_id: format!("{role}:{service}"),
+        kind: PrincipalKind::Service { name: service.to_owned() },
+        tags: Vec::new(),
+    }
+}
+
+/// The one policy of a service-linked role; a service without one may do nothing.
+pub(crate) fn policy(service: &str) -> Option<Named> {
+    static PARSED: OnceLock<Vec<(&str, Named)>> = OnceLock::new();
+    let parsed = PARSED.get_or_init(|| {
+        ROLES
+            .iter()
+            .map(|(service, role, json)| {
+                let policy = Policy::parse(json, DocumentKind::Identity)
+                    .expect("the policies of the service-linked roles parse");
+                (*service, Named { name: (*role).into(), policy })
+            })
+            .collect()
+    });
+    parsed.iter().find(|(name, _)| *name == service).map(|(_, policy)| policy.clone())
+}

@@ -1,0 +1,229 @@
+//! Assignments in, one actor per task; what a former agent left is taken over.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use ferrogate_image::ImageStore;
+use ferrogate_model::hex_id;
+use ferrogate_nodeapi::{ControlPlane, DesiredStatus, ObservedStatus, TaskAssignment};
+use ferrogate_sandbox::Sandbox;
+use ferrogate_vpc::VpcFabric;
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use crate::record::{Record, TaskDirs};
+use crate::reporter::Reporter;
+use crate::task::{Actor, Shared};
+
+/// Records and output of tasks that ended are kept so long, as ECS shows them.
+const ENDED_KEPT: Duration = Duration::from_secs(3600);
+/// And no more than this many.
+const ENDED_KEPT_MAX: usize = 1000;
+const SWEEP_PERIOD: Duration = Duration::from_secs(60);
+
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Names cgroups and namespaces, so that two agents on one machine never meet.
+    pub instance: String,
+    /// One folder per task.
+    pub tasks_dir: PathBuf,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum AgentError {
+    #[error("cannot use {path} for tasks")]
+    Io { path: PathBuf, #[source] source: std::io::Error },
+}
+
+/// For `ferrogate status`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct TaskSummary {
+    pub task_arn: String,
+    pub status: ObservedStatus,
+}
+
+struct Running {
+    desired: watch::Sender<DesiredStatus>,
+    actor: JoinHandle<()>,
+}
+
+/// The agent of one node.
+pub struct Agent {
+    shared: Arc<Shared>,
+    tasks_dir: PathBuf,
+    running: Mutex<HashMap<String, Running>>,
+}
+
+impl Agent {
+    pub fn new(
+        config: Config,
+        control: Arc<dyn ControlPlane>,
+        images: Arc<ImageStore>,
+        fabric: VpcFabric,
+        sandbox: Arc<dyn Sandbox>,
+    ) -> Result<Self, AgentError> {
+        std::fs::create_dir_all(&config.tasks_dir)
+            .map_err(|source| AgentError::Io { path: config.tasks_dir.clone(), source })?;
+        let shared = Shared {
+            instance: config.instance,
+            control,
+            images,
+            fabric,
+            sandbox,
+            reporter: Arc::new(Reporter::default()),
+        };
+        Ok(Self { shared: Arc::new(shared), tasks_dir: config.tasks_dir, running: Mutex::default() })
+    }
+
+    /// Runs until dropped. Tasks go on without it.
+    pub async fn run(self: Arc<Self>) {
+        self.adopt();
+        let reporter = Arc::clone(&self.shared.reporter);
+        let report = tokio::spawn(reporter.run(Arc::clone(&self.shared.control)));
+        let _report = AbortOnDrop(report);
+        let mut assignments = self.shared.control.assignments();
+        let mut fabric = self.shared.control.fabric();
+        let mut sweep = tokio::time::interval(SWEEP_PERIOD);
+        self.sync_fabric(&mut fabric).await;
+        assignments.mark_changed();
+        loop {
+            tokio::select! {
+                changed = fabric.changed() => {
+                    if changed.is_err() { return }
+                    self.sync_fabric(&mut fabric).await;
+                }
+                changed = assignments.changed() => {
+                    if changed.is_err() { return }
+                    let wanted = Arc::clone(&assignments.borrow_and_update());
+                    self.reconcile(&wanted);
+                }
+                _ = sweep.tick() => self.sweep(),
+            }
+        }
+    }
+
+    /// What is here, for people.
+    pub fn tasks(&self) -> Vec<TaskSummary> {
+        let summary = |record: Record| TaskSummary { task_arn: record.assignment.task_arn, status: record.status };
+        self.folders().into_iter().filter_map(|dir| Record::load(&dir).ok()).map(summary).collect()
+    }
+
+    async fn sync_fabric(&self, fabric: &mut watch::Receiver<Arc<ferrogate_nodeapi::Fabric>>) {
+        let wanted = Arc::clone(&fabric.borrow_and_update());
+        if let Err(error) = self.shared.fabric.sync(wanted).await {
+            tracing::error!(%error, "the VPC fabric could not be brought up to date");
+        }
+    }
+
+    fn folders(&self) -> Vec<PathBuf> {
+        let entries = std::fs::read_dir(&self.tasks_dir).into_iter().flatten();
+        entries.filter_map(|entry| Some(entry.ok()?.path())).filter(|path| path.is_dir()).collect()
+    }
+
+    /// Every task a former agent had goes on, until the control plane says otherwise.
+    fn adopt(&self) {
+        for dir in self.folders() {
+            match Record::load(&dir) {
+                Ok(record) if record.status < ObservedStatus::Stopped => {
+                    tracing::info!(task = record.assignment.task_arn, "taken over");
+                    let desired = record.assignment.desired;
+                    self.spawn(dir, record, desired);
+                }
+                // Ended, but perhaps not yet known to the control plane.
+                Ok(record) => self.shared.reporter.put(crate::task::report(&record)),
+                Err(error) => {
+                    tracing::error!(%error, dir = %dir.display(), "a task's record cannot be read; its folder is left for a person to see");
+                }
+            }
+        }
+    }
+
+    fn reconcile(&self, wanted: &[TaskAssignment]) {
+        let mut running = self.running.lock().expect("agent lock");
+        running.retain(|_, task| !task.actor.is_finished());
+        let by_id: HashMap<&str, &TaskAssignment> = wanted.iter().map(|task| (task.task_id.as_str(), task)).collect();
+        for (id, task) in running.iter() {
+            let desired = by_id.get(id.as_str()).map_or(DesiredStatus::Stopped, |assignment| assignment.desired);
+            task.desired.send_if_modified(|now| std::mem::replace(now, desired) != desired);
+        }
+        let new: Vec<&TaskAssignment> =
+            wanted.iter().filter(|assignment| !running.contains_key(&assignment.task_id)).collect();
+        drop(running);
+        for assignment in new {
+            self.take(assignment);
+        }
+    }
+
+    /// A task that is assigned and has no actor: new, or ended before and not yet known to have.
+    fn take(&self, assignment: &TaskAssignment) {
+        let dir = self.tasks_dir.join(&assignment.task_id);
+        if let Ok(record) = Record::load(&dir) {
+            self.shared.reporter.put(crate::task::report(&record));
+            return;
+        }
+        let mut record = Record::new(assignment.clone(), uuid());
+        if assignment.reported_sequence > 0 {
+            // It ran here and its folder is gone: a task is never started twice.
+            record.lost(assignment.reported_sequence);
+            self.shared.reporter.put(crate::task::report(&record));
+            return;
+        }
+        if let Err(error) = create_private(&dir).and_then(|()| record.save(&dir)) {
+            tracing::error!(%error, dir = %dir.display(), "a task's folder cannot be made");
+            return;
+        }
+        self.spawn(dir, record, assignment.desired);
+    }
+
+    fn spawn(&self, dir: PathBuf, record: Record, desired: DesiredStatus) {
+        let id = record.assignment.task_id.clone();
+        let (sender, receiver) = watch::channel(desired);
+        let actor = Actor::new(Arc::clone(&self.shared), TaskDirs { root: dir }, record, receiver);
+        let actor = tokio::spawn(actor.run());
+        self.running.lock().expect("agent lock").insert(id, Running { desired: sender, actor });
+    }
+
+    /// Forgets tasks that ended long ago.
+    fn sweep(&self) {
+        let mut ended: Vec<(std::time::SystemTime, PathBuf)> = Vec::new();
+        for dir in self.folders() {
+            if let Ok(record) = Record::load(&dir)
+                && record.status == ObservedStatus::Stopped
+                && let Ok(at) = std::fs::metadata(dir.join("task.json")).and_then(|meta| meta.modified())
+            {
+                ended.push((at, dir));
+            }
+        }
+        ended.sort();
+        let surplus = ended.len().saturating_sub(ENDED_KEPT_MAX);
+        for (index, (at, dir)) in ended.iter().enumerate() {
+            if index < surplus || at.elapsed().is_ok_and(|age| age > ENDED_KEPT) {
+                if let Err(error) = std::fs::remove_dir_all(dir) {
+                    tracing::warn!(%error, dir = %dir.display(), "an ended task's folder could not be removed");
+                }
+            }
+        }
+    }
+}
+
+/// Only root reads what a task was given.
+fn create_private(dir: &Path) -> std::io::Result<()> {
+    use std::os::unix::fs::DirBuilderExt;
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)
+}
+
+fn uuid() -> String {
+    let hex = hex_id();
+    format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..])
+}
+
+struct AbortOnDrop(JoinHandle<()>);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}

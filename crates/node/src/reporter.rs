@@ -1,0 +1,52 @@
+//! Brings reports to the control plane: the newest of each task, until it is taken.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use ferrogate_nodeapi::{ControlPlane, TaskReport};
+use tokio::sync::Notify;
+
+const RETRY_MIN: Duration = Duration::from_millis(100);
+const RETRY_MAX: Duration = Duration::from_secs(10);
+
+/// One slot per task, so what waits is bounded by the tasks there are.
+#[derive(Default)]
+pub(crate) struct Reporter {
+    waiting: Mutex<HashMap<String, TaskReport>>,
+    wake: Notify,
+}
+
+impl Reporter {
+    pub(crate) fn put(&self, report: TaskReport) {
+        self.waiting.lock().expect("reporter lock").insert(report.task_arn.clone(), report);
+        self.wake.notify_one();
+    }
+
+    /// Runs until it is dropped.
+    pub(crate) async fn run(self: Arc<Self>, control: Arc<dyn ControlPlane>) {
+        let mut retry = RETRY_MIN;
+        loop {
+            let batch: Vec<TaskReport> =
+                self.waiting.lock().expect("reporter lock").drain().map(|(_, report)| report).collect();
+            if batch.is_empty() {
+                self.wake.notified().await;
+                continue;
+            }
+            match control.report(batch.clone()).await {
+                Ok(()) => retry = RETRY_MIN,
+                Err(error) => {
+                    tracing::warn!(%error, tasks = batch.len(), "reports were not taken, will be sent again");
+                    let mut waiting = self.waiting.lock().expect("reporter lock");
+                    for report in batch {
+                        // A newer one may have come meanwhile.
+                        waiting.entry(report.task_arn.clone()).or_insert(report);
+                    }
+                    drop(waiting);
+                    tokio::time::sleep(retry).await;
+                    retry = (retry * 2).min(RETRY_MAX);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,229 @@
+//! One task on this node: one owner, one queue.
+//!
+//! ```text
+//!  Pending ─▶ Activating ─▶ Running ─▶ Stopping ─▶ Stopped
+//!     │            │           │          ▲
+//!     └────────────┴───────────┴──────────┘   stop asked for, start failed, essential container ended
+//! ```
+//!
+//! The actor alone writes the task's [`Record`] and decides; what it waits for comes through `select!` in
+//! [`Actor::run_containers`]. Whatever was true on disk and in the shim is enough to enter anywhere.
+
+mod containers;
+mod start;
+
+use std::sync::Arc;
+
+use ferrogate_nodeapi::{
+    ContainerReport, ContainerStatus, ControlPlane, DesiredStatus, Health, Isolation, ObservedStatus, StopCause,
+    TaskReport,
+};
+use ferrogate_sandbox::{Sandbox, TaskSandbox};
+use ferrogate_vpc::VpcFabric;
+use jiff::Timestamp;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+
+use crate::logs::Delivered;
+use crate::record::{Record, TaskDirs};
+use crate::reporter::Reporter;
+
+/// Health changes and delivered log offsets waiting for the actor.
+const QUEUE_MAX: usize = 256;
+
+/// What all tasks of a node share.
+pub(crate) struct Shared {
+    pub(crate) instance: String,
+    pub(crate) control: Arc<dyn ControlPlane>,
+    pub(crate) images: Arc<ferrogate_image::ImageStore>,
+    pub(crate) fabric: VpcFabric,
+    pub(crate) sandbox: Arc<dyn Sandbox>,
+    pub(crate) reporter: Arc<Reporter>,
+}
+
+/// Why a task cannot start or go on.
+pub(crate) struct Stop {
+    pub(crate) cause: Option<StopCause>,
+    /// The container whose fault it is, with its reason.
+    pub(crate) container: Option<(String, String)>,
+}
+
+impl Stop {
+    /// Somebody asked for it; the control plane knows who.
+    pub(crate) const ASKED: Self = Self { cause: None, container: None };
+
+    pub(crate) fn failed_to_start(reason: impl Into<String>) -> Self {
+        let cause = StopCause { code: "TaskFailedToStart".into(), reason: reason.into() };
+        Self { cause: Some(cause), container: None }
+    }
+
+    pub(crate) fn of_container(mut self, name: &str, reason: impl Into<String>) -> Self {
+        self.container = Some((name.to_owned(), reason.into()));
+        self
+    }
+}
+
+pub(crate) struct Actor {
+    shared: Arc<Shared>,
+    dirs: TaskDirs,
+    record: Record,
+    desired: watch::Receiver<DesiredStatus>,
+    sandbox: Option<Arc<dyn TaskSandbox>>,
+    images: std::collections::BTreeMap<String, ferrogate_image::Image>,
+    /// Probes and endpoints: ended when the task is.
+    helpers: JoinSet<()>,
+    /// Log drivers: they end by themselves, at the end of the output.
+    pumps: JoinSet<()>,
+    health: (mpsc::Sender<(String, Health)>, mpsc::Receiver<(String, Health)>),
+    delivered: (Delivered, mpsc::Receiver<(String, u64)>),
+}
+
+impl Actor {
+    pub(crate) fn new(
+        shared: Arc<Shared>,
+        dirs: TaskDirs,
+        record: Record,
+        desired: watch::Receiver<DesiredStatus>,
+    ) -> Self {
+        Self {
+            shared,
+            dirs,
+            record,
+            desired,
+            sandbox: None,
+            images: Default::default(),
+            helpers: JoinSet::new(),
+            pumps: JoinSet::new(),
+            health: mpsc::channel(QUEUE_MAX),
+            delivered: mpsc::channel(QUEUE_MAX),
+        }
+    }
+
+    /// Lives as long as the task. When it returns nothing of the task runs here.
+    pub(crate) async fn run(mut self) {
+        if self.record.status < ObservedStatus::Stopping {
+            let stop = match self.start().await {
+                Ok(()) => self.run_containers().await,
+                Err(stop) => stop,
+            };
+            self.note_stop(stop);
+        }
+        if self.record.status < ObservedStatus::Stopped {
+            self.stop_all().await;
+            self.remove().await;
+            self.record.status = ObservedStatus::Stopped;
+        }
+        self.say();
+    }
+
+    fn note_stop(&mut self, stop: Stop) {
+        if let Some((name, reason)) = stop.container
+            && let Some(container) = self.record.containers.get_mut(&name)
+        {
+            container.reason.get_or_insert(reason);
+        }
+        if self.record.stop.is_none() {
+            self.record.stop = stop.cause;
+        }
+        self.record.status = ObservedStatus::Stopping;
+        self.say();
+    }
+
+    /// The record to disk and the report to the control plane: after every change that means something.
+    fn say(&mut self) {
+        // Larger than anything an agent before this one said, whatever was lost of its record.
+        let now_us = u64::try_from(Timestamp::now().as_microsecond()).unwrap_or_default();
+        self.record.sequence = now_us.max(self.record.sequence + 1);
+        self.save();
+        self.shared.reporter.put(report(&self.record));
+    }
+
+    fn save(&self) {
+        if let Err(error) = self.record.save(&self.dirs.root) {
+            tracing::error!(%error, task = self.record.assignment.task_arn, "the task's record cannot be written");
+        }
+    }
+
+    fn stop_wanted(&self) -> bool {
+        *self.desired.borrow() == DesiredStatus::Stopped
+    }
+
+    /// Network, sandbox and volumes away. Each step is safe to repeat; a step that fails is said and the rest
+    /// goes on, so that as little as possible stays behind; what stays is found at the agent's next start.
+    async fn remove(&mut self) {
+        self.helpers.shutdown().await;
+        let task = self.record.assignment.task_id.clone();
+        self.keep_logs();
+        if let Some(sandbox) = self.sandbox.take()
+            && let Err(error) = sandbox.destroy().await
+        {
+            tracing::error!(%error, task, "the sandbox could not be removed whole");
+        }
+        if let Err(error) = self.shared.fabric.detach(&self.record.assignment.network.eni_id).await {
+            tracing::error!(%error, task, "the network interface could not be detached");
+        }
+        if let Err(error) = self.shared.fabric.delete_netns(&task).await {
+            tracing::error!(%error, task, "the task's network namespace could not be removed");
+        }
+        let volumes = self.dirs.root.join("volumes");
+        if let Err(error) = std::fs::remove_dir_all(&volumes)
+            && error.kind() != std::io::ErrorKind::NotFound
+        {
+            tracing::error!(%error, task, "the task's volumes could not be removed");
+        }
+        self.images.clear();
+    }
+
+    /// The containers' output stays with the record when the sandbox goes.
+    fn keep_logs(&self) {
+        for name in self.record.containers.keys() {
+            let from = self.dirs.sandbox().join(name).join(ferrogate_sandbox::LOG_DIR);
+            if !from.exists() {
+                continue;
+            }
+            let to = self.dirs.kept_logs().join(name);
+            let moved = std::fs::create_dir_all(self.dirs.kept_logs()).and_then(|()| std::fs::rename(&from, &to));
+            if let Err(error) = moved {
+                tracing::warn!(%error, container = name, "output could not be kept");
+            }
+        }
+    }
+}
+
+pub(crate) fn report(record: &Record) -> TaskReport {
+    let containers = record
+        .assignment
+        .containers
+        .iter()
+        .filter_map(|assigned| {
+            let container = record.containers.get(&assigned.name)?;
+            Some(ContainerReport {
+                name: assigned.name.clone(),
+                status: container.status,
+                exit_code: container.exit_code,
+                reason: container.reason.clone(),
+                image_digest: container.image_digest.clone(),
+                health: container.health,
+                started_at: container.started_at,
+                finished_at: container.finished_at,
+            })
+        })
+        .collect();
+    TaskReport {
+        task_arn: record.assignment.task_arn.clone(),
+        sequence: record.sequence,
+        status: record.status,
+        isolation: Isolation::Container,
+        pull_started_at: record.pull_started_at,
+        pull_stopped_at: record.pull_stopped_at,
+        started_at: record.started_at,
+        execution_stopped_at: record.execution_stopped_at,
+        stop: record.stop.clone(),
+        containers,
+    }
+}
+
+/// Whether any container still counts as running.
+fn any_running(record: &Record) -> bool {
+    record.containers.values().any(|container| container.status == ContainerStatus::Running)
+}

@@ -1,0 +1,196 @@
+//! From an assignment to a sandbox with its network and images: everything before the first container.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use ferrogate_image::{Auth, Image, ImageRef, Platform};
+use ferrogate_nodeapi::{Architecture, ContainerAssignment, DesiredStatus, ObservedStatus, TaskAssignment};
+use ferrogate_sandbox::{Isolation, TaskSandbox, TaskSandboxSpec};
+use futures_util::future::try_join_all;
+use jiff::Timestamp;
+
+use super::{Actor, Shared, Stop};
+use crate::{credentials, files};
+
+/// Processes and threads of a task. Fargate's own bound is not documented; this one stops a fork bomb.
+const PIDS_MAX: u64 = 32_768;
+
+impl Actor {
+    /// Images, network and sandbox, side by side. After a restart of the agent each finds what is there.
+    pub(super) async fn start(&mut self) -> Result<(), Stop> {
+        if self.stop_wanted() {
+            self.find_sandbox().await;
+            return Err(Stop::ASKED);
+        }
+        let first_time = self.record.status == ObservedStatus::Pending;
+        if first_time {
+            self.record.status = ObservedStatus::Activating;
+            self.record.pull_started_at = Some(Timestamp::now());
+            self.say();
+        }
+        let assignment = self.record.assignment.clone();
+        let shared = Arc::clone(&self.shared);
+        let (network, sandbox, images) = tokio::join!(
+            network(&shared, &assignment),
+            self.make_sandbox(&assignment),
+            until_stopped(self.desired.clone(), images(&shared, &assignment)),
+        );
+        // The sandbox first: whatever else failed, it is there to be removed.
+        self.sandbox = Some(sandbox.map_err(|error| {
+            Stop::failed_to_start(format!("ResourceInitializationError: failed to create the task's sandbox: {error}"))
+        })?);
+        self.images = images?;
+        if self.record.pull_stopped_at.is_none() {
+            self.record.pull_stopped_at = Some(Timestamp::now());
+        }
+        for (name, image) in &self.images {
+            if let Some(container) = self.record.containers.get_mut(name) {
+                container.image_digest = Some(image.digest().to_owned());
+                container.stop_signal = image.config().stop_signal.clone();
+            }
+        }
+        network.map_err(|error| {
+            Stop::failed_to_start(format!("ResourceInitializationError: failed to attach the network interface: {error}"))
+        })?;
+        self.serve_credentials(&assignment).await?;
+        self.make_volumes(&assignment)?;
+        self.save();
+        Ok(())
+    }
+
+    async fn make_sandbox(&self, assignment: &TaskAssignment) -> Result<Arc<dyn TaskSandbox>, ferrogate_sandbox::Error> {
+        let dir = self.dirs.sandbox();
+        if dir.exists() {
+            return self.shared.sandbox.reattach(&dir).await;
+        }
+        let spec = TaskSandboxSpec {
+            id: assignment.task_id.clone(),
+            instance: self.shared.instance.clone(),
+            dir,
+            isolation: Isolation::Container,
+            cpu_units: assignment.cpu_units,
+            memory_bytes: u64::from(assignment.memory_mib) << 20,
+            pids_max: Some(PIDS_MAX),
+            shared_pid_namespace: assignment.shared_pid_namespace,
+            network_namespace: Some(self.shared.fabric.netns_path(&assignment.task_id)),
+            hostname: assignment.network.hostname.clone(),
+            hosts: files::hosts(&assignment.network),
+            resolv_conf: files::resolv_conf(&assignment.network),
+        };
+        self.shared.sandbox.create(spec).await
+    }
+
+    /// For a task that is to be stopped without having been started by this agent.
+    async fn find_sandbox(&mut self) {
+        let dir = self.dirs.sandbox();
+        if self.sandbox.is_none() && dir.exists() {
+            match self.shared.sandbox.reattach(&dir).await {
+                Ok(sandbox) => self.sandbox = Some(sandbox),
+                Err(error) => tracing::error!(%error, dir = %dir.display(), "a sandbox is there but cannot be taken over"),
+            }
+        }
+    }
+
+    async fn serve_credentials(&mut self, assignment: &TaskAssignment) -> Result<(), Stop> {
+        if !assignment.has_task_role {
+            return Ok(());
+        }
+        let listener =
+            self.shared.fabric.task_listener(&assignment.task_id, credentials::ADDRESS).await.map_err(|error| {
+                Stop::failed_to_start(format!("ResourceInitializationError: failed to serve the credentials endpoint: {error}"))
+            })?;
+        self.helpers.spawn(credentials::serve(
+            listener,
+            Arc::clone(&self.shared.control),
+            assignment.task_arn.clone(),
+            self.record.credentials_id.clone(),
+        ));
+        Ok(())
+    }
+
+    fn make_volumes(&self, assignment: &TaskAssignment) -> Result<(), Stop> {
+        for volume in &assignment.volumes {
+            std::fs::create_dir_all(self.dirs.volume(&volume.name)).map_err(|error| {
+                Stop::failed_to_start(format!("CannotCreateVolumeError: failed to create volume {}: {error}", volume.name))
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Environment that only the node can know, below what the task definition says.
+    pub(super) fn environment(&self, container: &ContainerAssignment) -> BTreeMap<String, String> {
+        let assignment = &self.record.assignment;
+        let mut environment = BTreeMap::from([("HOSTNAME".to_owned(), assignment.network.hostname.clone())]);
+        if assignment.has_task_role {
+            let uri = credentials::relative_uri(&self.record.credentials_id);
+            environment.insert("AWS_CONTAINER_CREDENTIALS_RELATIVE_URI".into(), uri);
+        }
+        if let Some(api) = self.shared.fabric.api_address() {
+            environment.insert("AWS_ENDPOINT_URL".into(), format!("http://{api}"));
+        }
+        environment.extend(container.environment.clone());
+        environment
+    }
+}
+
+async fn network(shared: &Shared, assignment: &TaskAssignment) -> Result<(), ferrogate_vpc::Error> {
+    shared.fabric.create_netns(&assignment.task_id).await?;
+    shared.fabric.attach(&assignment.network.eni_id, &assignment.task_id).await?;
+    Ok(())
+}
+
+/// The image of every container, by container name.
+async fn images(shared: &Shared, assignment: &TaskAssignment) -> Result<BTreeMap<String, Image>, Stop> {
+    let pulls = assignment.containers.iter().map(|container| async move {
+        let image = image(shared, assignment, container).await?;
+        stream(shared, assignment, container).await?;
+        Ok((container.name.clone(), image))
+    });
+    Ok(try_join_all(pulls).await?.into_iter().collect())
+}
+
+async fn image(shared: &Shared, assignment: &TaskAssignment, container: &ContainerAssignment) -> Result<Image, Stop> {
+    let refused = |reason: String| Stop::failed_to_start(reason.clone()).of_container(&container.name, reason);
+    let reference =
+        ImageRef::parse(&container.image).map_err(|error| refused(format!("CannotPullContainerError: {error}")))?;
+    let auth = match shared.control.registry_credentials(&assignment.task_arn, &container.name).await {
+        Ok(None) => Auth::Anonymous,
+        Ok(Some(credentials)) => Auth::Basic { user: credentials.username, password: credentials.password },
+        Err(error) => {
+            return Err(refused(format!(
+                "ResourceInitializationError: unable to pull secrets or registry auth: execution resource retrieval failed: {error}"
+            )));
+        }
+    };
+    let platform = match assignment.architecture {
+        Architecture::X86_64 => Platform::LINUX_AMD64,
+        Architecture::Arm64 => Platform::LINUX_ARM64,
+    };
+    let task = assignment.task_id.clone();
+    let progress = move |progress: ferrogate_image::Progress| tracing::debug!(task, ?progress, "pull");
+    shared.images.pull(&reference, auth, platform, progress).await.map_err(|error| refused(error.to_string()))
+}
+
+/// The awslogs stream has to be there before anything is written.
+async fn stream(shared: &Shared, assignment: &TaskAssignment, container: &ContainerAssignment) -> Result<(), Stop> {
+    if container.logs.is_none() {
+        return Ok(());
+    }
+    shared.control.create_log_stream(&assignment.task_arn, &container.name).await.map_err(|error| {
+        Stop::failed_to_start(format!(
+            "ResourceInitializationError: failed to validate logger args: create stream has been retried 1 times: \
+             failed to create Cloudwatch log stream: {error} : exit status 1"
+        ))
+    })
+}
+
+/// A pull may take minutes; a task that is to stop does not wait for it.
+async fn until_stopped<T>(
+    mut desired: tokio::sync::watch::Receiver<DesiredStatus>,
+    work: impl Future<Output = Result<T, Stop>>,
+) -> Result<T, Stop> {
+    tokio::select! {
+        done = work => done,
+        _ = desired.wait_for(|desired| *desired == DesiredStatus::Stopped) => Err(Stop::ASKED),
+    }
+}

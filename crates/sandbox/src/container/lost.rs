@@ -1,0 +1,126 @@
+//! A task whose shim is gone: what is left of it is ended, told and removed.
+
+use std::fs::File;
+use std::io;
+use std::path::Path;
+
+use ferrogate_shim::cgroup::Cgroups;
+use ferrogate_shim::log;
+use ferrogate_shim::protocol::{
+    CONTAINERS_DIR, LOCK_FILE, LOG_DIR, PROTOCOL_VERSION, STATE_FILE, Status, TaskConfig, TaskState,
+};
+use rustix::fs::{FlockOperation, flock};
+
+use super::{KILL_DEADLINE, LOST_EXIT_CODE};
+use crate::Error;
+
+pub(super) const REASON: &str = "the shim was lost";
+
+/// A shim holds its lock as long as it lives.
+pub(super) fn shim_is_alive(directory: &Path) -> bool {
+    let Ok(lock) = File::open(directory.join(LOCK_FILE)) else { return false };
+    flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err()
+}
+
+/// Kills what runs without a shim and writes down how it ended.
+pub(super) async fn recover(directory: &Path, config: &TaskConfig) -> Result<TaskState, Error> {
+    let (directory, config) = (directory.to_owned(), config.clone());
+    blocking(move || {
+        kill(&config).map_err(|source| io_error("kill the processes of", &config.cgroup, source))?;
+        let path = directory.join(STATE_FILE);
+        let mut state = match std::fs::read(&path) {
+            Ok(text) => serde_json::from_slice::<TaskState>(&text)
+                .map_err(|error| io_error("read", &path, io::Error::other(error)))?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                TaskState { version: PROTOCOL_VERSION, ..TaskState::default() }
+            }
+            Err(error) => return Err(io_error("read", &path, error)),
+        };
+        state.shim_pid = 0;
+        for container in &mut state.containers {
+            if container.status == Status::Running {
+                container.status = Status::Exited;
+                container.exit_code = Some(LOST_EXIT_CODE);
+                container.exited_at_ns = Some(now_ns());
+                container.error = Some(REASON.into());
+                container.pid = None;
+            }
+            let logs = directory.join(CONTAINERS_DIR).join(&container.id).join(LOG_DIR);
+            let (begin, end) = log_extent(&logs).map_err(|source| io_error("read the log in", &logs, source))?;
+            (container.log_begin, container.log_end) = (begin, end);
+        }
+        for exec in &mut state.execs {
+            exec.pid = None;
+            exec.exit_code.get_or_insert(LOST_EXIT_CODE);
+        }
+        let text = serde_json::to_vec(&state).map_err(|error| io_error("encode", &path, error.into()))?;
+        let fresh = path.with_extension("json.new");
+        std::fs::write(&fresh, text).map_err(|source| io_error("write", &fresh, source))?;
+        std::fs::rename(&fresh, &path).map_err(|source| io_error("write", &path, source))?;
+        Ok(state)
+    })
+    .await
+}
+
+/// Kills, removes the cgroup and the directory. What is absent already is fine.
+pub(super) async fn remove(directory: &Path, config: &TaskConfig) -> Result<(), Error> {
+    let (directory, config) = (directory.to_owned(), config.clone());
+    blocking(move || {
+        wait_for_shim(&directory)?;
+        kill(&config).map_err(|source| io_error("kill the processes of", &config.cgroup, source))?;
+        let cgroups = Cgroups::detect().map_err(|source| io_error("find", Path::new("cgroups"), source))?;
+        cgroups
+            .remove_tree(&config.cgroup, KILL_DEADLINE)
+            .map_err(|source| io_error("remove cgroup", &config.cgroup, source))?;
+        match std::fs::remove_dir_all(&directory) {
+            Ok(()) => Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(source) => Err(io_error("remove", &directory, source)),
+        }
+    })
+    .await
+}
+
+/// A shim that was told to end has ended when its lock is free.
+fn wait_for_shim(directory: &Path) -> Result<(), Error> {
+    let deadline = std::time::Instant::now() + KILL_DEADLINE;
+    while shim_is_alive(directory) {
+        if std::time::Instant::now() > deadline {
+            return Err(Error::Refused(format!("the shim in {} does not end", directory.display())));
+        }
+        std::thread::sleep(std::time::Duration::from_millis(2));
+    }
+    Ok(())
+}
+
+fn kill(config: &TaskConfig) -> io::Result<()> {
+    Cgroups::detect()?.kill_tree(&config.cgroup, KILL_DEADLINE)
+}
+
+/// First offset kept, and the end of the last whole record.
+fn log_extent(directory: &Path) -> io::Result<(u64, u64)> {
+    let segments = log::segments(directory)?;
+    let (Some(first), Some(last)) = (segments.first(), segments.last()) else { return Ok((0, 0)) };
+    let bytes = std::fs::read(&last.path)?;
+    let mut whole = 0;
+    while let Ok(Some((_, used))) = log::decode(&bytes[whole..]) {
+        whole += used;
+    }
+    Ok((first.start, last.start + whole as u64))
+}
+
+fn now_ns() -> i64 {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(now.as_nanos()).unwrap_or(i64::MAX)
+}
+
+fn io_error(action: &'static str, path: &Path, source: io::Error) -> Error {
+    Error::Io { action, path: path.to_owned(), source }
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, Error> + Send + 'static) -> Result<T, Error> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(panic) => Err(Error::Refused(format!("clean-up failed: {panic}"))),
+    }
+}

@@ -1,0 +1,426 @@
+//! Container isolation: each task one shim, found again by its directory.
+
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use ferrogate_shim::protocol::{
+    Answer, Call, ContainerState, CreateContainer, Exited, PROTOCOL_VERSION, Resources, Rootfs, Seccomp, Status,
+    TaskConfig, TaskState, TaskStats,
+};
+use oci_spec::runtime::Spec;
+use tokio::io::AsyncReadExt;
+use tokio::sync::watch;
+
+use crate::{ContainerSpec, Error, Isolation, Sandbox, TaskSandbox, TaskSandboxSpec, spec};
+
+pub(crate) mod client;
+pub(crate) mod events;
+pub(crate) mod exec;
+pub(crate) mod logs;
+mod lost;
+
+use client::{Client, Progress, unexpected};
+use events::{Events, TaskEvent};
+use exec::{Exec, ExecSpec};
+use logs::LogFollower;
+
+const SHIM_PROGRAM: &str = "ferrogate-shim";
+/// What the agent needs to know of a task it did not start.
+const SPEC_FILE: &str = "sandbox.json";
+/// A container's OCI spec, the template for its execs.
+const CONTAINER_SPEC_FILE: &str = "config.json";
+/// Longest a shim may take to say that it listens.
+const SHIM_START_DEADLINE: Duration = Duration::from_secs(20);
+/// Longest a process may take to go after SIGKILL, and a shim after `Shutdown`.
+const KILL_DEADLINE: Duration = Duration::from_secs(30);
+const CPU_PERIOD_US: u64 = 100_000;
+const CPU_UNITS_PER_VCPU: u64 = 1024;
+
+/// [`Sandbox`] over `ferrogate-shim`.
+pub struct ContainerSandbox {
+    shim: PathBuf,
+}
+
+impl ContainerSandbox {
+    /// With the `ferrogate-shim` beside the running program.
+    pub fn new() -> Result<Self, Error> {
+        let io = |source| Error::Io { action: "find the running program", path: "/proc/self/exe".into(), source };
+        let beside = std::env::current_exe().map_err(io)?.with_file_name(SHIM_PROGRAM);
+        ContainerSandbox::with_shim(beside)
+    }
+
+    pub fn with_shim(shim: PathBuf) -> Result<Self, Error> {
+        if !shim.is_file() {
+            return Err(Error::Invalid {
+                what: format!("shim program {}", shim.display()),
+                why: "there is no such file; it is installed beside the ferrogate program".into(),
+            });
+        }
+        Ok(ContainerSandbox { shim })
+    }
+
+    async fn start_shim(&self, directory: &Path) -> Result<(), Error> {
+        let failed = |why: String| Error::ShimStart { dir: directory.to_owned(), why };
+        let mut child = tokio::process::Command::new(&self.shim)
+            .arg("--dir")
+            .arg(directory)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .map_err(|error| failed(format!("{}: {error}", self.shim.display())))?;
+        let mut complaint = String::new();
+        let ended = tokio::time::timeout(SHIM_START_DEADLINE, async {
+            // Closed when the shim has become a daemon: it opens its own.
+            if let Some(stderr) = &mut child.stderr {
+                stderr.read_to_string(&mut complaint).await?;
+            }
+            child.wait().await
+        })
+        .await;
+        match ended {
+            Ok(Ok(status)) if status.success() => Ok(()),
+            Ok(Ok(status)) => Err(failed(format!("{status}: {}", complaint.trim()))),
+            Ok(Err(error)) => Err(failed(error.to_string())),
+            Err(_) => Err(failed(format!("not ready within {} s", SHIM_START_DEADLINE.as_secs()))),
+        }
+    }
+}
+
+#[async_trait]
+impl Sandbox for ContainerSandbox {
+    fn isolation(&self) -> Isolation {
+        Isolation::Container
+    }
+
+    async fn create(&self, spec: TaskSandboxSpec) -> Result<Arc<dyn TaskSandbox>, Error> {
+        if spec.isolation == Isolation::MicroVm {
+            return Err(Error::NoMicroVm { task: spec.id });
+        }
+        let config = task_config(&spec)?;
+        let directory = spec.dir.clone();
+        if directory.join(SPEC_FILE).exists() {
+            return Err(Error::Invalid {
+                what: format!("directory {}", directory.display()),
+                why: "it belongs to a task already: reattach to that one, or destroy it first".into(),
+            });
+        }
+        let made = async {
+            prepare(&spec, &config).await?;
+            self.start_shim(&directory).await?;
+            Client::connect(&directory).await
+        };
+        match made.await {
+            Ok(client) => Ok(Arc::new(ContainerTask { spec, config, shim: Shim::Alive(client) })),
+            Err(error) => {
+                // Whatever stands of it must not stay; the first error is the one to report.
+                let _ = lost::remove(&directory, &config).await;
+                Err(error)
+            }
+        }
+    }
+
+    async fn reattach(&self, dir: &Path) -> Result<Arc<dyn TaskSandbox>, Error> {
+        let spec: TaskSandboxSpec = read_json(&dir.join(SPEC_FILE)).await?;
+        let spec = TaskSandboxSpec { dir: dir.to_owned(), ..spec };
+        let config = task_config(&spec)?;
+        let shim = match Client::connect(dir).await {
+            Ok(client) => Shim::Alive(client),
+            Err(error) if lost::shim_is_alive(dir) => return Err(error),
+            Err(_) => Shim::Lost(lost::recover(dir, &config).await?),
+        };
+        Ok(Arc::new(ContainerTask { spec, config, shim }))
+    }
+}
+
+struct ContainerTask {
+    spec: TaskSandboxSpec,
+    config: TaskConfig,
+    shim: Shim,
+}
+
+enum Shim {
+    Alive(Arc<Client>),
+    /// Gone when the agent came back; this is what became of the containers.
+    Lost(TaskState),
+}
+
+impl ContainerTask {
+    fn client(&self) -> Result<&Arc<Client>, Error> {
+        match &self.shim {
+            Shim::Alive(client) => Ok(client),
+            Shim::Lost(_) => Err(Error::ShimLost { dir: self.spec.dir.clone(), why: lost::REASON.into() }),
+        }
+    }
+
+    async fn find(&self, container: &str) -> Result<ContainerState, Error> {
+        self.state()
+            .await?
+            .containers
+            .into_iter()
+            .find(|state| state.id == container)
+            .ok_or_else(|| Error::NotFound(format!("task {} has no container {container:?}", self.spec.id)))
+    }
+
+    fn container_dir(&self, container: &str) -> Result<PathBuf, Error> {
+        ferrogate_shim::protocol::valid_id(container)
+            .map_err(|failure| Error::Invalid { what: "container name".into(), why: failure.message })?;
+        Ok(self.spec.dir.join(ferrogate_shim::protocol::CONTAINERS_DIR).join(container))
+    }
+}
+
+#[async_trait]
+impl TaskSandbox for ContainerTask {
+    fn spec(&self) -> &TaskSandboxSpec {
+        &self.spec
+    }
+
+    async fn create_container(&self, container: &ContainerSpec) -> Result<(), Error> {
+        let client = self.client()?;
+        let directory = self.container_dir(&container.id)?;
+        let oci = spec::oci_spec(&self.spec, container, &self.spec.dir.join(ETC_DIR))?;
+        let call = Call::CreateContainer(Box::new(CreateContainer {
+            id: container.id.clone(),
+            spec: oci.clone(),
+            rootfs: Rootfs::Layers(container.layers.clone()),
+            user: spec::user(container),
+            seccomp: Seccomp::Default,
+            init: container.init,
+            network_namespace: self.spec.network_namespace.clone(),
+            logs: container.logs,
+        }));
+        client.done(call).await?;
+        let stored = StoredContainer { user: spec::user(container), spec: oci };
+        write_json(&directory.join(CONTAINER_SPEC_FILE), &stored).await
+    }
+
+    async fn start(&self, container: &str) -> Result<i32, Error> {
+        self.client()?.started(Call::Start { container: container.into() }, Vec::new()).await
+    }
+
+    async fn signal(&self, container: &str, signal: i32) -> Result<(), Error> {
+        self.client()?.done(Call::Signal { container: container.into(), signal }).await
+    }
+
+    async fn kill(&self, container: Option<&str>) -> Result<(), Error> {
+        self.client()?.done(Call::Kill { container: container.map(str::to_owned) }).await
+    }
+
+    async fn stop(&self, container: &str, signal: i32, timeout: Duration) -> Result<Exited, Error> {
+        let mut events = self.events();
+        let state = self.find(container).await?;
+        match state.status {
+            Status::Exited => return Ok(exited(state)),
+            Status::Created => {
+                return Err(Error::WrongState(format!("container {container:?} has not been started")));
+            }
+            Status::Running => {}
+        }
+        match self.signal(container, signal).await {
+            // It may have ended between the look and the signal; then the event is on its way.
+            Ok(()) | Err(Error::WrongState(_)) => {}
+            Err(error) => return Err(error),
+        }
+        if let Ok(ended) = tokio::time::timeout(timeout, self.wait_exit(container, &mut events)).await {
+            return ended;
+        }
+        self.kill(Some(container)).await?;
+        match tokio::time::timeout(KILL_DEADLINE, self.wait_exit(container, &mut events)).await {
+            Ok(ended) => ended,
+            Err(_) => Err(Error::Refused(format!(
+                "container {container:?} still runs {} s after SIGKILL; a process of it hangs in the kernel",
+                KILL_DEADLINE.as_secs()
+            ))),
+        }
+    }
+
+    async fn exec(&self, container: &str, exec: ExecSpec) -> Result<Exec, Error> {
+        let stored: StoredContainer =
+            read_json(&self.container_dir(container)?.join(CONTAINER_SPEC_FILE)).await?;
+        Exec::start(Arc::clone(self.client()?), container, &stored.spec, stored.user, exec).await
+    }
+
+    async fn state(&self) -> Result<TaskState, Error> {
+        match &self.shim {
+            Shim::Lost(state) => Ok(state.clone()),
+            Shim::Alive(client) => match client.call(Call::State, Vec::new()).await? {
+                Answer::State(state) => Ok(state),
+                other => Err(unexpected(&other)),
+            },
+        }
+    }
+
+    async fn stats(&self) -> Result<TaskStats, Error> {
+        match self.client()?.call(Call::Stats, Vec::new()).await? {
+            Answer::Stats(stats) => Ok(stats),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    fn events(&self) -> Events {
+        match &self.shim {
+            Shim::Alive(client) => Events::new(client.events()),
+            Shim::Lost(_) => Events::new(tokio::sync::broadcast::channel(1).1),
+        }
+    }
+
+    async fn logs(&self, container: &str, from_offset: u64) -> Result<LogFollower, Error> {
+        let progress = match &self.shim {
+            Shim::Alive(client) => {
+                // Known to the shim, or this would wait for a container that will never be.
+                self.find(container).await?;
+                client.progress(container)
+            }
+            Shim::Lost(_) => {
+                let log_end = self.find(container).await?.log_end;
+                watch::channel(Progress { log_end, ended: true }).1
+            }
+        };
+        let directory = self.container_dir(container)?.join(ferrogate_shim::protocol::LOG_DIR);
+        Ok(LogFollower::new(directory, from_offset, progress))
+    }
+
+    async fn ack_logs(&self, container: &str, offset: u64) -> Result<(), Error> {
+        self.client()?.done(Call::AckLogs { container: container.into(), offset }).await
+    }
+
+    async fn delete_container(&self, container: &str) -> Result<(), Error> {
+        let client = self.client()?;
+        client.done(Call::Delete { container: container.into() }).await?;
+        client.forget(container);
+        Ok(())
+    }
+
+    async fn destroy(&self) -> Result<(), Error> {
+        if let Shim::Alive(client) = &self.shim
+            && !client.is_lost()
+        {
+            match tokio::time::timeout(KILL_DEADLINE, client.done(Call::Shutdown { kill: true })).await {
+                Ok(Ok(()) | Err(Error::ShimLost { .. })) => {}
+                Ok(Err(error)) => return Err(error),
+                Err(_) => {
+                    return Err(Error::Refused(format!(
+                        "the shim in {} did not end within {} s",
+                        self.spec.dir.display(),
+                        KILL_DEADLINE.as_secs()
+                    )));
+                }
+            }
+        }
+        lost::remove(&self.spec.dir, &self.config).await
+    }
+}
+
+impl ContainerTask {
+    async fn wait_exit(&self, container: &str, events: &mut Events) -> Result<Exited, Error> {
+        loop {
+            match events.next().await {
+                Some(TaskEvent::Exited(exited)) if exited.container == container => return Ok(exited),
+                Some(TaskEvent::Missed) => {
+                    let state = self.find(container).await?;
+                    if state.status == Status::Exited {
+                        return Ok(exited(state));
+                    }
+                }
+                Some(_) => {}
+                None => return Err(self.client()?.lost()),
+            }
+        }
+    }
+}
+
+fn exited(state: ContainerState) -> Exited {
+    Exited {
+        container: state.id,
+        exit_code: state.exit_code.unwrap_or(LOST_EXIT_CODE),
+        oom_killed: state.oom_killed,
+        at_ns: state.exited_at_ns.unwrap_or_default(),
+        log_end: state.log_end,
+    }
+}
+
+/// 128 + SIGKILL: what a container has when nobody saw it end.
+const LOST_EXIT_CODE: i32 = 137;
+/// Below the task's directory: what is mounted over the containers' `/etc/{hosts,hostname,resolv.conf}`.
+const ETC_DIR: &str = "etc";
+
+#[derive(serde::Serialize, serde::Deserialize)]
+struct StoredContainer {
+    user: Option<String>,
+    spec: Spec,
+}
+
+fn task_config(spec: &TaskSandboxSpec) -> Result<TaskConfig, Error> {
+    for (what, id) in [("task id", &spec.id), ("instance", &spec.instance)] {
+        ferrogate_shim::protocol::valid_id(id)
+            .map_err(|failure| Error::Invalid { what: what.into(), why: failure.message })?;
+    }
+    let instance = Path::new("ferrogate").join(&spec.instance);
+    let limited = |value: u64| (value > 0).then_some(value);
+    Ok(TaskConfig {
+        version: PROTOCOL_VERSION,
+        cgroup: instance.join(&spec.id),
+        shim_cgroup: instance.join("shims"),
+        resources: Resources {
+            cpu_shares: None,
+            cpu_quota_us: limited(u64::from(spec.cpu_units) * CPU_PERIOD_US / CPU_UNITS_PER_VCPU),
+            cpu_period_us: limited(u64::from(spec.cpu_units)).map(|_| CPU_PERIOD_US),
+            memory_max_bytes: limited(spec.memory_bytes),
+            memory_reservation_bytes: None,
+            pids_max: spec.pids_max,
+        },
+        shared_pid_namespace: spec.shared_pid_namespace,
+    })
+}
+
+async fn prepare(spec: &TaskSandboxSpec, config: &TaskConfig) -> Result<(), Error> {
+    let etc = spec.dir.join(ETC_DIR);
+    tokio::fs::create_dir_all(&etc).await.map_err(|source| Error::Io {
+        action: "make",
+        path: etc.clone(),
+        source,
+    })?;
+    // Secrets may lie in a container's files and environment: nobody else's business.
+    set_private(&spec.dir).await?;
+    for (file, contents) in [
+        ("hosts", spec.hosts.clone()),
+        ("hostname", format!("{}\n", spec.hostname)),
+        ("resolv.conf", spec.resolv_conf.clone()),
+    ] {
+        write_file(&etc.join(file), contents.as_bytes()).await?;
+    }
+    write_json(&spec.dir.join(SPEC_FILE), spec).await?;
+    write_json(&spec.dir.join(ferrogate_shim::protocol::CONFIG_FILE), config).await
+}
+
+async fn set_private(path: &Path) -> Result<(), Error> {
+    use std::os::unix::fs::PermissionsExt;
+    tokio::fs::set_permissions(path, std::fs::Permissions::from_mode(0o700)).await.map_err(|source| Error::Io {
+        action: "set the mode of",
+        path: path.into(),
+        source,
+    })
+}
+
+async fn write_json<T: serde::Serialize>(path: &Path, value: &T) -> Result<(), Error> {
+    let text = serde_json::to_vec(value).map_err(|error| Error::Io {
+        action: "encode",
+        path: path.into(),
+        source: error.into(),
+    })?;
+    write_file(path, &text).await
+}
+
+async fn write_file(path: &Path, contents: &[u8]) -> Result<(), Error> {
+    tokio::fs::write(path, contents).await.map_err(|source| Error::Io { action: "write", path: path.into(), source })
+}
+
+async fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T, Error> {
+    let io = |source| Error::Io { action: "read", path: path.into(), source };
+    let text = tokio::fs::read(path).await.map_err(io)?;
+    serde_json::from_slice(&text).map_err(|error| io(error.into()))
+}

@@ -1,0 +1,286 @@
+//! Records → [`Fabric`]: of everything EC2 keeps, what moves packets. Only VPCs with an ENI are part of it.
+
+use std::collections::{BTreeMap, HashMap};
+
+use ferrogate_nodeapi as fabric;
+use ferrogate_nodeapi::{
+    AclEntry, EniFabric, Fabric, IpProtocol, NetworkAclFabric, Peer, RouteFabric, RouteTableFabric, RouteTarget,
+    SecurityGroupFabric, SubnetFabric, VpcFabric,
+};
+
+use crate::ids;
+use crate::state::{
+    AclEntryRecord, EniRecord, GroupRecord, InternetGatewayRecord, NetworkAclRecord, PREFIX, Record, RouteTableRecord,
+    RouteTo, Rule, RulePeer, SubnetRecord, VpcRecord,
+};
+
+/// A record that the fabric depends on.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum FabricRecord {
+    Vpc(VpcRecord),
+    Subnet(SubnetRecord),
+    Group(GroupRecord),
+    Eni(EniRecord),
+    InternetGateway(InternetGatewayRecord),
+    RouteTable(RouteTableRecord),
+    NetworkAcl(NetworkAclRecord),
+}
+
+impl FabricRecord {
+    /// The record under this key; `None` when the fabric does not depend on keys of its kind.
+    pub(crate) fn parse(key: &str, value: &[u8]) -> Result<Option<Self>, serde_json::Error> {
+        let Some(kind) = kind_of(key) else { return Ok(None) };
+        let record = |text: &str| -> Result<Option<Self>, serde_json::Error> {
+            Ok(Some(match text {
+                t if t == ids::VPC.resource_type => Self::Vpc(serde_json::from_slice(value)?),
+                t if t == ids::SUBNET.resource_type => Self::Subnet(serde_json::from_slice(value)?),
+                t if t == ids::GROUP.resource_type => Self::Group(serde_json::from_slice(value)?),
+                t if t == ids::ENI.resource_type => Self::Eni(serde_json::from_slice(value)?),
+                t if t == ids::INTERNET_GATEWAY.resource_type => Self::InternetGateway(serde_json::from_slice(value)?),
+                t if t == ids::ROUTE_TABLE.resource_type => Self::RouteTable(serde_json::from_slice(value)?),
+                t if t == ids::NETWORK_ACL.resource_type => Self::NetworkAcl(serde_json::from_slice(value)?),
+                _ => return Ok(None),
+            }))
+        };
+        record(kind)
+    }
+
+    fn vpc_id(&self) -> Option<&str> {
+        Some(match self {
+            Self::Vpc(record) => &record.vpc_id,
+            Self::Subnet(record) => &record.vpc_id,
+            Self::Group(record) => &record.vpc_id,
+            Self::Eni(record) => &record.vpc_id,
+            Self::InternetGateway(record) => record.vpc_id.as_deref()?,
+            Self::RouteTable(record) => &record.vpc_id,
+            Self::NetworkAcl(record) => &record.vpc_id,
+        })
+    }
+}
+
+/// `subnet` of `/ec2/123456789012/us-east-1/subnet/subnet-0123`
+fn kind_of(key: &str) -> Option<&str> {
+    key.strip_prefix(PREFIX)?.split('/').nth(2)
+}
+
+/// What a VPC is made of. What does not depend on another record is brought into the fabric's form when it
+/// comes, so that a change of one record costs no more than the copy of the rest.
+#[derive(Debug, Default)]
+struct Parts {
+    vpc: Option<VpcRecord>,
+    subnets: BTreeMap<String, SubnetRecord>,
+    route_tables: BTreeMap<String, RouteTableRecord>,
+    network_acls: BTreeMap<String, NetworkAclFabric>,
+    groups: BTreeMap<String, SecurityGroupFabric>,
+    enis: BTreeMap<String, EniFabric>,
+    internet_gateway: Option<String>,
+}
+
+/// All records that the fabric depends on, by VPC.
+#[derive(Debug, Default)]
+pub(crate) struct FabricIndex {
+    vpcs: BTreeMap<String, Parts>,
+    /// Key → the VPC its record is a part of; an internet gateway's may change.
+    placed: HashMap<String, String>,
+}
+
+impl FabricIndex {
+    /// Whether the fabric depends on the record of this key.
+    pub(crate) fn concerns(key: &str) -> bool {
+        const KINDS: [&ids::Kind; 7] = [
+            &ids::VPC,
+            &ids::SUBNET,
+            &ids::GROUP,
+            &ids::ENI,
+            &ids::INTERNET_GATEWAY,
+            &ids::ROUTE_TABLE,
+            &ids::NETWORK_ACL,
+        ];
+        kind_of(key).is_some_and(|kind| KINDS.iter().any(|known| known.resource_type == kind))
+    }
+
+    pub(crate) fn put(&mut self, key: &str, record: FabricRecord) {
+        let place = record.vpc_id().map(str::to_owned);
+        if self.placed.get(key) != place.as_ref() {
+            self.delete(key);
+        }
+        let Some(place) = place else { return };
+        self.vpcs.entry(place.clone()).or_default().put(record);
+        self.placed.insert(key.to_owned(), place);
+    }
+
+    pub(crate) fn delete(&mut self, key: &str) {
+        let Some(place) = self.placed.remove(key) else { return };
+        let Some(parts) = self.vpcs.get_mut(&place) else { return };
+        parts.delete(kind_of(key).unwrap_or_default(), key.rsplit('/').next().unwrap_or_default());
+        if parts.is_empty() {
+            self.vpcs.remove(&place);
+        }
+    }
+
+    pub(crate) fn plan(&self, revision: u64) -> Fabric {
+        Fabric { revision, vpcs: self.vpcs.values().filter_map(Parts::plan).collect() }
+    }
+}
+
+impl Parts {
+    fn put(&mut self, record: FabricRecord) {
+        match record {
+            FabricRecord::Vpc(record) => self.vpc = Some(record),
+            FabricRecord::Subnet(record) => {
+                self.subnets.insert(record.subnet_id.clone(), record);
+            }
+            FabricRecord::Group(record) => {
+                self.groups.insert(record.group_id.clone(), group(&record));
+            }
+            FabricRecord::Eni(record) => {
+                self.enis.insert(record.eni_id.clone(), eni(record));
+            }
+            FabricRecord::InternetGateway(record) => self.internet_gateway = Some(record.internet_gateway_id),
+            FabricRecord::RouteTable(record) => {
+                self.route_tables.insert(record.route_table_id.clone(), record);
+            }
+            FabricRecord::NetworkAcl(record) => {
+                self.network_acls.insert(record.network_acl_id.clone(), network_acl(&record));
+            }
+        }
+    }
+
+    fn delete(&mut self, kind: &str, id: &str) {
+        match kind {
+            t if t == VpcRecord::KIND.resource_type => self.vpc = None,
+            t if t == SubnetRecord::KIND.resource_type => drop(self.subnets.remove(id)),
+            t if t == GroupRecord::KIND.resource_type => drop(self.groups.remove(id)),
+            t if t == EniRecord::KIND.resource_type => drop(self.enis.remove(id)),
+            t if t == RouteTableRecord::KIND.resource_type => drop(self.route_tables.remove(id)),
+            t if t == NetworkAclRecord::KIND.resource_type => drop(self.network_acls.remove(id)),
+            // Another one may have been attached by the same revision, before this one's going is seen.
+            t if t == InternetGatewayRecord::KIND.resource_type && self.internet_gateway.as_deref() == Some(id) => {
+                self.internet_gateway = None;
+            }
+            _ => {}
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.vpc.is_none()
+            && self.subnets.is_empty()
+            && self.route_tables.is_empty()
+            && self.network_acls.is_empty()
+            && self.groups.is_empty()
+            && self.enis.is_empty()
+            && self.internet_gateway.is_none()
+    }
+
+    fn plan(&self) -> Option<VpcFabric> {
+        let vpc = self.vpc.as_ref()?;
+        if self.enis.is_empty() {
+            return None;
+        }
+        Some(VpcFabric {
+            vpc_id: vpc.vpc_id.clone(),
+            cidrs: vpc.cidr_blocks.iter().map(|block| block.cidr).collect(),
+            subnets: self.subnets.values().map(|subnet| plan_subnet(subnet, vpc)).collect(),
+            route_tables: self.route_tables.values().map(|table| self.plan_route_table(table, vpc)).collect(),
+            network_acls: self.network_acls.values().cloned().collect(),
+            security_groups: self.groups.values().cloned().collect(),
+            enis: self.enis.values().cloned().collect(),
+            internet_gateway: self.internet_gateway.clone(),
+        })
+    }
+
+    fn plan_route_table(&self, table: &RouteTableRecord, vpc: &VpcRecord) -> RouteTableFabric {
+        let local = vpc.cidr_blocks.iter().map(|block| RouteFabric { destination: block.cidr, target: RouteTarget::Local });
+        let routes = table.routes.iter().map(|route| RouteFabric {
+            destination: route.destination,
+            target: match &route.target {
+                RouteTo::InternetGateway(id) if self.internet_gateway.as_ref() == Some(id) => {
+                    RouteTarget::InternetGateway(id.clone())
+                }
+                RouteTo::NetworkInterface(id) if self.enis.contains_key(id) => RouteTarget::NetworkInterface(id.clone()),
+                RouteTo::InternetGateway(_) | RouteTo::NetworkInterface(_) => RouteTarget::Blackhole,
+            },
+        });
+        RouteTableFabric { route_table_id: table.route_table_id.clone(), routes: local.chain(routes).collect() }
+    }
+}
+
+fn plan_subnet(subnet: &SubnetRecord, vpc: &VpcRecord) -> SubnetFabric {
+    let table = subnet.route_table.as_ref().map_or(&vpc.main_route_table_id, |association| &association.route_table_id);
+    SubnetFabric {
+        subnet_id: subnet.subnet_id.clone(),
+        cidr: subnet.cidr,
+        route_table_id: table.clone(),
+        network_acl_id: subnet.network_acl.network_acl_id.clone(),
+    }
+}
+
+fn eni(record: EniRecord) -> EniFabric {
+    EniFabric {
+        eni_id: record.eni_id,
+        subnet_id: record.subnet_id,
+        mac: record.mac,
+        private_ip: record.private_ip,
+        public_ip: record.public.map(|public| public.ip),
+        security_group_ids: record.groups.into_iter().map(|group| group.group_id).collect(),
+        source_dest_check: record.source_dest_check,
+    }
+}
+
+fn group(record: &GroupRecord) -> SecurityGroupFabric {
+    let direction =
+        |egress| record.rules.iter().filter(|rule| rule.egress == egress).filter_map(|record| rule(&record.rule)).collect();
+    SecurityGroupFabric { group_id: record.group_id.clone(), ingress: direction(false), egress: direction(true) }
+}
+
+/// `None` for what no operation lets in: a damaged rule allows nothing, never everything.
+fn rule(rule: &Rule) -> Option<fabric::SecurityGroupRule> {
+    let protocol = match rule.protocol.as_str() {
+        "-1" => IpProtocol::All,
+        "tcp" => IpProtocol::TCP,
+        "udp" => IpProtocol::UDP,
+        "icmp" => IpProtocol::ICMP,
+        number => IpProtocol::Number(number.parse().ok()?),
+    };
+    let ports = match protocol {
+        IpProtocol::TCP | IpProtocol::UDP => {
+            Some((u16::try_from(rule.from_port).ok()?, u16::try_from(rule.to_port).ok()?))
+        }
+        _ => None,
+    };
+    let icmp = (protocol == IpProtocol::ICMP).then(|| icmp(rule.from_port, rule.to_port));
+    let peer = match &rule.peer {
+        RulePeer::Cidr(cidr) => Peer::Cidr(*cidr),
+        RulePeer::Group(group) => Peer::Group(group.clone()),
+    };
+    Some(fabric::SecurityGroupRule { protocol, ports, icmp, peer })
+}
+
+fn icmp(kind: i32, code: i32) -> (Option<u8>, Option<u8>) {
+    (u8::try_from(kind).ok(), u8::try_from(code).ok())
+}
+
+fn network_acl(record: &NetworkAclRecord) -> NetworkAclFabric {
+    let direction = |egress| {
+        let mut entries: Vec<AclEntry> =
+            record.entries.iter().filter(|entry| entry.egress == egress).map(acl_entry).collect();
+        entries.sort_by_key(|entry| entry.rule_number);
+        entries
+    };
+    NetworkAclFabric {
+        network_acl_id: record.network_acl_id.clone(),
+        ingress: direction(false),
+        egress: direction(true),
+    }
+}
+
+fn acl_entry(entry: &AclEntryRecord) -> AclEntry {
+    AclEntry {
+        rule_number: entry.rule_number,
+        allow: entry.allow,
+        protocol: u8::try_from(entry.protocol).map_or(IpProtocol::All, IpProtocol::Number),
+        cidr: entry.cidr,
+        ports: entry.ports,
+        icmp: entry.icmp.map(|(kind, code)| icmp(kind, code)),
+    }
+}
