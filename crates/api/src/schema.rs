@@ -321,6 +321,8 @@ mod raw {
         max: Option<f64>,
         pattern: Option<String>,
         timestamp_format: Option<String>,
+        /// What members that point here are called, where they have no name of their own.
+        location_name: Option<String>,
         #[serde(default)]
         streaming: bool,
         #[serde(default)]
@@ -397,7 +399,26 @@ mod raw {
 
     impl RawModel {
         pub(super) fn load(json: &[u8]) -> Result<Self, serde_json::Error> {
-            serde_json::from_slice(json)
+            let mut model: Self = serde_json::from_slice(json)?;
+            model.name_members();
+            Ok(model)
+        }
+
+        /// Hands a shape's `locationName` down to the members that have none, as botocore does.
+        fn name_members(&mut self) {
+            let names: HashMap<String, String> = self
+                .shapes
+                .iter()
+                .filter_map(|(shape, raw)| Some((shape.clone(), raw.location_name.clone()?)))
+                .collect();
+            for shape in self.shapes.values_mut() {
+                let members = shape.members.iter_mut().map(|(_, member)| member);
+                for member in members.chain(&mut shape.member).chain(&mut shape.key).chain(&mut shape.value) {
+                    if member.location_name.is_none() {
+                        member.location_name = names.get(&member.shape).cloned();
+                    }
+                }
+            }
         }
 
         pub(super) fn build(self, service: &'static str) -> Model {

@@ -1,9 +1,10 @@
 //! Every right a call demands, held against everything that speaks about the caller. Deny by default.
 
-use ferrogate_api::{ApiError, Context, Demand, PrincipalKind};
+use ferrogate_api::{ApiError, Context, Demand, Principal, PrincipalKind};
 use ferrogate_policy::{self as policy, DocumentKind};
+use jiff::Timestamp;
 
-use crate::identity::Identity;
+use crate::identity::{Identity, Role};
 use crate::service_roles;
 
 /// Refuses unless each demand is allowed. The error is AWS's, in the words of the service's protocol.
@@ -47,6 +48,75 @@ pub(crate) fn authorize(
         }
     }
     Ok(())
+}
+
+/// Whether the caller may assume `role`: its trust policy, and the caller's own where the trust policy names only
+/// the account. `context` holds what AssumeRole adds: `sts:ExternalId`, `sts:RoleSessionName`, request tags.
+pub fn trusts(
+    identity: &dyn Identity,
+    cx: &Context,
+    role: &Role,
+    action: &str,
+    context: &[(String, Vec<String>)],
+) -> Result<(), ApiError> {
+    let held = Held::of(identity, cx)?;
+    let mut keys = global_keys(cx);
+    for (key, values) in context {
+        keys.set_all(key, values.clone());
+    }
+    let request = policy::Request {
+        principal: policy_principal(cx),
+        action,
+        resource: &role.arn,
+        resource_account: &role.account,
+        context: &keys,
+    };
+    let policies = policy::Policies {
+        identity: &held.identity,
+        boundary: held.boundary.as_ref(),
+        session: held.session.as_deref(),
+        resource: Some(&role.trust),
+        service_control: &[],
+    };
+    let decision = policy::evaluate_trust(&request, &policies);
+    if decision.is_allowed() { Ok(()) } else { Err(denied("sts", decision.message(&request))) }
+}
+
+/// The session a service gets when it assumes a customer's role: the role has to be there and trust the service.
+pub fn session_for_service(
+    identity: &dyn Identity,
+    role_arn: &str,
+    service: &str,
+    session_name: &str,
+    now: Timestamp,
+) -> Result<Principal, ApiError> {
+    let not_trusted = || {
+        let message = format!("{service} is not authorized to perform: sts:AssumeRole on resource: {role_arn}");
+        denied("sts", message)
+    };
+    let role = identity.role(role_arn).ok_or_else(not_trusted)?;
+    let mut keys = policy::Context::new();
+    keys.set_time(now);
+    keys.set("aws:SourceAccount", role.account.as_str());
+    let request = policy::Request {
+        principal: policy::Principal {
+            arn: service,
+            account: "",
+            kind: policy::PrincipalKind::Service { name: service },
+            id: service,
+            tags: &[],
+        },
+        action: "sts:AssumeRole",
+        resource: &role.arn,
+        resource_account: &role.account,
+        context: &keys,
+    };
+    let policies = policy::Policies { resource: Some(&role.trust), ..policy::Policies::default() };
+    if policy::evaluate_trust(&request, &policies).is_allowed() {
+        Ok(role.session(session_name, Vec::new(), Vec::new()))
+    } else {
+        Err(not_trusted())
+    }
 }
 
 /// All that is attached to the caller.

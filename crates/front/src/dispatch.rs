@@ -8,7 +8,7 @@ use ferrogate_api::{ApiError, BoxFuture, Call, Caller, Context, Handler, Invoke,
 use ferrogate_model::{Clock, hex_id};
 use ferrogate_sigv4::SigningKeyCache;
 
-use crate::authorize::authorize;
+use crate::authorize::{authorize, session_for_service};
 use crate::http::Limits;
 use crate::identity::Identity;
 use crate::service_roles;
@@ -140,7 +140,8 @@ impl Invoke for Front {
             let principal = match call.caller {
                 Caller::Service { name, account } => Arc::new(service_roles::principal(name, &account)),
                 Caller::Role { role_arn, service, session_name } => {
-                    self.identity.assume_for_service(&role_arn, service, &session_name)?
+                    let now = self.clock.now();
+                    Arc::new(session_for_service(&*self.identity, &role_arn, service, &session_name, now)?)
                 }
                 Caller::Forward(principal) => principal,
             };

@@ -18,6 +18,7 @@ use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 
 use crate::dispatch::{Front, request_id};
+use crate::identity::CredentialError;
 
 /// What one client may take of us.
 #[derive(Clone, Copy, Debug)]
@@ -183,15 +184,15 @@ impl Front {
         body: Bytes,
     ) -> Result<(Arc<Principal>, Bytes), SigError> {
         presented.require_scope(model.signing_name, None)?;
-        let credential =
-            self.identity.credential(&presented.access_key_id).ok_or(SigError::UnknownAccessKey)?;
         let now = self.clock.now();
-        if presented.session_token != credential.session_token {
-            return Err(SigError::InvalidSessionToken);
-        }
-        if credential.expires.is_some_and(|expires| expires <= now) {
-            return Err(SigError::ExpiredToken);
-        }
+        let credential = self
+            .identity
+            .credential(&presented.access_key_id, presented.session_token.as_deref(), now)
+            .map_err(|error| match error {
+                CredentialError::Unknown => SigError::UnknownAccessKey,
+                CredentialError::InvalidToken => SigError::InvalidSessionToken,
+                CredentialError::Expired => SigError::ExpiredToken,
+            })?;
         let hash = (!matches!(presented.payload, Payload::Unsigned | Payload::Streaming(_)))
             .then(|| sigv4::sha256_hex(&body));
         let verified =

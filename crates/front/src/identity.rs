@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use ferrogate_api::{ApiError, Principal};
+use ferrogate_api::{Principal, PrincipalKind};
 use ferrogate_policy::Named;
 use jiff::Timestamp;
 
@@ -32,10 +32,53 @@ impl fmt::Debug for Secret {
 #[derive(Clone, Debug)]
 pub struct Credential {
     pub secret: Secret,
-    /// Temporary credentials: the token that must come with the key.
-    pub session_token: Option<String>,
-    pub expires: Option<Timestamp>,
     pub principal: Arc<Principal>,
+}
+
+/// Why an access key may not be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CredentialError {
+    /// There is none, it is inactive, or its owner is gone.
+    Unknown,
+    /// The session token is missing, or not the key's.
+    InvalidToken,
+    Expired,
+}
+
+/// A role as whoever assumes it must know it.
+#[derive(Clone, Debug)]
+pub struct Role {
+    pub arn: String,
+    pub name: String,
+    /// `AROA…`
+    pub role_id: String,
+    pub account: String,
+    pub trust: Named,
+    pub max_session_seconds: i32,
+    pub tags: Vec<(String, String)>,
+}
+
+impl Role {
+    /// The principal of a session of this role.
+    pub fn session(&self, session_name: &str, session_policies: Vec<String>, tags: Vec<(String, String)>) -> Principal {
+        let mut all: Vec<(String, String)> = tags;
+        for (key, value) in &self.tags {
+            if !all.iter().any(|(known, _)| known.eq_ignore_ascii_case(key)) {
+                all.push((key.clone(), value.clone()));
+            }
+        }
+        Principal {
+            arn: format!("arn:aws:sts::{}:assumed-role/{}/{session_name}", self.account, self.name),
+            account: self.account.clone(),
+            user_id: format!("{}:{session_name}", self.role_id),
+            kind: PrincipalKind::AssumedRole {
+                role_arn: self.arn.clone(),
+                session_name: session_name.to_owned(),
+                session_policies,
+            },
+            tags: all,
+        }
+    }
 }
 
 /// The policies that are attached to a principal. Session policies travel in the principal itself.
@@ -47,19 +90,18 @@ pub struct PrincipalPolicies {
 
 /// Answers from the in-memory snapshot of the store: these are on the path of every call.
 pub trait Identity: Send + Sync + 'static {
-    /// The credential behind an access key; `None` when there is none, it is inactive, or its owner is gone.
-    fn credential(&self, access_key_id: &str) -> Option<Credential>;
+    /// The credential behind an access key, which for a temporary one comes with its session token.
+    fn credential(
+        &self,
+        access_key_id: &str,
+        session_token: Option<&str>,
+        now: Timestamp,
+    ) -> Result<Credential, CredentialError>;
 
-    /// What is attached to a user, or to the role of an assumed-role session. A principal that is gone has
-    /// nothing attached.
+    /// What is attached to a user, or to the role of an assumed-role session. A principal that is gone, or
+    /// whose role was made anew under the old name, has nothing attached.
     fn policies(&self, principal: &Principal) -> PrincipalPolicies;
 
-    /// The session a service gets when it assumes a customer's role. Refused with AccessDenied unless the
-    /// role exists and its trust policy names the service.
-    fn assume_for_service(
-        &self,
-        role_arn: &str,
-        service: &str,
-        session_name: &str,
-    ) -> Result<Arc<Principal>, ApiError>;
+    /// The role, if there is one.
+    fn role(&self, role_arn: &str) -> Option<Role>;
 }

@@ -14,7 +14,8 @@ mod identity;
 mod service_roles;
 mod trail;
 
+pub use authorize::{session_for_service, trusts};
 pub use dispatch::Front;
 pub use http::Limits;
-pub use identity::{Credential, Identity, PrincipalPolicies, Secret};
+pub use identity::{Credential, CredentialError, Identity, PrincipalPolicies, Role, Secret};
 pub use trail::{FileTrail, Trail, TrailError, TrailRecord};

@@ -95,7 +95,9 @@ mod tests {
         let empty = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
         assert_eq!(Digest::of(b"").as_str(), empty);
         assert_eq!(Digest::parse(empty).unwrap().hex().len(), 64);
-        for bad in ["", "sha256:", "sha256:abc", "md5:0", &empty.to_uppercase(), "sha256:../../../../etc/passwd"] {
+        for bad in
+            ["", "sha256:", "sha256:abc", "md5:0", &empty.to_uppercase(), "sha256:../../../../etc/passwd"]
+        {
             assert!(Digest::parse(bad).is_err(), "{bad}");
         }
     }

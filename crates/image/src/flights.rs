@@ -21,43 +21,32 @@ type Ended = Option<(u64, Result<(), Failure>)>;
 pub(crate) struct Flights(Mutex<HashMap<Digest, watch::Receiver<Ended>>>);
 
 impl Flights {
-    /// Does `work` unless the thing is `present`, or waits for whoever does it already. A failure is shared by those of
-    /// the same `source` (place and credentials); others try themselves. If the one who works goes away, the next takes
-    /// over.
-    pub(crate) async fn run<F: Future<Output = Result<(), Failure>>>(
-        &self,
-        key: &Digest,
-        source: u64,
-        present: impl Fn() -> bool,
-        work: impl FnOnce() -> F,
-    ) -> Result<(), Failure> {
+    /// The right to do the thing, or `None` once somebody else did it. A failure is shared by those of the same
+    /// `source` (place and credentials); others get their turn. If the one who works goes away, the next takes over.
+    pub(crate) async fn enter(&self, key: &Digest, source: u64) -> Result<Option<Lead<'_>>, Failure> {
         loop {
-            match self.join(key) {
-                Turn::Lead(lead) => {
-                    let result = if present() { Ok(()) } else { Box::pin(work()).await };
-                    lead.end(source, result.clone());
-                    return result;
-                }
-                Turn::Follow(mut ended) => {
-                    if let Ok(ended) = ended.wait_for(Option::is_some).await
-                        && let Some((whose, Err(failure))) = &*ended
-                        && *whose == source
-                    {
-                        return Err(failure.clone());
-                    }
+            let mut ended = match self.join(key, source) {
+                Turn::Lead(lead) => return Ok(Some(lead)),
+                Turn::Follow(ended) => ended,
+            };
+            if let Ok(ended) = ended.wait_for(Option::is_some).await {
+                match &*ended {
+                    Some((_, Ok(()))) => return Ok(None),
+                    Some((whose, Err(failure))) if *whose == source => return Err(failure.clone()),
+                    _ => {}
                 }
             }
         }
     }
 
-    fn join(&self, key: &Digest) -> Turn<'_> {
+    fn join(&self, key: &Digest, source: u64) -> Turn<'_> {
         let mut running = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(ended) = running.get(key) {
             return Turn::Follow(ended.clone());
         }
         let (sender, receiver) = watch::channel(None);
         running.insert(key.clone(), receiver);
-        Turn::Lead(Lead { flights: self, key: key.clone(), sender })
+        Turn::Lead(Lead { flights: self, key: key.clone(), source, sender })
     }
 }
 
@@ -66,15 +55,19 @@ enum Turn<'a> {
     Follow(watch::Receiver<Ended>),
 }
 
-struct Lead<'a> {
+/// Dropped without [`Lead::end`], the next in line leads.
+pub(crate) struct Lead<'a> {
     flights: &'a Flights,
     key: Digest,
+    source: u64,
     sender: watch::Sender<Ended>,
 }
 
 impl Lead<'_> {
-    fn end(self, source: u64, result: Result<(), Failure>) {
-        self.sender.send_replace(Some((source, result)));
+    /// Tells those who wait, and gives the result back.
+    pub(crate) fn end(self, result: Result<(), Failure>) -> Result<(), Failure> {
+        self.sender.send_replace(Some((self.source, result.clone())));
+        result
     }
 }
 
@@ -99,18 +92,22 @@ mod tests {
 
     #[tokio::test]
     async fn one_works_and_failures_stay_with_their_source() {
-        let (flights, works, done) = (Arc::new(Flights::default()), Arc::new(AtomicUsize::new(0)), watch::channel(()));
+        let (flights, works, done) =
+            (Arc::new(Flights::default()), Arc::new(AtomicUsize::new(0)), watch::channel(()));
         let key = Digest::of(b"x");
         let mut tasks = tokio::task::JoinSet::new();
         for number in 0..20u64 {
-            let (flights, works, key, mut done) = (flights.clone(), works.clone(), key.clone(), done.1.clone());
+            let (flights, works, key, mut done) =
+                (flights.clone(), works.clone(), key.clone(), done.1.clone());
             tasks.spawn(async move {
-                let work = || async {
-                    works.fetch_add(1, Ordering::SeqCst);
-                    done.changed().await.unwrap();
-                    Err(failure())
-                };
-                flights.run(&key, number % 2, || false, work).await.is_err()
+                let Ok(Some(lead)) = flights.enter(&key, number % 2).await else { return };
+                works.fetch_add(1, Ordering::SeqCst);
+                done.changed().await.unwrap();
+                // Long enough for the others to look again.
+                for _ in 0..100 {
+                    tokio::task::yield_now().await;
+                }
+                lead.end(Err(failure())).unwrap_err();
             });
             tokio::task::yield_now().await;
         }
@@ -118,7 +115,7 @@ mod tests {
             tokio::task::yield_now().await;
         }
         done.0.send_replace(());
-        assert!(tasks.join_all().await.into_iter().all(|failed| failed));
+        tasks.join_all().await;
         // The even ones shared one failure; the odd ones then had one of their own.
         assert_eq!(works.load(Ordering::SeqCst), 2);
     }
@@ -126,20 +123,16 @@ mod tests {
     #[tokio::test]
     async fn a_leader_that_goes_away_is_succeeded() {
         let (flights, key) = (Arc::new(Flights::default()), Digest::of(b"x"));
-        let stuck = {
-            let (flights, key) = (flights.clone(), key.clone());
-            tokio::spawn(async move { flights.run(&key, 0, || false, std::future::pending).await })
-        };
-        while flights.0.lock().unwrap().is_empty() {
-            tokio::task::yield_now().await;
-        }
+        let lead = flights.enter(&key, 0).await.unwrap().unwrap();
         let next = {
             let (flights, key) = (flights.clone(), key.clone());
-            tokio::spawn(async move { flights.run(&key, 0, || false, || async { Ok(()) }).await })
+            tokio::spawn(async move {
+                flights.enter(&key, 0).await.unwrap().map(|lead| lead.end(Ok(()))).is_some()
+            })
         };
         tokio::task::yield_now().await;
-        stuck.abort();
-        next.await.unwrap().unwrap();
+        drop(lead);
+        assert!(next.await.unwrap(), "it leads now");
         assert!(flights.0.lock().unwrap().is_empty());
     }
 }

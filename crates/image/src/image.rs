@@ -110,6 +110,9 @@ mod tests {
             "rootfs":{"type":"layers","diff_ids":[]},"history":[{"created_by":"x"}]}"#;
         let config = serde_json::from_str::<ConfigDocument>(text).unwrap().image_config();
         assert_eq!((config.entrypoint, config.cmd), (vec!["/x".to_owned()], vec![]));
-        assert_eq!((config.exposed_ports, config.stop_signal), (vec!["80/tcp".to_owned()], Some("SIGQUIT".into())));
+        assert_eq!(
+            (config.exposed_ports, config.stop_signal),
+            (vec!["80/tcp".to_owned()], Some("SIGQUIT".into()))
+        );
     }
 }

@@ -1,1 +1,42 @@
+//! Container images: pulled, verified, unpacked and cached.
+//!
+//! [`ImageStore::pull`] resolves a reference at its registry, fetches what is not here, and gives an [`Image`]: its config
+//! and its layers as directories that overlayfs takes as lowerdirs. Everything is named by the sha256 of what it is;
+//! a layer is unpacked once and shared by every task of every image that has it.
+//!
+//! Invariants
+//! - Nothing is used whose digest was not computed here: manifests, configs, compressed and uncompressed layers.
+//! - A layer directory is whole or absent: it appears by one rename after a sync; leftovers go at the next open.
+//! - Whatever a registry or a layer says, it costs no more than [`Limits`] and reaches nothing outside the layer.
+//! - What an [`Image`] value holds is never removed.
+//! - No credentials are kept: they come with each pull. Deliberately absent: pushing, signatures, and keeping the
+//!   compressed blobs.
 
+mod collect;
+mod config;
+mod digest;
+mod disk;
+mod download;
+mod error;
+mod flights;
+mod image;
+mod manifest;
+mod pins;
+mod platform;
+mod pull;
+mod reference;
+mod registry;
+mod remove;
+mod retry;
+mod store;
+mod unpack;
+
+pub use collect::{Collected, Watermarks};
+pub use config::{Auth, Config, Limits, Mirror, Retry, Timeouts};
+pub use digest::{Digest, DigestError};
+pub use error::{Cause, CauseKind, PullError, StoreError};
+pub use image::{Image, ImageConfig};
+pub use platform::Platform;
+pub use pull::Progress;
+pub use reference::{ImageRef, ReferenceError};
+pub use store::{ImageStore, ImageSummary};

@@ -50,7 +50,7 @@ impl ImageRef {
             return Err(ReferenceError::Identifier(text.to_owned()));
         }
         let (registry, rest) = split_registry(text);
-        let remote_name = rest.split(':').next().unwrap_or(rest);
+        let remote_name = rest.split(':').next().unwrap_or(&rest);
         if remote_name.chars().any(char::is_uppercase) {
             let name = remote_name.strip_prefix(OFFICIAL_NAMESPACE).unwrap_or(remote_name);
             return Err(ReferenceError::Uppercase(name.to_owned()));
@@ -116,7 +116,9 @@ impl FromStr for ImageRef {
 fn split_registry(text: &str) -> (String, String) {
     let (registry, rest) = match text.split_once('/') {
         Some((first, rest))
-            if first.contains(['.', ':']) || first == "localhost" || first.chars().any(char::is_uppercase) =>
+            if first.contains(['.', ':'])
+                || first == "localhost"
+                || first.chars().any(char::is_uppercase) =>
         {
             (first, rest)
         }
@@ -221,7 +223,10 @@ mod tests {
             ("host:port/x", "invalid reference format"),
             ("../etc/passwd", "invalid reference format"),
             ("nginx lat", "invalid reference format"),
-            ("x@sha256:12", "invalid reference format: invalid digest 'sha256:12': it must be 'sha256:' and 64 lower-case hexadecimal digits"),
+            (
+                "x@sha256:12",
+                "invalid reference format: invalid digest 'sha256:12': it must be 'sha256:' and 64 lower-case hexadecimal digits",
+            ),
         ] {
             assert_eq!(ImageRef::parse(given).unwrap_err().to_string(), message, "{given}");
         }

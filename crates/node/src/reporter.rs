@@ -23,6 +23,14 @@ impl Reporter {
         self.wake.notify_one();
     }
 
+    /// A newer one may have come meanwhile: that one stays.
+    fn put_back(&self, batch: Vec<TaskReport>) {
+        let mut waiting = self.waiting.lock().expect("reporter lock");
+        for report in batch {
+            waiting.entry(report.task_arn.clone()).or_insert(report);
+        }
+    }
+
     /// Runs until it is dropped.
     pub(crate) async fn run(self: Arc<Self>, control: Arc<dyn ControlPlane>) {
         let mut retry = RETRY_MIN;
@@ -37,12 +45,7 @@ impl Reporter {
                 Ok(()) => retry = RETRY_MIN,
                 Err(error) => {
                     tracing::warn!(%error, tasks = batch.len(), "reports were not taken, will be sent again");
-                    let mut waiting = self.waiting.lock().expect("reporter lock");
-                    for report in batch {
-                        // A newer one may have come meanwhile.
-                        waiting.entry(report.task_arn.clone()).or_insert(report);
-                    }
-                    drop(waiting);
+                    self.put_back(batch);
                     tokio::time::sleep(retry).await;
                     retry = (retry * 2).min(RETRY_MAX);
                 }

@@ -235,6 +235,17 @@ fn root_services_and_nobody() {
 }
 
 #[test]
+fn a_deny_for_all_is_for_services_too() {
+    for everybody in [r#""*""#, r#"{"AWS":"*"}"#] {
+        let deny = on_resource("Deny", everybody);
+        let policies = Policies { resource: Some(&deny), ..Policies::default() };
+        for principal in [alice(), session(), root(ACCOUNT), service("ecs-tasks.amazonaws.com")] {
+            assert_eq!(outcome(principal, ACCOUNT, &policies), (ExplicitDeny, Some(Resource)));
+        }
+    }
+}
+
+#[test]
 fn not_principal_spares_whom_it_names() {
     let all = [allow_all()];
     let deny = named(

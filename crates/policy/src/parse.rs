@@ -245,7 +245,8 @@ fn principal(yes: Option<Json>, no: Option<Json>, kind: DocumentKind) -> Result<
             |text: &str| MalformedPolicy::new(format!("Invalid principal in policy: \"{name}\":\"{text}\""));
         match name.as_str() {
             "AWS" => {
-                for text in &texts {
+                spec.everybody |= texts.iter().any(|text| text == "*");
+                for text in texts.iter().filter(|text| *text != "*") {
                     spec.aws.push(AwsEntry::parse(text).ok_or_else(|| invalid(text))?);
                 }
             }

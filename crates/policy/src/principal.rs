@@ -48,7 +48,6 @@ pub(crate) enum Grant {
 /// One entry under `Principal.AWS`.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum AwsEntry {
-    Any,
     Account(String),
     Arn(String),
     /// `AIDA…` or `AROA…`, as AWS rewrites the ARN of a principal that was deleted.
@@ -58,7 +57,7 @@ pub(crate) enum AwsEntry {
 /// The value of `Principal` or `NotPrincipal`.
 #[derive(Debug, Default)]
 pub(crate) struct PrincipalSpec {
-    /// Plain `"*"`: everybody, signed or not.
+    /// `"*"` or `{"AWS": "*"}`, which mean the same: everybody, services and requests that nobody signed included.
     pub(crate) everybody: bool,
     pub(crate) aws: Vec<AwsEntry>,
     pub(crate) services: Vec<String>,
@@ -86,8 +85,7 @@ impl PrincipalSpec {
             PrincipalKind::WebIdentity { provider } => {
                 self.federated.iter().any(|entry| entry == provider).then_some(Grant::Indirect)
             }
-            // `{"AWS": "*"}` is the same as `"*"`: it includes requests that nobody signed.
-            PrincipalKind::Anonymous => self.aws.contains(&AwsEntry::Any).then_some(Grant::Indirect),
+            PrincipalKind::Anonymous => None,
             _ => self.aws.iter().filter_map(|entry| entry.names(principal)).max(),
         };
         closest.max(everybody)
@@ -96,9 +94,6 @@ impl PrincipalSpec {
 
 impl AwsEntry {
     pub(crate) fn parse(text: &str) -> Option<Self> {
-        if text == "*" {
-            return Some(Self::Any);
-        }
         if is_account_id(text) {
             return Some(Self::Account(text.to_owned()));
         }
@@ -126,7 +121,6 @@ impl AwsEntry {
 
     fn names(&self, principal: &Principal<'_>) -> Option<Grant> {
         match self {
-            Self::Any => Some(Grant::Indirect),
             Self::Account(account) => (account == principal.account).then_some(Grant::Account),
             Self::Arn(arn) => match principal.kind {
                 _ if arn == principal.arn => Some(Grant::Direct),

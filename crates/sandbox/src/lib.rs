@@ -28,7 +28,7 @@ pub use container::exec::{Exec, ExecSpec};
 pub use container::events::{Events, TaskEvent};
 pub use container::logs::{LogFollower, LogRecord, Stream};
 pub use ferrogate_shim::protocol::{
-    ContainerState, ContainerUsage, Exited, LogLimits, Status, TaskState, TaskStats, Usage, WhenFull,
+    ContainerState, ContainerUsage, Exited, LOG_DIR, LogLimits, Status, TaskState, TaskStats, Usage, WhenFull,
 };
 pub use signals::parse_signal;
 

@@ -34,6 +34,8 @@ pub const STATE_FILE: &str = "state.json";
 pub const DIAGNOSTICS_FILE: &str = "shim.log";
 /// Directory of the containers' directories: nothing a container is called collides with the names above.
 pub const CONTAINERS_DIR: &str = "containers";
+/// Where a deleted container's files go in one rename; the client removes them, which may take a while.
+pub const TRASH_DIR: &str = "trash";
 /// A container's output segments, below its own directory.
 pub const LOG_DIR: &str = "log";
 
@@ -123,7 +125,7 @@ pub enum Call {
         container: String,
         offset: u64,
     },
-    /// Forgets a container that is not running and removes its directory and cgroup.
+    /// Forgets a container that is not running, removes its cgroup and puts its files aside ([`TRASH_DIR`]).
     Delete {
         container: String,
     },

@@ -94,7 +94,8 @@ mod tests {
     fn mac_addresses_are_six_hexadecimal_pairs_and_not_a_group() {
         assert_eq!("0a:00:00:00:00:0f".parse(), Ok(Mac([0x0a, 0, 0, 0, 0, 0x0f])));
         assert_eq!(Mac([0x0a, 0, 0, 0, 0, 0x0f]).to_string(), "0a:00:00:00:00:0f");
-        for wrong in ["", "0a:00:00:00:00", "0a:00:00:00:00:0f:11", "01:00:00:00:00:00", "0a-00-00-00-00-0f"] {
+        for wrong in ["", "0a:00:00:00:00", "0a:00:00:00:00:0f:11", "01:00:00:00:00:00", "0a-00-00-00-00-0f"]
+        {
             assert_eq!(wrong.parse::<Mac>(), Err(()));
         }
     }

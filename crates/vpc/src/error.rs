@@ -37,7 +37,9 @@ pub enum Error {
     UnknownEni { eni_id: String, waited_seconds: u64 },
     #[error("VPC {vpc_id} is in no synced fabric; waited {waited_seconds} s for it")]
     UnknownVpc { vpc_id: String, waited_seconds: u64 },
-    #[error("network interface {eni_id} is attached to namespace {attached:?}, not {wanted:?}; detach it first")]
+    #[error(
+        "network interface {eni_id} is attached to namespace {attached:?}, not {wanted:?}; detach it first"
+    )]
     AttachedElsewhere { eni_id: String, attached: String, wanted: String },
     #[error("the fabric contradicts itself: {0}")]
     BadFabric(String),

@@ -15,6 +15,8 @@ use crate::error::{Error, Result};
 use crate::kernel;
 use crate::names::{Named, Names};
 use crate::netns::NetNs;
+use crate::plan;
+use crate::router::Doomed;
 use crate::state::State;
 use crate::task::TaskNs;
 
@@ -94,7 +96,8 @@ impl VpcFabric {
         let names = Names::new(&options.run_dir, &options.instance)?;
         let api = options.api;
         let (names, lock, state) = blocking(move || {
-            std::fs::create_dir_all(names.dir()).map_err(Error::io(format!("making {}", names.dir().display())))?;
+            std::fs::create_dir_all(names.dir())
+                .map_err(Error::io(format!("making {}", names.dir().display())))?;
             let lock = take_lock(&names)?.ok_or_else(|| Error::AlreadyOpen {
                 instance: names.instance().to_owned(),
                 run_dir: options.run_dir.clone(),
@@ -111,7 +114,12 @@ impl VpcFabric {
     /// Makes the network equal to `fabric`. A fabric with an older revision than the last one is ignored. When
     /// one VPC cannot be built the others still are, and the first error is returned; the next sync tries again.
     pub async fn sync(&self, fabric: Arc<Fabric>) -> Result<()> {
-        let result = self.with_state(move |_, state| state.sync(&fabric)).await;
+        let (revision, desired) = blocking(move || {
+            let desired = plan::plan(&fabric).map_err(|error| Error::BadFabric(error.0))?;
+            Ok((fabric.revision, desired))
+        })
+        .await?;
+        let result = self.with_state(move |_, state| state.sync(revision, desired)).await;
         self.inner.synced.send_modify(|count| *count += 1);
         result
     }
@@ -157,8 +165,10 @@ impl VpcFabric {
     /// Removes the interface from its namespace and forgets its connections. No error when it is not attached.
     pub async fn detach(&self, eni_id: &str) -> Result<()> {
         let eni_id = eni_id.to_owned();
-        self.with_state(move |_, state| state.routers.values_mut().try_for_each(|router| router.detach(&eni_id)))
-            .await
+        self.with_state(move |_, state| {
+            state.routers.values_mut().try_for_each(|router| router.detach(&eni_id))
+        })
+        .await
     }
 
     /// Sockets for the VPC's DNS server; builds the VPC's namespace when it does not stand yet. Waits up to 10
@@ -202,7 +212,9 @@ impl VpcFabric {
             }
             for router in state.routers.values_mut() {
                 router.forget_vanished()?;
-                found.enis.extend(router.attached().map(|(eni_id, attached)| (eni_id.clone(), attached.netns.clone())));
+                found.enis.extend(
+                    router.attached().map(|(eni_id, attached)| (eni_id.clone(), attached.netns.clone())),
+                );
             }
             Ok(found)
         })
@@ -219,7 +231,10 @@ impl VpcFabric {
             let mut result = routers.map(|router| router.destroy(uplink)).fold(Ok(()), Result::and);
             state.relay = None;
             result = result.and(kernel::remove_all(names));
-            result.and(std::fs::remove_file(names.lock()).map_err(Error::io(format!("removing {}", names.lock().display()))))
+            result.and(
+                std::fs::remove_file(names.lock())
+                    .map_err(Error::io(format!("removing {}", names.lock().display()))),
+            )
         })
         .await
     }
@@ -245,7 +260,15 @@ impl VpcFabric {
         action: impl FnOnce(&Names, &mut State) -> Result<T> + Send + 'static,
     ) -> Result<T> {
         let inner = self.inner.clone();
-        blocking(move || action(&inner.names, &mut inner.lock())).await
+        blocking(move || {
+            let mut state = inner.lock();
+            let result = action(&inner.names, &mut state);
+            let doomed = state.take_doomed();
+            drop(state);
+            let deleted = doomed.into_iter().try_for_each(Doomed::delete);
+            result.and_then(|result| deleted.map(|()| result))
+        })
+        .await
     }
 
     /// Tries now and after every sync, until it is found (`Some`) or the time is up.

@@ -78,7 +78,8 @@ impl Sockets {
     /// In the calling thread's namespace.
     pub(crate) fn open() -> Result<Self> {
         let route = RouteSocket::open().map_err(Error::io("opening a route socket"))?;
-        let filter = Socket::open(libc::NETLINK_NETFILTER).map_err(Error::io("opening a netfilter socket"))?;
+        let filter =
+            Socket::open(libc::NETLINK_NETFILTER).map_err(Error::io("opening a netfilter socket"))?;
         Ok(Self { route, filter })
     }
 }
@@ -141,7 +142,8 @@ fn run_nft(namespace: &NetNs, text: &str) -> Result<()> {
         if output.status.success() {
             return written.unwrap_or(Ok(())).map_err(Error::io("writing rules to nft"));
         }
-        let message = String::from_utf8_lossy(&output.stderr).chars().take(NFT_MESSAGE_CHARACTERS_MAX).collect();
+        let message =
+            String::from_utf8_lossy(&output.stderr).chars().take(NFT_MESSAGE_CHARACTERS_MAX).collect();
         Err(Error::Nft { namespace: namespace.path().display().to_string(), message })
     })?
 }

@@ -64,7 +64,11 @@ impl Names {
 
     /// Everything of this instance that has a name.
     pub(crate) fn list(&self) -> Result<Vec<(PathBuf, Named)>> {
-        Ok(list(&self.dir)?.into_iter().filter(|(i, ..)| *i == self.instance).map(|(_, p, n)| (p, n)).collect())
+        Ok(list(&self.dir)?
+            .into_iter()
+            .filter(|(i, ..)| *i == self.instance)
+            .map(|(_, p, n)| (p, n))
+            .collect())
     }
 
     /// Other instances that left something in the same directory.
@@ -129,7 +133,9 @@ fn link(kind: char, id: &str) -> String {
 
 /// FNV-1a: the same number in every build, so that a new version of the program finds what an old one made.
 pub(crate) fn stable_hash(bytes: &[u8]) -> u64 {
-    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3))
+    bytes
+        .iter()
+        .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3))
 }
 
 #[cfg(test)]

@@ -102,7 +102,9 @@ impl NetNs {
                 self.enter()?;
                 Ok(action())
             });
-            inside.join().unwrap_or_else(|_| Err(Error::WorkerGone { namespace: self.path.display().to_string() }))
+            inside
+                .join()
+                .unwrap_or_else(|_| Err(Error::WorkerGone { namespace: self.path.display().to_string() }))
         })
     }
 
@@ -172,7 +174,8 @@ impl Worker {
         action: impl FnOnce() -> io::Result<T> + Send + 'static,
     ) -> io::Result<T> {
         let (answer, result) = tokio::sync::oneshot::channel();
-        let gone = || io::Error::other(format!("the thread in {} is gone or drowned in work", self.namespace));
+        let gone =
+            || io::Error::other(format!("the thread in {} is gone or drowned in work", self.namespace));
         let job = Box::new(move || {
             // Nobody waits any more: the result is dropped.
             let _ = answer.send(action());

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use ipnet::Ipv4Net;
 
@@ -12,9 +13,9 @@ use crate::kernel::{
     self, LOOPBACK, MTU, Sockets, VPC_SETTINGS, apply_rules, converge_policy, converge_routes, refused,
 };
 use crate::names::{GATEWAY_LINK, TASK_LINK, vpc_link};
-use crate::netlink::{Link, RouteKind, RouteSpec, RuleSpec, Veth, forget_address};
+use crate::netlink::{Link, RouteKind, RouteSocket, RouteSpec, RuleSpec, Veth, forget_address};
 use crate::netns::NetNs;
-use crate::plan::{Hop, Interface, VpcNet};
+use crate::plan::{self, Hop, Interface, VpcNet};
 use crate::task::TaskNs;
 use crate::uplink::Uplink;
 
@@ -35,6 +36,25 @@ pub(crate) struct Router {
     policy: BTreeSet<RuleSpec>,
     gateway: Option<u32>,
     attached: BTreeMap<String, Attached>,
+    /// Cut off, but still there.
+    doomed: Vec<u32>,
+    reaper: Arc<Mutex<RouteSocket>>,
+}
+
+/// Links to delete without holding anything else: the kernel takes its time over each (some 15 ms).
+#[derive(Debug)]
+pub(crate) struct Doomed {
+    links: Vec<u32>,
+    reaper: Arc<Mutex<RouteSocket>>,
+}
+
+impl Doomed {
+    pub(crate) fn delete(self) -> Result<()> {
+        let mut socket = self.reaper.lock().unwrap_or_else(PoisonError::into_inner);
+        self.links.into_iter().try_for_each(|link| {
+            socket.delete_link(link).map_err(refused(format!("to delete link number {link}")))
+        })
+    }
 }
 
 /// An interface that has its link.
@@ -46,25 +66,22 @@ pub(crate) struct Attached {
 
 impl Router {
     pub(crate) fn create(vpc_id: &str, path: &Path) -> Result<Self> {
-        let (namespace, sockets) = NetNs::create(path, || kernel::prepare_router(VPC_SETTINGS))?;
-        Ok(Self {
-            vpc_id: vpc_id.to_owned(),
-            namespace,
-            sockets,
-            applied: None,
-            routes: BTreeSet::new(),
-            policy: BTreeSet::new(),
-            gateway: None,
-            attached: BTreeMap::new(),
-        })
+        let (namespace, (sockets, reaper)) = NetNs::create(path, prepare)?;
+        Ok(Self::new(vpc_id, namespace, sockets, reaper))
     }
 
     /// Takes over what a former process left; `None` when the name names no namespace.
     pub(crate) fn adopt(vpc_id: &str, path: &Path) -> Result<Option<Self>> {
         let Some(namespace) = NetNs::open(path)? else { return Ok(None) };
-        // Settings again: the former process may have died before it was through.
-        let sockets = namespace.run(|| kernel::prepare_router(VPC_SETTINGS))??;
-        let mut router = Self {
+        // Prepared again: the former process may have died before it was through.
+        let (sockets, reaper) = namespace.run(prepare)??;
+        let mut router = Self::new(vpc_id, namespace, sockets, reaper);
+        router.look()?;
+        Ok(Some(router))
+    }
+
+    fn new(vpc_id: &str, namespace: NetNs, sockets: Sockets, reaper: RouteSocket) -> Self {
+        Self {
             vpc_id: vpc_id.to_owned(),
             namespace,
             sockets,
@@ -73,9 +90,15 @@ impl Router {
             policy: BTreeSet::new(),
             gateway: None,
             attached: BTreeMap::new(),
-        };
-        router.look()?;
-        Ok(Some(router))
+            doomed: Vec::new(),
+            reaper: Arc::new(Mutex::new(reaper)),
+        }
+    }
+
+    /// What was cut off since the last time; the caller deletes it when it holds no lock.
+    pub(crate) fn take_doomed(&mut self) -> Option<Doomed> {
+        let links = std::mem::take(&mut self.doomed);
+        (!links.is_empty()).then(|| Doomed { links, reaper: self.reaper.clone() })
     }
 
     pub(crate) fn namespace(&self) -> &NetNs {
@@ -95,7 +118,14 @@ impl Router {
         let what = || refused(format!("to show what stands in {}", self.namespace.path().display()));
         let route = &mut self.sockets.route;
         let links = route.links().map_err(what())?;
-        self.gateway = links.iter().find(|link| link.name == GATEWAY_LINK).map(|link| link.index);
+        // Made, but not yet named: the former process died in between.
+        for link in links.iter().filter(|link| link.alias.is_empty() && link.index != LOOPBACK) {
+            route.delete_link(link.index).map_err(what())?;
+        }
+        self.gateway = links
+            .iter()
+            .find(|link| link.name == GATEWAY_LINK && !link.alias.is_empty())
+            .map(|link| link.index);
         self.attached = links.iter().filter_map(attached_link).collect();
         self.routes = route.routes().map_err(what())?.into_iter().collect();
         self.policy = route.rules().map_err(what())?.into_iter().collect();
@@ -117,8 +147,13 @@ impl Router {
         self.apply_addresses(net)?;
         self.apply_gateway(net.gateway, uplink)?;
         self.drop_changed_interfaces(old.as_ref(), net)?;
-        let policy = net.tables.keys().map(|table| RuleSpec { mark: *table, table: *table, priority: RULE_PRIORITY });
-        converge_routes(&mut self.sockets.route, &mut self.routes, desired_routes(net, self.gateway, &self.attached))?;
+        let policy =
+            net.tables.keys().map(|table| RuleSpec { mark: *table, table: *table, priority: RULE_PRIORITY });
+        converge_routes(
+            &mut self.sockets.route,
+            &mut self.routes,
+            desired_routes(net, self.gateway, &self.attached),
+        )?;
         converge_policy(&mut self.sockets.route, &mut self.policy, policy.collect())?;
         self.applied = Some(net.clone());
         Ok(())
@@ -136,9 +171,10 @@ impl Router {
         }
         for (address, prefix) in present {
             if !address.is_loopback() && !net.addresses.contains(&address) {
-                route
-                    .delete_address(LOOPBACK, address, prefix)
-                    .map_err(refused(format!("to take address {address} from the router of {}", self.vpc_id)))?;
+                route.delete_address(LOOPBACK, address, prefix).map_err(refused(format!(
+                    "to take address {address} from the router of {}",
+                    self.vpc_id
+                )))?;
             }
         }
         Ok(())
@@ -169,7 +205,8 @@ impl Router {
             self.sockets.route.create_veth(&veth).map_err(what())?;
         }
         let link = self.sockets.route.link(GATEWAY_LINK).map_err(what())?;
-        let link = link.ok_or_else(|| Error::BadFabric(format!("the gateway link of {} vanished", self.vpc_id)))?;
+        let link =
+            link.ok_or_else(|| Error::BadFabric(format!("the gateway link of {} vanished", self.vpc_id)))?;
         self.gateway = Some(link.index);
         // Sources from everywhere come in here.
         self.sockets.route.set_rp_filter(link.index, false).map_err(what())?;
@@ -194,7 +231,10 @@ impl Router {
                 (None, Some(now)) => self.apply_source_check(&eni_id, now)?,
                 (before, now) => {
                     if now.is_some() {
-                        tracing::warn!(eni_id, "the interface's address changed; its link is cut, attach it again");
+                        tracing::warn!(
+                            eni_id,
+                            "the interface's address changed; its link is cut, attach it again"
+                        );
                     }
                     let address = before.map(|before| before.address);
                     self.cut(&eni_id, address)?;
@@ -220,6 +260,10 @@ impl Router {
     /// Puts the interface into the task's namespace. Everything but the first step is repeated when it is there
     /// already, so that a former process may have died anywhere in between.
     pub(crate) fn attach(&mut self, eni_id: &str, task: &mut TaskNs) -> Result<()> {
+        if self.attached.contains_key(eni_id) {
+            // Its namespace may have ended without a word.
+            self.forget_vanished()?;
+        }
         let net = self.applied.as_ref().ok_or_else(|| unknown_eni(eni_id))?;
         let interface = net.interfaces.get(eni_id).ok_or_else(|| unknown_eni(eni_id))?.clone();
         let fresh = match self.attached.get(eni_id) {
@@ -290,8 +334,15 @@ impl Router {
         let own = RouteKind::Via { link: attached.link, gateway: None };
         let routed = self.routes.iter().find(|route| route.kind == own);
         let address = address.or_else(|| routed.map(|route| route.destination.addr()));
-        self.sockets.route.delete_link(attached.link).map_err(refused(format!("to delete the link of {eni_id}")))?;
-        self.routes.retain(|route| !leads_to(route, attached.link));
+        self.doomed.push(attached.link);
+        let (gone, kept) =
+            std::mem::take(&mut self.routes).into_iter().partition(|r| leads_to(r, attached.link));
+        self.routes = kept;
+        let gone: BTreeSet<RouteSpec> = gone;
+        for route in &gone {
+            let what = refused(format!("to delete the route to {} of {eni_id}", route.destination));
+            self.sockets.route.delete_route(route).map_err(what)?;
+        }
         let Some(address) = address else { return Ok(()) };
         self.set_routes_of(eni_id, address, None)?;
         self.forget(address)
@@ -301,8 +352,12 @@ impl Router {
     pub(crate) fn forget_vanished(&mut self) -> Result<()> {
         let links = self.sockets.route.links().map_err(refused("to show links"))?;
         let present: BTreeSet<u32> = links.iter().map(|link| link.index).collect();
-        let gone: Vec<String> =
-            self.attached.iter().filter(|(_, a)| !present.contains(&a.link)).map(|(id, _)| id.clone()).collect();
+        let gone: Vec<String> = self
+            .attached
+            .iter()
+            .filter(|(_, a)| !present.contains(&a.link))
+            .map(|(id, _)| id.clone())
+            .collect();
         gone.iter().try_for_each(|eni_id| self.detach(eni_id))
     }
 
@@ -334,11 +389,17 @@ impl Router {
         Ok(())
     }
 
-    /// Takes the gateway's link out of the uplink at once; the namespace itself ends with its name.
+    /// Nothing passes from here on; the namespace itself ends with its name, when the kernel finds the time.
     pub(crate) fn destroy(mut self, uplink: &mut Uplink) -> Result<()> {
-        self.apply_gateway(false, uplink)?;
-        NetNs::remove_name(self.namespace.path())
+        let closed = apply_rules(&self.namespace, &mut self.sockets.filter, None, &plan::closed_ruleset());
+        let unlinked = self.apply_gateway(false, uplink);
+        closed.and(unlinked).and(NetNs::remove_name(self.namespace.path()))
     }
+}
+
+fn prepare() -> Result<(Sockets, RouteSocket)> {
+    let sockets = kernel::prepare_router(VPC_SETTINGS)?;
+    Ok((sockets, RouteSocket::open().map_err(Error::io("opening a route socket"))?))
 }
 
 fn desired_routes(

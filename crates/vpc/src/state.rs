@@ -4,15 +4,13 @@ use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, UdpSocket};
 use std::path::PathBuf;
 
-use ferrogate_nodeapi::Fabric;
-
 use crate::error::{Error, Result};
 use crate::fabric::{DnsSockets, Options};
 use crate::names::{Named, Names};
 use crate::netns::NetNs;
-use crate::plan::{self, DesiredNet};
+use crate::plan::DesiredNet;
 use crate::relay::Relay;
-use crate::router::Router;
+use crate::router::{Doomed, Router};
 use crate::task::TaskNs;
 use crate::uplink::Uplink;
 
@@ -34,8 +32,13 @@ impl State {
     pub(crate) fn open(names: &Names, options: &Options) -> Result<Self> {
         let uplink = Uplink::open(&names.uplink(), options.public_pool)?;
         let relay = Relay::start(uplink.namespace(), options)?;
-        let mut state =
-            Self { desired: None, routers: BTreeMap::new(), uplink, tasks: BTreeMap::new(), relay: Some(relay) };
+        let mut state = Self {
+            desired: None,
+            routers: BTreeMap::new(),
+            uplink,
+            tasks: BTreeMap::new(),
+            relay: Some(relay),
+        };
         for (path, named) in names.list()? {
             let stands = match named {
                 Named::Vpc(vpc_id) => match Router::adopt(&vpc_id, &path)? {
@@ -54,11 +57,10 @@ impl State {
         Ok(state)
     }
 
-    pub(crate) fn sync(&mut self, fabric: &Fabric) -> Result<()> {
-        if self.desired.as_ref().is_some_and(|(revision, _)| *revision > fabric.revision) {
+    pub(crate) fn sync(&mut self, revision: u64, desired: DesiredNet) -> Result<()> {
+        if self.desired.as_ref().is_some_and(|(known, _)| *known > revision) {
             return Ok(());
         }
-        let desired = plan::plan(fabric).map_err(|error| Error::BadFabric(error.0))?;
         let mut result = Ok(());
         let gone: Vec<String> =
             self.routers.keys().filter(|vpc_id| !desired.vpcs.contains_key(*vpc_id)).cloned().collect();
@@ -74,14 +76,15 @@ impl State {
         if let Some(relay) = &mut self.relay {
             result = result.and(relay.set_wires(&desired.wires));
         }
-        self.desired = Some((fabric.revision, desired));
+        self.desired = Some((revision, desired));
         result
     }
 
     /// `None` when no synced fabric has the interface.
     pub(crate) fn attach(&mut self, names: &Names, eni_id: &str, netns: &str) -> Result<Option<PathBuf>> {
         let Some((_, desired)) = &self.desired else { return Ok(None) };
-        let vpc_id = desired.vpcs.iter().find(|(_, net)| net.interfaces.contains_key(eni_id)).map(|(id, _)| id);
+        let vpc_id =
+            desired.vpcs.iter().find(|(_, net)| net.interfaces.contains_key(eni_id)).map(|(id, _)| id);
         let Some(vpc_id) = vpc_id.cloned() else { return Ok(None) };
         if self.task(names, netns)?.is_none() {
             return Err(Error::UnknownNetns { name: netns.to_owned() });
@@ -110,6 +113,10 @@ impl State {
         self.ensure_router(names, vpc_id)?;
         let what = Error::io(format!("listening on port {DNS_PORT} of {resolvers:?} in {vpc_id}"));
         self.routers[vpc_id].namespace().run(|| bind_dns(&resolvers))?.map_err(what).map(Some)
+    }
+
+    pub(crate) fn take_doomed(&mut self) -> Vec<Doomed> {
+        self.routers.values_mut().filter_map(Router::take_doomed).collect()
     }
 
     /// A task's namespace by name, also one of a former process.

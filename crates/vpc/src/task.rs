@@ -74,12 +74,13 @@ impl TaskNs {
             self.route.add_address(LOOPBACK, ip, 32).map_err(refused(what))?;
         }
         let what = format!("listening on {address} in {}", self.namespace.path().display());
-        self.namespace.run(|| {
-            let listener = TcpListener::bind(address)?;
-            listener.set_nonblocking(true)?;
-            Ok(listener)
-        })?
-        .map_err(Error::io(what))
+        self.namespace
+            .run(|| {
+                let listener = TcpListener::bind(address)?;
+                listener.set_nonblocking(true)?;
+                Ok(listener)
+            })?
+            .map_err(Error::io(what))
     }
 }
 

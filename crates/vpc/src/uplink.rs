@@ -78,8 +78,12 @@ impl Uplink {
     pub(crate) fn link(&mut self, vpc_id: &str) -> Result<()> {
         let what = || refused(format!("the uplink's end of {vpc_id}"));
         let link = self.sockets.route.link(&vpc_link(vpc_id)).map_err(what())?;
-        let link = link.ok_or_else(|| Error::BadFabric(format!("the gateway link of {vpc_id} leads nowhere")))?;
+        let link =
+            link.ok_or_else(|| Error::BadFabric(format!("the gateway link of {vpc_id} leads nowhere")))?;
         let route = &mut self.sockets.route;
+        if !link.up {
+            route.set_up(link.index).map_err(what())?;
+        }
         route.replace_neighbour(link.index, LINK_VPC_SIDE, Mac::GATEWAY_VPC_SIDE).map_err(what())?;
         self.links.insert(vpc_id.to_owned(), link.index);
         Ok(())
@@ -110,7 +114,11 @@ impl Uplink {
         for (wire, to) in wires {
             if let Some(link) = self.links.get(&to.vpc_id) {
                 let kind = RouteKind::Via { link: *link, gateway: Some(LINK_VPC_SIDE) };
-                routes.insert(RouteSpec { table: libc::RT_TABLE_MAIN.into(), destination: (*wire).into(), kind });
+                routes.insert(RouteSpec {
+                    table: libc::RT_TABLE_MAIN.into(),
+                    destination: (*wire).into(),
+                    kind,
+                });
             }
         }
         converge_routes(&mut self.sockets.route, &mut self.routes, routes)?;

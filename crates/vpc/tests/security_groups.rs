@@ -101,7 +101,8 @@ fn cidr_rules_port_ranges_and_icmp_types() {
             b.serve(port);
         }
         b.serve_udp(1500);
-        world.group("sg-self").ingress = vec![tcp(1000, 2000, cidr("10.0.1.0/28")), icmp(8, cidr("10.0.1.10/32"))];
+        world.group("sg-self").ingress =
+            vec![tcp(1000, 2000, cidr("10.0.1.0/28")), icmp(8, cidr("10.0.1.10/32"))];
         world.sync().await;
         for port in [1000, 1500, 2000] {
             assert!(a.reaches(b.ip, port), "{port}");

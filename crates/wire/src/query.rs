@@ -26,6 +26,13 @@ struct Pair<'b> {
     value: Cow<'b, str>,
 }
 
+impl Pair<'_> {
+    /// The name behind what leads to a node.
+    fn rest(&self, prefix: usize) -> &str {
+        &self.name[prefix..]
+    }
+}
+
 /// The input structure `shape` out of the query string and the form body.
 pub(crate) fn decode(
     cx: &Cx<'_>,
@@ -72,15 +79,14 @@ impl<'p> Node<'p> {
         } else {
             name
         };
-        let rest = |pair: &'p Pair<'p>| &pair.name.as_bytes()[self.prefix..];
-        let start = self.inside.partition_point(|pair| rest(pair) < name.as_bytes());
+        let start = self.inside.partition_point(|pair| pair.rest(self.prefix) < name);
         let run = &self.inside[start..];
-        let exacts = run.partition_point(|pair| rest(pair) == name.as_bytes());
-        let within = |pair: &'p Pair<'p>| {
-            rest(pair).strip_prefix(name.as_bytes()).is_some_and(|rest| rest.first() == Some(&0))
-        };
+        let exacts = run.partition_point(|pair| pair.rest(self.prefix) == name);
         let inside = &run[exacts..];
-        let inside = &inside[..inside.partition_point(within)];
+        let within = inside.partition_point(|pair| {
+            pair.rest(self.prefix).strip_prefix(name).is_some_and(|rest| rest.starts_with('\0'))
+        });
+        let inside = &inside[..within];
         Node { exact: run[..exacts].last().map(|pair| &*pair.value), inside, prefix: self.prefix + name.len() + 1 }
     }
 
@@ -89,11 +95,10 @@ impl<'p> Node<'p> {
         let mut found: Vec<(u32, Node<'p>)> = Vec::new();
         let mut at = 0;
         while let Some(pair) = self.inside.get(at) {
-            let rest = &pair.name[self.prefix..];
-            let segment = rest.split('\0').next().unwrap_or_default();
+            let segment = pair.rest(self.prefix).split('\0').next().unwrap_or_default();
             let run = &self.inside[at..];
             let same = |pair: &Pair<'_>| {
-                let rest = pair.name[self.prefix..].strip_prefix(segment);
+                let rest = pair.rest(self.prefix).strip_prefix(segment);
                 rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('\0'))
             };
             let many = run.partition_point(same).max(1);

@@ -99,7 +99,11 @@ pub(super) fn challenges(headers: &HeaderMap) -> Vec<Challenge> {
             } else if challenge.scheme.eq_ignore_ascii_case("bearer")
                 && let Some(realm) = parameter("realm")
             {
-                found.push(Challenge::Bearer { realm, service: parameter("service"), scope: parameter("scope") });
+                found.push(Challenge::Bearer {
+                    realm,
+                    service: parameter("service"),
+                    scope: parameter("scope"),
+                });
             }
         }
     }
@@ -107,7 +111,8 @@ pub(super) fn challenges(headers: &HeaderMap) -> Vec<Challenge> {
 }
 
 pub(super) fn access_denied(detail: &str) -> Cause {
-    let text = format!("pull access denied, repository does not exist or may require authorization: {detail}");
+    let text =
+        format!("pull access denied, repository does not exist or may require authorization: {detail}");
     Cause::new(CauseKind::Denied, text)
 }
 
@@ -129,7 +134,10 @@ impl Registry {
         for challenge in challenges {
             match (challenge, &source.auth) {
                 (Challenge::Bearer { realm, service, scope }, _) => {
-                    return self.fetch_token(source, realm, service.as_deref(), scope.as_deref()).await.map(Some);
+                    return self
+                        .fetch_token(source, realm, service.as_deref(), scope.as_deref())
+                        .await
+                        .map(Some);
                 }
                 // The same user and password twice get the same answer.
                 (Challenge::Basic, Auth::Basic { user, password }) if !had_token => {
@@ -150,7 +158,8 @@ impl Registry {
         scope: Option<&str>,
     ) -> Result<Token, Cause> {
         let refuse = |text: String| Cause::new(CauseKind::Malformed, format!("failed to authorize: {text}"));
-        let realm = reqwest::Url::parse(realm).map_err(|error| refuse(format!("realm '{realm}': {error}")))?;
+        let realm =
+            reqwest::Url::parse(realm).map_err(|error| refuse(format!("realm '{realm}': {error}")))?;
         let loopback = place::is_loopback(&realm);
         if realm.scheme() != "https" && !loopback && source.place.trusted {
             return Err(refuse(format!("realm '{realm}' is not https")));
@@ -173,10 +182,16 @@ impl Registry {
             Ok(Ok(response)) => response,
             Ok(Err(error)) => {
                 let base = realm.origin().ascii_serialization();
-                return Err(place::request_failed(&Method::GET, url.as_str(), &place::explain(&error, &base))
-                    .during("failed to authorize: failed to fetch anonymous token"));
+                return Err(place::request_failed(
+                    &Method::GET,
+                    url.as_str(),
+                    &place::explain(&error, &base),
+                )
+                .during("failed to authorize: failed to fetch anonymous token"));
             }
-            Err(_) => return Err(place::request_failed(&Method::GET, url.as_str(), "context deadline exceeded")),
+            Err(_) => {
+                return Err(place::request_failed(&Method::GET, url.as_str(), "context deadline exceeded"));
+            }
         };
         let status = response.status();
         if matches!(status.as_u16(), 400 | 401 | 403 | 404) {

@@ -14,7 +14,7 @@ use reqwest::header::{ACCEPT, CONTENT_RANGE, HeaderMap, LOCATION, RANGE};
 use reqwest::{Method, Response, StatusCode};
 
 use crate::config::{Auth, Config, Timeouts};
-use crate::digest::{Digest, Hasher as Sha256};
+use crate::digest::Digest;
 use crate::error::{Cause, CauseKind, StoreError};
 use crate::manifest::ACCEPTED;
 use crate::reference::ImageRef;
@@ -34,6 +34,7 @@ pub(crate) struct Registry {
     mirrors: Mirrors,
     tokens: auth::Tokens,
     timeouts: Timeouts,
+    manifest_bytes_max: u64,
 }
 
 /// One repository as one caller sees it.
@@ -89,6 +90,7 @@ impl Registry {
             mirrors: Mirrors::new(&config.mirrors)?,
             tokens: auth::Tokens::default(),
             timeouts: config.timeouts,
+            manifest_bytes_max: config.limits.manifest_bytes_max,
         })
     }
 
@@ -119,7 +121,7 @@ impl Registry {
             Some(text) => Digest::parse(text)
                 .map_err(|error| Cause::new(CauseKind::Malformed, format!("{DIGEST_HEADER}: {error}")))?,
             // The header is optional in the specification.
-            None => Digest::of(&self.manifest_bytes(source, &source.version, u64::MAX).await?),
+            None => Digest::of(&self.manifest_bytes(source, &source.version).await?),
         };
         match Digest::parse(&source.version) {
             Ok(asked) if asked != digest => Err(unexpected_digest(&source.reference, &digest, &asked)),
@@ -128,21 +130,24 @@ impl Registry {
     }
 
     /// A manifest or index, whole and verified.
-    pub(crate) async fn manifest(&self, source: &Source, digest: &Digest, max: u64) -> Result<Vec<u8>, Cause> {
-        let bytes = self.manifest_bytes(source, digest.as_str(), max).await?;
-        verified(bytes, digest)
+    pub(crate) async fn manifest(&self, source: &Source, digest: &Digest) -> Result<Vec<u8>, Cause> {
+        verified(self.manifest_bytes(source, digest.as_str()).await?, digest)
     }
 
-    async fn manifest_bytes(&self, source: &Source, version: &str, max: u64) -> Result<Vec<u8>, Cause> {
-        let max = max.min(crate::config::Limits::default().manifest_bytes_max.max(max.saturating_add(1) >> 1));
+    async fn manifest_bytes(&self, source: &Source, version: &str) -> Result<Vec<u8>, Cause> {
         let url = source.url("manifests", version);
         let response = self.send(source, Method::GET, &url, manifest_headers()).await?;
         let response = expect_manifest(source, Method::GET, response).await?;
-        self.read_document(response, max).await
+        self.read_document(response, self.manifest_bytes_max).await
     }
 
     /// A small blob, whole and verified.
-    pub(crate) async fn document(&self, source: &Source, digest: &Digest, max: u64) -> Result<Vec<u8>, Cause> {
+    pub(crate) async fn document(
+        &self,
+        source: &Source,
+        digest: &Digest,
+        max: u64,
+    ) -> Result<Vec<u8>, Cause> {
         let url = source.url("blobs", digest.as_str());
         let response = self.send(source, Method::GET, &url, HeaderMap::new()).await?;
         let response = expect_blob(&url, response).await?;
@@ -150,7 +155,12 @@ impl Registry {
     }
 
     /// Opens a blob at `offset`; a registry without Range starts at 0 again.
-    pub(crate) async fn open_blob(&self, source: &Source, digest: &Digest, offset: u64) -> Result<BlobStream, Cause> {
+    pub(crate) async fn open_blob(
+        &self,
+        source: &Source,
+        digest: &Digest,
+        offset: u64,
+    ) -> Result<BlobStream, Cause> {
         let url = source.url("blobs", digest.as_str());
         let mut headers = HeaderMap::new();
         if offset > 0 {
@@ -162,7 +172,8 @@ impl Registry {
             return Ok(BlobStream { offset: 0, response });
         }
         let range = response.headers().get(CONTENT_RANGE).and_then(|value| value.to_str().ok()).unwrap_or("");
-        let start = range.strip_prefix("bytes ").and_then(|range| range.split('-').next()?.parse::<u64>().ok());
+        let start =
+            range.strip_prefix("bytes ").and_then(|range| range.split('-').next()?.parse::<u64>().ok());
         match start {
             Some(start) if start == offset => Ok(BlobStream { offset, response }),
             _ => {
@@ -173,7 +184,13 @@ impl Registry {
     }
 
     /// One request, with a token got on the way if the registry wants one.
-    async fn send(&self, source: &Source, method: Method, url: &str, headers: HeaderMap) -> Result<Response, Cause> {
+    async fn send(
+        &self,
+        source: &Source,
+        method: Method,
+        url: &str,
+        headers: HeaderMap,
+    ) -> Result<Response, Cause> {
         let key = auth::Key::of(source);
         let token = self.tokens.get(&key);
         let had_token = token.is_some();
@@ -203,7 +220,9 @@ impl Registry {
         // Until the headers are here; bodies have the client's own deadline between reads.
         match tokio::time::timeout(self.timeouts.document, request.send()).await {
             Ok(Ok(response)) => Ok(response),
-            Ok(Err(error)) => Err(place::request_failed(method, url, &place::explain(&error, &source.place.base))),
+            Ok(Err(error)) => {
+                Err(place::request_failed(method, url, &place::explain(&error, &source.place.base)))
+            }
             Err(_) => Err(place::request_failed(method, url, "context deadline exceeded")),
         }
     }
@@ -218,7 +237,9 @@ impl Registry {
             loop {
                 match response.chunk().await {
                     Ok(None) => return Ok(bytes),
-                    Ok(Some(chunk)) if (bytes.len() + chunk.len()) as u64 <= max => bytes.extend_from_slice(&chunk),
+                    Ok(Some(chunk)) if (bytes.len() + chunk.len()) as u64 <= max => {
+                        bytes.extend_from_slice(&chunk)
+                    }
                     Ok(Some(_)) => {
                         let text = format!("a document of more than {max} bytes");
                         return Err(Cause::new(CauseKind::TooLarge, text));
@@ -255,9 +276,7 @@ fn redirect(attempt: reqwest::redirect::Attempt<'_>) -> reqwest::redirect::Actio
 }
 
 fn verified(bytes: Vec<u8>, digest: &Digest) -> Result<Vec<u8>, Cause> {
-    let mut hasher = Sha256::new();
-    hasher.update(&bytes);
-    let actual = hasher.finish();
+    let actual = Digest::of(&bytes);
     if actual == *digest { Ok(bytes) } else { Err(unexpected_digest(digest.as_str(), &actual, digest)) }
 }
 
@@ -280,7 +299,8 @@ async fn expect_manifest(source: &Source, method: Method, response: Response) ->
         _ => {
             let url = response.url().to_string();
             let message = server_message(response).await;
-            let text = format!("unexpected status from {method} request to {url}: {}{message}", named(status));
+            let text =
+                format!("unexpected status from {method} request to {url}: {}{message}", named(status));
             Err(Cause::new(kind_of(status), text))
         }
     }

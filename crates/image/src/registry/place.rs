@@ -42,13 +42,15 @@ impl Mirrors {
         let name = format!("{}/{}", reference.registry(), reference.repository());
         let found = self.0.iter().find_map(|rule| {
             let rest = name.strip_prefix(&rule.prefix)?;
-            (rule.wildcard != rest.is_empty()).then(|| place(&rule.url, &rule.base, format!("{}{rest}", rule.path)))
+            (rule.wildcard != rest.is_empty())
+                .then(|| place(&rule.url, &rule.base, format!("{}{rest}", rule.path)))
         });
         if let Some(place) = found {
             return Ok(place);
         }
         let registry = reference.registry();
-        let https = if registry == DOCKER_HUB { DOCKER_HUB_API.to_owned() } else { format!("https://{registry}") };
+        let https =
+            if registry == DOCKER_HUB { DOCKER_HUB_API.to_owned() } else { format!("https://{registry}") };
         let url = |text: &str| {
             Url::parse(text)
                 .map_err(|error| Cause::new(CauseKind::Malformed, format!("registry '{registry}': {error}")))
@@ -73,8 +75,9 @@ fn rule(mirror: &Mirror) -> Result<Rule, StoreError> {
         mirror: format!("{}={}", mirror.prefix, mirror.target),
         problem: problem.to_owned(),
     };
-    let url = Url::parse(mirror.target.trim_end_matches('*'))
-        .map_err(|error| refuse(&format!("the target is no URL ({error}); it looks like http://127.0.0.1:5000/*")))?;
+    let url = Url::parse(mirror.target.trim_end_matches('*')).map_err(|error| {
+        refuse(&format!("the target is no URL ({error}); it looks like http://127.0.0.1:5000/*"))
+    })?;
     if !matches!(url.scheme(), "http" | "https") || url.query().is_some() || url.fragment().is_some() {
         return Err(refuse("the target must be an http or https URL without query"));
     }
@@ -90,7 +93,9 @@ fn rule(mirror: &Mirror) -> Result<Rule, StoreError> {
     }
     let prefix = mirror.prefix.trim_end_matches('*').to_owned();
     if prefix.contains('*') || !prefix.contains('/') || prefix.starts_with('/') {
-        return Err(refuse("the prefix must be a registry and a path, as in docker.io/library/* or docker.io/*"));
+        return Err(refuse(
+            "the prefix must be a registry and a path, as in docker.io/library/* or docker.io/*",
+        ));
     }
     let base = url.origin().ascii_serialization();
     let path = url.path().trim_start_matches('/').to_owned();
@@ -123,7 +128,8 @@ pub(super) fn explain(error: &reqwest::Error, base: &str) -> String {
         io = source.downcast_ref::<std::io::Error>().map(std::io::Error::kind).or(io);
     }
     let host = base.split("//").nth(1).unwrap_or(base);
-    let dial = if error.is_connect() && !host.is_empty() { format!("dial tcp {host}: ") } else { String::new() };
+    let dial =
+        if error.is_connect() && !host.is_empty() { format!("dial tcp {host}: ") } else { String::new() };
     match io {
         _ if error.is_timeout() => format!("{dial}i/o timeout"),
         Some(std::io::ErrorKind::ConnectionRefused) => format!("{dial}connect: connection refused"),
@@ -134,7 +140,8 @@ pub(super) fn explain(error: &reqwest::Error, base: &str) -> String {
         _ if deepest.downcast_ref::<reqwest::Error>().is_some() => format!("{dial}{}", "request failed"),
         _ => {
             let text = deepest.to_string();
-            let eof = text.contains("connection closed before message completed") || text.contains("end of file");
+            let eof =
+                text.contains("connection closed before message completed") || text.contains("end of file");
             if eof { "unexpected EOF".to_owned() } else { format!("{dial}{text}") }
         }
     }

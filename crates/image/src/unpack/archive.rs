@@ -119,7 +119,8 @@ impl<R: Read> Archive<R> {
         let said = number(&block[148..156])?;
         let blanked = |(at, byte): (usize, &u8)| if (148..156).contains(&at) { b' ' } else { *byte };
         let unsigned: u64 = block.iter().enumerate().map(blanked).map(u64::from).sum();
-        let signed: i64 = block.iter().enumerate().map(blanked).map(|byte| i64::from(byte.cast_signed())).sum();
+        let signed: i64 =
+            block.iter().enumerate().map(blanked).map(|byte| i64::from(byte.cast_signed())).sum();
         if said != unsigned && i64::try_from(said) != Ok(signed) {
             return Err(UnpackError::malformed("a header's checksum is wrong: this is no tar archive"));
         }
@@ -168,7 +169,8 @@ impl<R: Read> Archive<R> {
             b'5' => Kind::Directory,
             b'6' => Kind::Fifo,
             other => {
-                let text = format!("{}: unknown entry type '{}'", show(&path), char::from(other).escape_default());
+                let text =
+                    format!("{}: unknown entry type '{}'", show(&path), char::from(other).escape_default());
                 return Err(UnpackError::Malformed(text));
             }
         };
@@ -280,16 +282,11 @@ fn number(field: &[u8]) -> Result<u64, UnpackError> {
             // Only times before 1970 are written so; they are kept as the two's complement they are.
             return Ok(field.iter().fold(u64::MAX, |sum, byte| (sum << 8) | u64::from(*byte)));
         }
-        let (high, low) = field.split_at(field.len() - 8);
-        if high[1..].iter().any(|byte| *byte != 0) || high[0] & 0x7f != 0 {
-            return Err(UnpackError::malformed("a header's number does not fit in 64 bits"));
-        }
-        let sum = low.iter().fold(0, |sum, byte| (sum << 8) | u64::from(*byte));
-        return if sum > i64::MAX as u64 {
-            Err(UnpackError::malformed("a header's number does not fit in 63 bits"))
-        } else {
-            Ok(sum)
-        };
+        // Twelve bytes at most.
+        let sum = field[1..].iter().fold(0u128, |sum, byte| (sum << 8) | u128::from(*byte));
+        return i64::try_from(sum)
+            .map(i64::cast_unsigned)
+            .map_err(|_| UnpackError::malformed("a header's number does not fit in 63 bits"));
     }
     let text = until_nul(field).trim_ascii();
     text.iter().try_fold(0u64, |sum, byte| match byte {

@@ -19,10 +19,15 @@ impl Sparse {
         let mut sum = 0u64;
         for (offset, length) in &self.segments {
             let next = offset.checked_add(*length).filter(|next| *offset >= end && *next <= self.real_size);
-            end = next.ok_or_else(|| UnpackError::malformed("a sparse file's pieces overlap or pass its end"))?;
+            end =
+                next.ok_or_else(|| UnpackError::malformed("a sparse file's pieces overlap or pass its end"))?;
             sum += length;
         }
-        if sum == stored { Ok(()) } else { Err(UnpackError::malformed("a sparse file's pieces are not its size")) }
+        if sum == stored {
+            Ok(())
+        } else {
+            Err(UnpackError::malformed("a sparse file's pieces are not its size"))
+        }
     }
 }
 
@@ -96,7 +101,9 @@ impl Pax {
     fn piece(&mut self, number: u64) -> Result<(), UnpackError> {
         let map = self.sparse_map.get_or_insert_default();
         if map.len() >= 2 * SPARSE_SEGMENTS_MAX {
-            return Err(UnpackError::TooLarge(format!("a sparse file of more than {SPARSE_SEGMENTS_MAX} pieces")));
+            return Err(UnpackError::TooLarge(format!(
+                "a sparse file of more than {SPARSE_SEGMENTS_MAX} pieces"
+            )));
         }
         map.push(number);
         Ok(())
@@ -154,7 +161,9 @@ fn decimal(bytes: &[u8]) -> Result<u64, UnpackError> {
         .ok()
         .and_then(|text| text.parse::<u64>().ok())
         .filter(|number| i64::try_from(*number).is_ok())
-        .ok_or_else(|| UnpackError::Malformed(format!("'{}' in a PAX record is no number", bytes.escape_ascii())))
+        .ok_or_else(|| {
+            UnpackError::Malformed(format!("'{}' in a PAX record is no number", bytes.escape_ascii()))
+        })
 }
 
 /// Seconds with an optional fraction, possibly before 1970.

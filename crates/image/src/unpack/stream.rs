@@ -27,7 +27,8 @@ impl Metered {
         let inner: Box<dyn Read> = if magic.starts_with(&[0x1f, 0x8b]) {
             Box::new(flate2::bufread::MultiGzDecoder::new(input))
         } else if magic.starts_with(&[0x28, 0xb5, 0x2f, 0xfd]) {
-            let mut decoder = zstd::stream::read::Decoder::with_buffer(input).map_err(UnpackError::from_read)?;
+            let mut decoder =
+                zstd::stream::read::Decoder::with_buffer(input).map_err(UnpackError::from_read)?;
             decoder.window_log_max(ZSTD_WINDOW_LOG_MAX).map_err(UnpackError::from_read)?;
             Box::new(decoder)
         } else {
@@ -48,7 +49,9 @@ impl Metered {
         let ratio = self.read / self.layer_bytes.max(1);
         if self.read > self.limits.ratio_free_bytes && ratio > self.limits.ratio_max {
             let max = self.limits.ratio_max;
-            return Err(UnpackError::TooLarge(format!("the layer unpacks to more than {max} times its size")));
+            return Err(UnpackError::TooLarge(format!(
+                "the layer unpacks to more than {max} times its size"
+            )));
         }
         Ok(())
     }

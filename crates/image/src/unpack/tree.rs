@@ -5,7 +5,9 @@ use std::io::{Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 
-use rustix::fs::{self, AtFlags, FileType, Gid, Mode, OFlags, ResolveFlags, Timespec, Timestamps, Uid, XattrFlags};
+use rustix::fs::{
+    self, AtFlags, FileType, Gid, Mode, OFlags, ResolveFlags, Timespec, Timestamps, Uid, XattrFlags,
+};
 use rustix::io::Errno;
 
 use super::archive::{Entry, Kind, show};
@@ -127,14 +129,21 @@ impl Tree {
             errno => io(format!("open directory of '{}'", show(&entry.path)))(errno),
         };
         match self.open(&parts.join(&b'/'), flags) {
-            Err(Errno::NOENT) => {}
+            // Not there, or a whiteout of this very layer is.
+            Err(Errno::NOENT | Errno::NOTDIR) => {}
             other => return other.map_err(not_directory),
         }
         let mut parent = self.open(b"", flags).map_err(not_directory)?;
         for depth in 1..=parts.len() {
             let path = parts[..depth].join(&b'/');
             parent = match self.open(&path, flags) {
-                Err(Errno::NOENT) => {
+                Err(Errno::NOENT | Errno::NOTDIR) => {
+                    let place = Place { parent, name: parts[depth - 1] };
+                    let whiteout = kind_of(&place)? == Some(FileType::CharacterDevice);
+                    if whiteout {
+                        self.clear_file(entry, &place)?;
+                    }
+                    let parent = place.parent;
                     let mode = Mode::from_raw_mode(0o755);
                     match fs::mkdirat(&parent, parts[depth - 1], mode) {
                         // A symbolic link without a target sits there.
@@ -143,6 +152,11 @@ impl Tree {
                     }
                     fs::chmodat(&parent, parts[depth - 1], mode, AtFlags::empty())
                         .map_err(io(format!("set mode of '{}'", show(&path))))?;
+                    if whiteout {
+                        let directory =
+                            self.open(&path, OFlags::RDONLY | OFlags::DIRECTORY).map_err(not_directory)?;
+                        make_opaque(&directory).map_err(failed("mark", entry))?;
+                    }
                     self.open(&path, flags).map_err(not_directory)?
                 }
                 other => other.map_err(not_directory)?,
@@ -169,10 +183,12 @@ impl Tree {
         };
         if !exists {
             self.clear(entry, place)?;
-            fs::mkdirat(&place.parent, place.name, Mode::from_raw_mode(0o700)).map_err(failed("make", entry))?;
+            fs::mkdirat(&place.parent, place.name, Mode::from_raw_mode(0o700))
+                .map_err(failed("make", entry))?;
         }
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let directory = fs::openat(&place.parent, place.name, flags, Mode::empty()).map_err(failed("open", entry))?;
+        let directory =
+            fs::openat(&place.parent, place.name, flags, Mode::empty()).map_err(failed("open", entry))?;
         self.set_attributes(entry, &directory)?;
         if hides_lower {
             make_opaque(&directory).map_err(failed("mark", entry))?;
@@ -229,7 +245,8 @@ impl Tree {
             return Err(hostile(entry, "a hard link to the image's root"));
         };
         let missing = || hostile(entry, "a hard link to a file that is not in its layer");
-        let parent = self.open(&parents.join(&b'/'), OFlags::PATH | OFlags::DIRECTORY).map_err(|_| missing())?;
+        let parent =
+            self.open(&parents.join(&b'/'), OFlags::PATH | OFlags::DIRECTORY).map_err(|_| missing())?;
         let target = Place { parent, name };
         match kind_of(&target)? {
             Some(FileType::RegularFile | FileType::Symlink | FileType::Fifo) => {}
@@ -287,10 +304,12 @@ impl Tree {
                 fs::renameat(&place.parent, place.name, &self.trash, self.trashed.to_string())
                     .map_err(failed("replace", entry))
             }
-            Some(_) => {
-                fs::unlinkat(&place.parent, place.name, AtFlags::empty()).map_err(failed("replace", entry))
-            }
+            Some(_) => self.clear_file(entry, place),
         }
+    }
+
+    fn clear_file(&self, entry: &Entry, place: &Place<'_>) -> Result<(), UnpackError> {
+        fs::unlinkat(&place.parent, place.name, AtFlags::empty()).map_err(failed("replace", entry))
     }
 
     /// Owner first: changing it drops set-uid bits and capabilities.

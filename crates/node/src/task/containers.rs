@@ -26,6 +26,15 @@ const BLOCKING_OUTPUT_BYTES_MAX: u64 = 64 << 20;
 /// How long a stopped task waits for its last lines to be taken.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// What the actor waits for.
+enum Happened {
+    StopAsked,
+    Health(String, Health),
+    Delivered(String, u64),
+    Event(Option<TaskEvent>),
+    Late,
+}
+
 impl Actor {
     /// Starts what may start and watches until the task has a reason to end.
     pub(super) async fn run_containers(&mut self) -> Stop {
@@ -65,27 +74,32 @@ impl Actor {
                 None => std::future::pending().await,
             }
         };
-        tokio::select! {
-            _ = self.desired.wait_for(|desired| *desired == DesiredStatus::Stopped) => Some(Stop::ASKED),
-            Some((name, health)) = self.health.1.recv() => {
+        let happened = tokio::select! {
+            _ = self.desired.wait_for(|desired| *desired == DesiredStatus::Stopped) => Happened::StopAsked,
+            Some((name, health)) = self.health.1.recv() => Happened::Health(name, health),
+            Some((name, offset)) = self.delivered.1.recv() => Happened::Delivered(name, offset),
+            event = events.next() => Happened::Event(event),
+            () = timer => Happened::Late,
+        };
+        match happened {
+            Happened::StopAsked => Some(Stop::ASKED),
+            Happened::Health(name, health) => {
                 if let Some(container) = self.record.containers.get_mut(&name) {
                     container.health = health;
                 }
                 self.say();
                 None
             }
-            Some((name, offset)) = self.delivered.1.recv() => {
+            Happened::Delivered(name, offset) => {
                 self.note_delivered(&name, offset);
                 self.save();
                 None
             }
-            event = events.next() => match event {
-                Some(TaskEvent::Exited(exited)) => self.note_exit(&exited),
-                Some(TaskEvent::Missed) => self.catch_up(sandbox).await,
-                Some(_) => None,
-                None => self.shim_lost().await,
-            },
-            () = timer => {
+            Happened::Event(Some(TaskEvent::Exited(exited))) => self.note_exit(&exited),
+            Happened::Event(Some(TaskEvent::Missed)) => self.catch_up(sandbox).await,
+            Happened::Event(Some(_)) => None,
+            Happened::Event(None) => self.shim_lost().await,
+            Happened::Late => {
                 let late = late.unwrap_or_default();
                 Some(Stop::failed_to_start(format!(
                     "TaskFailedToStart: container {late} did not meet the condition its dependents wait for within its startTimeout"
@@ -220,7 +234,7 @@ impl Actor {
 
     fn container_spec(&self, container: &ContainerAssignment) -> Result<ContainerSpec, String> {
         let image = self.images.get(&container.name).ok_or("its image is not here")?;
-        let config = image.config();
+        let config = &image.config;
         let mounts = container.mount_points.iter().map(|mount| BindMount {
             source: self.dirs.volume(&mount.volume),
             container_path: mount.container_path.clone(),
@@ -235,13 +249,13 @@ impl Actor {
         };
         Ok(ContainerSpec {
             id: container.name.clone(),
-            layers: image.layers().iter().rev().cloned().collect(),
+            layers: image.layers.iter().rev().cloned().collect(),
             image: ImageDefaults {
                 entry_point: config.entrypoint.clone(),
                 command: config.cmd.clone(),
                 environment: config.env.clone(),
-                user: config.user.clone().unwrap_or_default(),
-                working_directory: config.working_dir.clone().unwrap_or_default(),
+                user: config.user.clone(),
+                working_directory: config.working_dir.clone(),
             },
             entry_point: container.entry_point.clone(),
             command: container.command.clone(),
@@ -394,7 +408,7 @@ impl Actor {
                     if record.status != ContainerStatus::Running {
                         return None;
                     }
-                    let signal = record.stop_signal.as_deref().and_then(|name| parse_signal(name).ok()).unwrap_or(SIGTERM);
+                    let signal = record.stop_signal.as_deref().and_then(parse_signal).unwrap_or(SIGTERM);
                     let timeout = Duration::from_secs(u64::from(container.stop_timeout_seconds));
                     let sandbox = Arc::clone(&sandbox);
                     Some(async move { (container.name.clone(), sandbox.stop(&container.name, signal, timeout).await) })

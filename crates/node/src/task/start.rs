@@ -45,8 +45,8 @@ impl Actor {
         }
         for (name, image) in &self.images {
             if let Some(container) = self.record.containers.get_mut(name) {
-                container.image_digest = Some(image.digest().to_owned());
-                container.stop_signal = image.config().stop_signal.clone();
+                container.image_digest = Some(image.digest.to_string());
+                container.stop_signal = image.config.stop_signal.clone();
             }
         }
         network.map_err(|error| {
@@ -58,11 +58,12 @@ impl Actor {
         Ok(())
     }
 
-    async fn make_sandbox(&self, assignment: &TaskAssignment) -> Result<Arc<dyn TaskSandbox>, ferrogate_sandbox::Error> {
+    async fn make_sandbox(&self, assignment: &TaskAssignment) -> Result<Arc<dyn TaskSandbox>, String> {
         let dir = self.dirs.sandbox();
         if dir.exists() {
-            return self.shared.sandbox.reattach(&dir).await;
+            return self.shared.sandbox.reattach(&dir).await.map_err(|error| error.to_string());
         }
+        let netns = self.shared.fabric.netns_path(&assignment.task_id).map_err(|error| error.to_string())?;
         let spec = TaskSandboxSpec {
             id: assignment.task_id.clone(),
             instance: self.shared.instance.clone(),
@@ -72,12 +73,12 @@ impl Actor {
             memory_bytes: u64::from(assignment.memory_mib) << 20,
             pids_max: Some(PIDS_MAX),
             shared_pid_namespace: assignment.shared_pid_namespace,
-            network_namespace: Some(self.shared.fabric.netns_path(&assignment.task_id)),
+            network_namespace: Some(netns),
             hostname: assignment.network.hostname.clone(),
             hosts: files::hosts(&assignment.network),
             resolv_conf: files::resolv_conf(&assignment.network),
         };
-        self.shared.sandbox.create(spec).await
+        self.shared.sandbox.create(spec).await.map_err(|error| error.to_string())
     }
 
     /// For a task that is to be stopped without having been started by this agent.
@@ -163,8 +164,8 @@ async fn image(shared: &Shared, assignment: &TaskAssignment, container: &Contain
         }
     };
     let platform = match assignment.architecture {
-        Architecture::X86_64 => Platform::LINUX_AMD64,
-        Architecture::Arm64 => Platform::LINUX_ARM64,
+        Architecture::X86_64 => Platform::LinuxAmd64,
+        Architecture::Arm64 => Platform::LinuxArm64,
     };
     let task = assignment.task_id.clone();
     let progress = move |progress: ferrogate_image::Progress| tracing::debug!(task, ?progress, "pull");

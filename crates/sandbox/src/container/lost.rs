@@ -3,11 +3,12 @@
 use std::fs::File;
 use std::io;
 use std::path::Path;
+use std::time::Duration;
 
 use ferrogate_shim::cgroup::Cgroups;
 use ferrogate_shim::log;
 use ferrogate_shim::protocol::{
-    CONTAINERS_DIR, LOCK_FILE, LOG_DIR, PROTOCOL_VERSION, STATE_FILE, Status, TaskConfig, TaskState,
+    CONTAINERS_DIR, LOCK_FILE, LOG_DIR, PROTOCOL_VERSION, STATE_FILE, Status, TRASH_DIR, TaskConfig, TaskState,
 };
 use rustix::fs::{FlockOperation, flock};
 
@@ -70,13 +71,27 @@ pub(super) async fn remove(directory: &Path, config: &TaskConfig) -> Result<(), 
         kill(&config).map_err(|source| io_error("kill the processes of", &config.cgroup, source))?;
         let cgroups = Cgroups::detect().map_err(|source| io_error("find", Path::new("cgroups"), source))?;
         cgroups
-            .remove_tree(&config.cgroup, KILL_DEADLINE)
+            .remove(&config.cgroup, KILL_DEADLINE)
             .map_err(|source| io_error("remove cgroup", &config.cgroup, source))?;
+        // Busy as long as another task's shim is in it; the last one takes it away.
+        let _ = cgroups.remove(&config.shim_cgroup, Duration::ZERO);
+        cgroups.remove_empty_ancestors(&config.cgroup);
         match std::fs::remove_dir_all(&directory) {
             Ok(()) => Ok(()),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             Err(source) => Err(io_error("remove", &directory, source)),
         }
+    })
+    .await
+}
+
+/// Removes the files of deleted containers, which the shim only put aside.
+pub(super) async fn remove_trash(directory: &Path) -> Result<(), Error> {
+    let trash = directory.join(TRASH_DIR);
+    blocking(move || match std::fs::remove_dir_all(&trash) {
+        Ok(()) => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(source) => Err(io_error("remove", &trash, source)),
     })
     .await
 }

@@ -292,7 +292,7 @@ impl TaskSandbox for ContainerTask {
         let client = self.client()?;
         client.done(Call::Delete { container: container.into() }).await?;
         client.forget(container);
-        Ok(())
+        lost::remove_trash(&self.spec.dir).await
     }
 
     async fn destroy(&self) -> Result<(), Error> {

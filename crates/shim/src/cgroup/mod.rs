@@ -22,6 +22,23 @@ const POLL_INTERVAL: Duration = Duration::from_millis(1);
 const CREATE_ATTEMPTS_MAX: u32 = 8;
 /// v1 controllers we use; others of a machine are left alone.
 const V1_CONTROLLERS: &[&str] = &["memory", "cpu", "cpuacct", "pids", "devices", "blkio"];
+/// Every v1 controller there is: what else a mount's options hold is no controller.
+const V1_KNOWN: &[&str] = &[
+    "blkio",
+    "cpu",
+    "cpuacct",
+    "cpuset",
+    "devices",
+    "freezer",
+    "hugetlb",
+    "memory",
+    "misc",
+    "net_cls",
+    "net_prio",
+    "perf_event",
+    "pids",
+    "rdma",
+];
 /// Needed on v1 only where there is no v2 hierarchy to kill by.
 const V1_KILL_CONTROLLER: &str = "freezer";
 
@@ -59,13 +76,13 @@ impl Cgroups {
             match (kind.next(), kind.nth(1)) {
                 (Some("cgroup2"), _) => v2 = Some(mount),
                 (Some("cgroup"), Some(options)) => {
-                    let controllers: Vec<String> = options
-                        .split(',')
-                        .filter(|name| V1_CONTROLLERS.contains(name) || *name == V1_KILL_CONTROLLER)
-                        .map(str::to_owned)
-                        .collect();
+                    let controllers: Vec<String> =
+                        options.split(',').filter(|name| V1_KNOWN.contains(name)).map(str::to_owned).collect();
+                    let of_use = |name: &String| {
+                        V1_CONTROLLERS.contains(&name.as_str()) || name == V1_KILL_CONTROLLER
+                    };
                     let known = v1.iter().any(|h| h.controllers == controllers);
-                    if !controllers.is_empty() && !known {
+                    if controllers.iter().any(of_use) && !known {
                         v1.push(v1::Hierarchy { mount, controllers });
                     }
                 }
@@ -137,13 +154,20 @@ impl Cgroups {
 
     /// The files into which a process writes `0` to move itself there.
     pub fn join_files(&self, path: &Path) -> Vec<PathBuf> {
-        let mounts = self.v2.iter().chain(self.v1.iter().map(|h| &h.mount));
-        mounts.map(|mount| mount.join(path).join("cgroup.procs")).collect()
+        self.mounts().map(|mount| mount.join(path).join("cgroup.procs")).collect()
     }
 
     /// Where the v2 part of it lies, if there is one: `clone3` can put a child straight into it.
     pub fn v2_dir(&self, path: &Path) -> Option<PathBuf> {
         self.v2.as_ref().map(|mount| mount.join(path))
+    }
+
+    /// Moves the calling process where memory is accounted and where a service manager kills: the rest of the
+    /// hierarchies are of no use to a shim, and each move costs.
+    pub fn join_light(&self, path: &Path) -> io::Result<()> {
+        let v1 = self.v1.iter().filter(|h| h.has("memory")).map(|h| &h.mount);
+        let mut mounts = self.v2.iter().chain(v1);
+        mounts.try_for_each(|mount| write(&mount.join(path).join("cgroup.procs"), "0"))
     }
 
     /// Moves the calling process.
@@ -180,13 +204,7 @@ impl Cgroups {
             if self.is_empty(path)? {
                 return Ok(());
             }
-            if Instant::now() > until {
-                return Err(io::Error::new(
-                    io::ErrorKind::TimedOut,
-                    format!("processes in cgroup {} outlive SIGKILL", path.display()),
-                ));
-            }
-            std::thread::sleep(POLL_INTERVAL);
+            wait_until(until, path)?;
         }
     }
 
@@ -208,9 +226,31 @@ impl Cgroups {
         hierarchy.kill_frozen(path)
     }
 
+    /// Stops everything in it and below, or lets it go on. Returns when it has stopped.
+    pub fn freeze(&self, path: &Path, frozen: bool, deadline: Duration) -> io::Result<()> {
+        let until = Instant::now() + deadline;
+        let flag = if frozen { "1" } else { "0" };
+        if let Some(mount) = &self.v2 {
+            let dir = mount.join(path);
+            write(&dir.join("cgroup.freeze"), flag)?;
+            while frozen && read_field(&dir.join("cgroup.events"), "frozen") != Some(1) {
+                wait_until(until, path)?;
+            }
+            return Ok(());
+        }
+        let Some(hierarchy) = self.v1.iter().find(|h| h.has(V1_KILL_CONTROLLER)) else {
+            return Err(io::Error::new(io::ErrorKind::Unsupported, "no hierarchy has a freezer"));
+        };
+        let state = hierarchy.mount.join(path).join("freezer.state");
+        write(&state, if frozen { "FROZEN" } else { "THAWED" })?;
+        while frozen && fs::read_to_string(&state)?.trim() != "FROZEN" {
+            wait_until(until, path)?;
+        }
+        Ok(())
+    }
+
     fn is_empty(&self, path: &Path) -> io::Result<bool> {
-        let mounts = self.v2.iter().chain(self.v1.iter().map(|h| &h.mount));
-        for mount in mounts {
+        for mount in self.mounts() {
             if !processes(&mount.join(path))?.is_empty() {
                 return Ok(false);
             }
@@ -218,29 +258,45 @@ impl Cgroups {
         Ok(true)
     }
 
-    /// Removes it with what is below, and the ancestors that this leaves empty. Retries while the kernel is still
-    /// busy with dead processes.
-    pub fn remove_tree(&self, path: &Path, deadline: Duration) -> io::Result<()> {
+    /// Removes it with what is below. Retries while the kernel is still busy with dead processes.
+    pub fn remove(&self, path: &Path, deadline: Duration) -> io::Result<()> {
         let until = Instant::now() + deadline;
-        let mounts: Vec<&PathBuf> = self.v2.iter().chain(self.v1.iter().map(|h| &h.mount)).collect();
-        for mount in &mounts {
-            loop {
-                match remove_below(&mount.join(path)) {
-                    Ok(()) => break,
-                    Err(error) if error.kind() == io::ErrorKind::ResourceBusy && Instant::now() < until => {
-                        std::thread::sleep(POLL_INTERVAL);
-                    }
-                    Err(error) => return Err(error),
+        for mount in self.mounts() {
+            while let Err(error) = remove_below(&mount.join(path)) {
+                if error.kind() != io::ErrorKind::ResourceBusy || Instant::now() > until {
+                    return Err(error);
                 }
+                std::thread::sleep(POLL_INTERVAL);
             }
-            for ancestor in path.ancestors().skip(1).filter(|a| !a.as_os_str().is_empty()) {
+        }
+        Ok(())
+    }
+
+    /// Removes its ancestors as far as they are empty: the last task takes the instance's cgroup with it.
+    pub fn remove_empty_ancestors(&self, path: &Path) {
+        for mount in self.mounts() {
+            for ancestor in path.ancestors().skip(1).filter(|ancestor| !ancestor.as_os_str().is_empty()) {
                 if fs::remove_dir(mount.join(ancestor)).is_err() {
                     break;
                 }
             }
         }
-        Ok(())
     }
+
+    fn mounts(&self) -> impl Iterator<Item = &PathBuf> {
+        self.v2.iter().chain(self.v1.iter().map(|hierarchy| &hierarchy.mount))
+    }
+}
+
+fn wait_until(until: Instant, path: &Path) -> io::Result<()> {
+    if Instant::now() > until {
+        return Err(io::Error::new(
+            io::ErrorKind::TimedOut,
+            format!("cgroup {} does not come to rest", path.display()),
+        ));
+    }
+    std::thread::sleep(POLL_INTERVAL);
+    Ok(())
 }
 
 fn make_dir(path: &Path) -> io::Result<()> {

@@ -116,12 +116,15 @@ pub(super) fn take(plan: &MountPlan) -> io::Result<Option<OwnedFd>> {
         flags |= OpenTreeFlags::AT_RECURSIVE;
     }
     let tree = open_tree(rustix::fs::CWD, source, flags)?;
-    sys::set_mount_attributes(&tree, attributes(plan.flags), *recursive)?;
+    let (set, clear) = attributes(plan.flags);
+    sys::set_mount_attributes(&tree, set, clear, *recursive)?;
     Ok(Some(tree))
 }
 
-fn attributes(flags: MountFlags) -> u64 {
-    [
+/// What `mount_setattr` has to set and to clear. Only restrictions are set: what the source already forbids stays
+/// forbidden.
+fn attributes(flags: MountFlags) -> (u64, u64) {
+    let set = [
         (MountFlags::RDONLY, sys::MOUNT_ATTR_RDONLY),
         (MountFlags::NOSUID, sys::MOUNT_ATTR_NOSUID),
         (MountFlags::NODEV, sys::MOUNT_ATTR_NODEV),
@@ -130,7 +133,16 @@ fn attributes(flags: MountFlags) -> u64 {
     ]
     .iter()
     .filter(|(flag, _)| flags.contains(*flag))
-    .fold(0, |all, (_, attribute)| all | attribute)
+    .fold(0, |all, (_, attribute)| all | attribute);
+    let access_times = [
+        (MountFlags::NOATIME, sys::MOUNT_ATTR_NOATIME),
+        (MountFlags::STRICTATIME, sys::MOUNT_ATTR_STRICTATIME),
+        (MountFlags::RELATIME, 0),
+    ];
+    match access_times.iter().find(|(flag, _)| flags.contains(*flag)) {
+        Some((_, attribute)) => (set | attribute, sys::MOUNT_ATTR__ATIME),
+        None => (set, 0),
+    }
 }
 
 /// Attaches one mount below the calling process's root. `taken` is its bind source, if it is one.
@@ -189,7 +201,7 @@ fn attach_cgroups(target: &Path, flags: MountFlags, cgroups: &Cgroups) -> io::Re
 /// Makes a mount point read-only as it stands.
 pub(super) fn set_readonly(target: &Path) -> io::Result<()> {
     let path = sys::open_path(target)?;
-    sys::set_mount_attributes(&path, sys::MOUNT_ATTR_RDONLY, false)
+    sys::set_mount_attributes(&path, sys::MOUNT_ATTR_RDONLY, 0, false)
 }
 
 /// Hides a path: a file behind `/dev/null`, a directory behind an empty one. Absent is hidden enough.
@@ -220,7 +232,7 @@ pub(super) fn freeze(path: &Path) -> io::Result<()> {
         Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR) => return Ok(()),
         Err(error) => return Err(error.into()),
     };
-    sys::set_mount_attributes(&tree, sys::MOUNT_ATTR_RDONLY, true)?;
+    sys::set_mount_attributes(&tree, sys::MOUNT_ATTR_RDONLY, 0, true)?;
     move_mount(&tree, "", rustix::fs::CWD, path, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?;
     Ok(())
 }

@@ -144,6 +144,17 @@ impl Plan {
     }
 }
 
+impl Plan {
+    pub(crate) fn seccomp(&self) -> Option<&Filter> {
+        self.process.seccomp.as_ref()
+    }
+
+    /// Whether its processes could trace one that is not theirs.
+    pub(crate) fn may_trace(&self) -> bool {
+        capabilities::bit("SYS_PTRACE").is_some_and(|bit| self.process.capabilities.bounding & bit != 0)
+    }
+}
+
 impl ProcessPlan {
     pub(crate) fn new(
         process: &Process,
@@ -196,9 +207,6 @@ impl ProcessPlan {
         })
     }
 
-    pub(crate) fn seccomp(&self) -> Option<&Filter> {
-        self.seccomp.as_ref()
-    }
 }
 
 fn refuse_unsupported(spec: &Spec) -> Result<(), Failure> {

@@ -148,10 +148,12 @@ impl LogWriter {
             self.dropped += payload_bytes(batch);
             return Ok(());
         }
-        if self.dropped > 0 {
-            self.note_dropped(now_ns)?;
+        // A full disk loses output like a full log does: counted, and noted as soon as there is room.
+        let noted = if self.dropped > 0 { self.note_dropped(now_ns) } else { Ok(()) };
+        if let Err(error) = noted.and_then(|()| self.write(batch)) {
+            self.dropped += payload_bytes(batch);
+            return Err(error);
         }
-        self.write(batch)?;
         if self.limits.when_full == WhenFull::DropOldest {
             while self.segments.len() > 1 && self.end() - self.begin() > self.limits.bytes_max {
                 self.drop_oldest();

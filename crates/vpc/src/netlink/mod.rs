@@ -288,7 +288,10 @@ impl Socket {
                 return Ok(answers);
             }
         }
-        Err(NetlinkError { errno: libc::EAGAIN, message: Some("the dump was disturbed again and again".into()) })
+        Err(NetlinkError {
+            errno: libc::EAGAIN,
+            message: Some("the dump was disturbed again and again".into()),
+        })
     }
 
     fn messages(&mut self) -> Result<Vec<(Header, Vec<u8>)>> {

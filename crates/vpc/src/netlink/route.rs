@@ -33,7 +33,7 @@ pub(crate) struct Link {
     pub(crate) alias: String,
 }
 
-/// A pair to be made: one end here, the other in `peer_namespace`; both up.
+/// A pair to be made: one end here and up, the other in `peer_namespace` and down.
 pub(crate) struct Veth<'a> {
     pub(crate) name: &'a str,
     pub(crate) mac: Mac,
@@ -48,12 +48,17 @@ pub(crate) struct Veth<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum RouteKind {
     /// Out of a link; with a gateway it need not be on a subnet of the link.
-    Via { link: u32, gateway: Option<Ipv4Addr> },
+    Via {
+        link: u32,
+        gateway: Option<Ipv4Addr>,
+    },
     /// Not here: the next rule decides.
     Throw,
     Blackhole,
     /// To this namespace itself.
-    Local { link: u32 },
+    Local {
+        link: u32,
+    },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -83,7 +88,11 @@ impl RouteSocket {
 
     pub(crate) fn links(&mut self) -> Result<Vec<Link>> {
         let answers = self.0.dump(|| Message::new(libc::RTM_GETLINK, 0, &link_header(0, 0, 0)))?;
-        Ok(answers.iter().filter(|a| a.kind == libc::RTM_NEWLINK).filter_map(|a| parse_link(&a.payload)).collect())
+        Ok(answers
+            .iter()
+            .filter(|a| a.kind == libc::RTM_NEWLINK)
+            .filter_map(|a| parse_link(&a.payload))
+            .collect())
     }
 
     pub(crate) fn link(&mut self, name: &str) -> Result<Option<Link>> {
@@ -103,12 +112,12 @@ impl RouteSocket {
         message.text(libc::IFLA_IFNAME, veth.name);
         message.attribute(libc::IFLA_ADDRESS, &veth.mac.0);
         message.number(libc::IFLA_MTU, veth.mtu);
-        message.text(libc::IFLA_IFALIAS, veth.alias);
         message.nest(IFLA_LINKINFO, |message| {
             message.text(libc::IFLA_INFO_KIND, "veth");
             message.nest(libc::IFLA_INFO_DATA, |message| {
                 message.nest(VETH_INFO_PEER, |message| {
-                    message.raw(&link_header(0, up, up));
+                    // The kernel cannot bring it up before its other end is there.
+                    message.raw(&link_header(0, 0, 0));
                     message.text(libc::IFLA_IFNAME, veth.peer_name);
                     message.attribute(libc::IFLA_ADDRESS, &veth.peer_mac.0);
                     message.number(libc::IFLA_MTU, veth.mtu);
@@ -116,6 +125,11 @@ impl RouteSocket {
                 });
             });
         });
+        self.0.request(message)?;
+        // The kernel takes an alias only of a link that is there.
+        let mut message = Message::new(libc::RTM_SETLINK, 0, &link_header(0, 0, 0));
+        message.text(libc::IFLA_IFNAME, veth.name);
+        message.text(libc::IFLA_IFALIAS, veth.alias);
         self.0.request(message)
     }
 
@@ -177,7 +191,8 @@ impl RouteSocket {
             .filter_map(|answer| {
                 let header = answer.payload.get(0..8)?;
                 let rest = attributes(&answer.payload[8..]);
-                let local = rest.filter(|(kind, _)| *kind == libc::IFA_LOCAL).find_map(|(_, v)| address_of(v))?;
+                let local =
+                    rest.filter(|(kind, _)| *kind == libc::IFA_LOCAL).find_map(|(_, v)| address_of(v))?;
                 (number_of(&header[4..]) == Some(index)).then_some((local, header[1]))
             })
             .collect())
@@ -243,7 +258,11 @@ impl RouteSocket {
                         .find(|(kind, _)| *kind == wanted)
                         .and_then(|(_, value)| number_of(value))
                 };
-                Some(RuleSpec { mark: find(FRA_FWMARK)?, table: find(FRA_TABLE)?, priority: find(FRA_PRIORITY)? })
+                Some(RuleSpec {
+                    mark: find(FRA_FWMARK)?,
+                    table: find(FRA_TABLE)?,
+                    priority: find(FRA_PRIORITY)?,
+                })
             })
             .collect())
     }
@@ -273,8 +292,13 @@ fn link_header(index: u32, flags: u32, change: u32) -> [u8; 16] {
 fn parse_link(payload: &[u8]) -> Option<Link> {
     let index = number_of(payload.get(4..8)?)?;
     let flags = number_of(payload.get(8..12)?)?;
-    let mut link =
-        Link { index, name: String::new(), mac: None, up: flags & libc::IFF_UP as u32 != 0, alias: String::new() };
+    let mut link = Link {
+        index,
+        name: String::new(),
+        mac: None,
+        up: flags & libc::IFF_UP as u32 != 0,
+        alias: String::new(),
+    };
     for (kind, value) in attributes(payload.get(16..)?) {
         match kind {
             libc::IFLA_IFNAME => link.name = text_of(value),
@@ -304,8 +328,16 @@ fn route_message(kind: u16, flags: libc::c_int, spec: &RouteSpec) -> Message {
         RouteKind::Local { .. } => (libc::RTN_LOCAL, libc::RT_SCOPE_HOST),
     };
     let onlink = if matches!(spec.kind, RouteKind::Via { gateway: Some(_), .. }) { RTNH_F_ONLINK } else { 0 };
-    let mut header =
-        vec![libc::AF_INET as u8, spec.destination.prefix_len(), 0, 0, 0, libc::RTPROT_STATIC, scope, route_type];
+    let mut header = vec![
+        libc::AF_INET as u8,
+        spec.destination.prefix_len(),
+        0,
+        0,
+        0,
+        libc::RTPROT_STATIC,
+        scope,
+        route_type,
+    ];
     header.extend_from_slice(&onlink.to_ne_bytes());
     let mut message = Message::new(kind, flags, &header);
     message.attribute(libc::RTA_DST, &spec.destination.network().octets());

@@ -60,9 +60,12 @@ pub(crate) fn diff(old: &Ruleset, new: &Ruleset) -> RulesetChange {
 
 /// Whether [`diff`] can lead from one to the other.
 pub(crate) fn same_shape(old: &Ruleset, new: &Ruleset) -> bool {
-    let sets = new.sets.iter().all(|(name, set)| old.sets.get(name).is_none_or(|known| known.kind == set.kind));
-    let chains =
-        new.chains.iter().all(|(name, chain)| old.chains.get(name).is_none_or(|known| known.base == chain.base));
+    let sets =
+        new.sets.iter().all(|(name, set)| old.sets.get(name).is_none_or(|known| known.kind == set.kind));
+    let chains = new
+        .chains
+        .iter()
+        .all(|(name, chain)| old.chains.get(name).is_none_or(|known| known.base == chain.base));
     sets && chains
 }
 

@@ -21,6 +21,7 @@ use crate::names::{eni_link, stable_hash, vpc_link};
 
 pub(crate) use diff::{diff, same_shape};
 pub(crate) use rules::{Key, Ruleset, Value};
+pub(crate) use ruleset::closed_ruleset;
 pub(crate) use text::whole;
 pub(crate) use uplink::{HostPorts, TPROXY_PORT, UPLINK_MARK, uplink_ruleset};
 
@@ -112,14 +113,18 @@ fn plan_wires(vpc: &VpcFabric, wires: &mut BTreeMap<Ipv4Addr, Wire>) -> Result<(
         let Some(public) = eni.public_ip else { continue };
         let wire = Wire { vpc_id: vpc.vpc_id.clone(), public, open: uplink::open_from_host(vpc, eni) };
         if wires.insert(wire_address(public), wire).is_some() {
-            return Err(PlanError(format!("public address {public} of {} belongs to another as well", eni.eni_id)));
+            return Err(PlanError(format!(
+                "public address {public} of {} belongs to another as well",
+                eni.eni_id
+            )));
         }
     }
     Ok(())
 }
 
 fn plan_vpc(vpc: &VpcFabric) -> Result<VpcNet, PlanError> {
-    let primary = vpc.cidrs.first().ok_or_else(|| PlanError(format!("VPC {} has no CIDR block", vpc.vpc_id)))?;
+    let primary =
+        vpc.cidrs.first().ok_or_else(|| PlanError(format!("VPC {} has no CIDR block", vpc.vpc_id)))?;
     let marks = subnet_marks(vpc)?;
     let resolvers = vec![offset(*primary, 2), RESOLVER_LINK_LOCAL];
     let mut addresses: BTreeSet<_> = resolvers.iter().copied().collect();
@@ -159,7 +164,10 @@ fn plan_table(
     table: Option<&RouteTableFabric>,
 ) -> Result<BTreeMap<Ipv4Net, Hop>, PlanError> {
     let table = table.ok_or_else(|| {
-        PlanError(format!("subnet {} wants route table {}, which is missing", subnet.subnet_id, subnet.route_table_id))
+        PlanError(format!(
+            "subnet {} wants route table {}, which is missing",
+            subnet.subnet_id, subnet.route_table_id
+        ))
     })?;
     let mut hops = BTreeMap::new();
     // No route is no route: AWS drops.
@@ -202,7 +210,10 @@ fn plan_interfaces(
             )));
         }
         if !links.insert(interface.link.clone()) {
-            return Err(PlanError(format!("interface {} is there twice, or its id ends as another's", eni.eni_id)));
+            return Err(PlanError(format!(
+                "interface {} is there twice, or its id ends as another's",
+                eni.eni_id
+            )));
         }
         interfaces.insert(eni.eni_id.clone(), interface);
     }
@@ -210,11 +221,9 @@ fn plan_interfaces(
 }
 
 fn plan_interface(vpc: &VpcFabric, eni: &EniFabric) -> Result<Interface, PlanError> {
-    let subnet = vpc
-        .subnets
-        .iter()
-        .find(|subnet| subnet.subnet_id == eni.subnet_id)
-        .ok_or_else(|| PlanError(format!("{} is in subnet {}, which is missing", eni.eni_id, eni.subnet_id)))?;
+    let subnet = vpc.subnets.iter().find(|subnet| subnet.subnet_id == eni.subnet_id).ok_or_else(|| {
+        PlanError(format!("{} is in subnet {}, which is missing", eni.eni_id, eni.subnet_id))
+    })?;
     if !subnet.cidr.contains(&eni.private_ip) {
         return Err(PlanError(format!(
             "address {} of {} is outside {} of {}",
@@ -225,7 +234,10 @@ fn plan_interface(vpc: &VpcFabric, eni: &EniFabric) -> Result<Interface, PlanErr
         PlanError(format!("MAC address {:?} of {} is not six hexadecimal pairs", eni.mac, eni.eni_id))
     })?;
     if !eni.eni_id.chars().all(|c| c.is_ascii_alphanumeric() || c == '-') {
-        return Err(PlanError(format!("interface id {:?} has characters beyond a-z, 0-9 and '-'", eni.eni_id)));
+        return Err(PlanError(format!(
+            "interface id {:?} has characters beyond a-z, 0-9 and '-'",
+            eni.eni_id
+        )));
     }
     Ok(Interface {
         link: eni_link(&eni.eni_id),

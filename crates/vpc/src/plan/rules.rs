@@ -91,7 +91,10 @@ pub(crate) enum Action {
     DestinationNat(String),
     SourceNat(String),
     /// To the local socket on this port, whatever the destination.
-    Divert { port: u16, mark: u32 },
+    Divert {
+        port: u16,
+        mark: u32,
+    },
 }
 
 /// A set or a map.
@@ -148,9 +151,7 @@ impl Key {
         match self {
             Self::Address(address) => address.octets().to_vec(),
             Self::Link(name) => link(name).to_vec(),
-            Self::Pin(name, mac, address) => {
-                [&link(name)[..], &mac.0, &[0, 0], &address.octets()].concat()
-            }
+            Self::Pin(name, mac, address) => [&link(name)[..], &mac.0, &[0, 0], &address.octets()].concat(),
             Self::LoosePin(name, mac) => [&link(name)[..], &mac.0, &[0, 0]].concat(),
         }
     }

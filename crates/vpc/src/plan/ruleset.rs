@@ -19,7 +19,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
 use ferrogate_nodeapi::{
-    AclEntry, EniFabric, IpProtocol, NetworkAclFabric, Peer, SecurityGroupFabric, SecurityGroupRule, VpcFabric,
+    AclEntry, EniFabric, IpProtocol, NetworkAclFabric, Peer, SecurityGroupFabric, SecurityGroupRule,
+    VpcFabric,
 };
 use ipnet::Ipv4Net;
 
@@ -54,7 +55,9 @@ pub(super) fn vpc_ruleset(
     let mut rules = Ruleset::default();
     add_sets(&mut rules);
     add_base_chains(&mut rules, &vpc.cidrs);
-    rules.set(RESOLVERS, SetKind::Addresses).extend(resolvers.iter().map(|a| (Key::Address(*a), Value::Member)));
+    rules
+        .set(RESOLVERS, SetKind::Addresses)
+        .extend(resolvers.iter().map(|a| (Key::Address(*a), Value::Member)));
     add_acls(&mut rules, vpc);
     for group in &vpc.security_groups {
         add_group(&mut rules, group);
@@ -63,6 +66,14 @@ pub(super) fn vpc_ruleset(
         add_interface(&mut rules, eni, &interfaces[&eni.eni_id], marks[&eni.subnet_id]);
     }
     Ok(rules)
+}
+
+/// For a VPC that is going: nothing passes, known connections neither.
+pub(crate) fn closed_ruleset() -> Ruleset {
+    let mut rules = Ruleset::default();
+    let base = Base { kind: "filter", hook: Hook::Prerouting, priority: -300, accept: false };
+    rules.chain("source", Some(base), Vec::new());
+    rules
 }
 
 /// Ids become names of chains and sets in a text.
@@ -77,7 +88,9 @@ fn check_identifiers(vpc: &VpcFabric) -> Result<(), PlanError> {
     });
     let wrong = |id: &&String| id.is_empty() || !id.chars().all(|c| c.is_ascii_alphanumeric() || c == '-');
     match subnets.chain(acls).chain(groups).chain(peers).find(wrong) {
-        Some(id) => Err(PlanError(format!("id {id:?} in {} has characters beyond a-z, 0-9 and '-'", vpc.vpc_id))),
+        Some(id) => {
+            Err(PlanError(format!("id {id:?} in {} has characters beyond a-z, 0-9 and '-'", vpc.vpc_id)))
+        }
         None => Ok(()),
     }
 }
@@ -191,13 +204,16 @@ fn add_acl(rules: &mut Ruleset, acl: &NetworkAclFabric) {
 
 fn add_group(rules: &mut Ruleset, group: &SecurityGroupFabric) {
     rules.set(members_set(&group.group_id), SetKind::Addresses);
-    let side = |rules: &mut Ruleset, list: &[SecurityGroupRule], cidr: fn(Ipv4Net) -> Match, set: fn(String) -> Match| {
+    let side = |rules: &mut Ruleset,
+                list: &[SecurityGroupRule],
+                cidr: fn(Ipv4Net) -> Match,
+                set: fn(String) -> Match| {
         list.iter()
             .map(|rule| {
                 let peer = match &rule.peer {
                     Peer::Cidr(net) => cidr(*net),
                     Peer::Group(id) => {
-                        // A group of another VPC, or one that is gone, has no members here.
+                        // A group that is gone may still be named; it needs a set to look up.
                         rules.set(members_set(id), SetKind::Addresses);
                         set(members_set(id))
                     }
@@ -233,7 +249,7 @@ fn add_interface(rules: &mut Ruleset, eni: &EniFabric, interface: &Interface, ma
     rules.set(INGRESS, SetKind::ChainByLink).insert(link(), Value::Goto(ingress));
     rules.set(EGRESS, SetKind::ChainByLink).insert(link(), Value::Goto(egress));
     for group in &eni.security_group_ids {
-        // Only groups this VPC has; another id has neither rules nor anyone who refers to it.
+        // An id without a set has neither rules nor anyone who refers to it.
         if let Some(set) = rules.sets.get_mut(&members_set(group)) {
             set.elements.insert(address(), Value::Member);
         }

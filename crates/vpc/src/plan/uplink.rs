@@ -6,8 +6,8 @@ use std::net::Ipv4Addr;
 use ferrogate_nodeapi::{EniFabric, IpProtocol, Peer, VpcFabric};
 use ipnet::Ipv4Net;
 
-use super::rules::{Action, Base, Hook, Key, Match, Ruleset, SetKind, Value, rule};
 use super::Wire;
+use super::rules::{Action, Base, Hook, Key, Match, Ruleset, SetKind, Value, rule};
 use crate::addr::{API_WIRE, HOST_WIRE, WIRE_SPACE};
 
 /// Where the relay listens in the uplink's namespace. A namespace of our own: the port is free.
@@ -67,9 +67,7 @@ pub(crate) fn uplink_ruleset(pool: Ipv4Net, wires: &BTreeMap<Ipv4Addr, Wire>) ->
             rule![Protocol(UDP) => divert()],
         ],
     );
-    let to_listener = |protocol| {
-        rule![Destination(host), Match::Ports { protocol, first: TPROXY_PORT, last: TPROXY_PORT } => Action::Drop]
-    };
+    let to_listener = |protocol| rule![Destination(host), Match::Ports { protocol, first: TPROXY_PORT, last: TPROXY_PORT } => Action::Drop];
     rules.chain(
         "relay",
         filter(Hook::Input, 0, false),

@@ -185,7 +185,11 @@ fn instructions(trie: RawFd, sockets: RawFd) -> Vec<Instruction> {
     code.extend(map(1, trie));
     code.extend([mov(2, 10), add(2, TRIE_KEY.into()), call(MAP_LOOKUP_ELEM)]);
     code.extend([if_equal(0, 0, PASS), load(1, 0, 0), if_equal(1, 0, REFUSE)]);
-    code.extend([mov_number(1, TCP_INDEX as i32), if_equal(7, TCP.into(), 1), mov_number(1, UDP_INDEX as i32)]);
+    code.extend([
+        mov_number(1, TCP_INDEX as i32),
+        if_equal(7, TCP.into(), 1),
+        mov_number(1, UDP_INDEX as i32),
+    ]);
     code.push(store(10, SOCKET_KEY, 1));
     code.extend(map(1, sockets));
     code.extend([mov(2, 10), add(2, SOCKET_KEY.into()), call(MAP_LOOKUP_ELEM), if_equal(0, 0, REFUSE)]);
@@ -265,8 +269,13 @@ fn update(map: &OwnedFd, key: &[u8], value: u32) -> io::Result<()> {
 }
 
 fn delete(map: &OwnedFd, key: &[u8]) -> io::Result<()> {
-    let attribute =
-        ElementAttribute { map: map.as_raw_fd() as u32, padding: 0, key: key.as_ptr() as u64, value: 0, flags: 0 };
+    let attribute = ElementAttribute {
+        map: map.as_raw_fd() as u32,
+        padding: 0,
+        key: key.as_ptr() as u64,
+        value: 0,
+        flags: 0,
+    };
     bpf(BPF_MAP_DELETE_ELEM, &attribute).map(drop)
 }
 
@@ -289,7 +298,8 @@ fn load(code: &[Instruction]) -> io::Result<OwnedFd> {
         expected_attach_type: BPF_SK_LOOKUP,
     };
     bpf(BPF_PROG_LOAD, &attribute).map(descriptor).map_err(|error| {
-        let said = String::from_utf8_lossy(log.split(|byte| *byte == 0).next().unwrap_or_default()).into_owned();
+        let said =
+            String::from_utf8_lossy(log.split(|byte| *byte == 0).next().unwrap_or_default()).into_owned();
         if said.is_empty() { error } else { io::Error::new(error.kind(), format!("{error}: {said}")) }
     })
 }

@@ -60,7 +60,12 @@ impl Shared {
     }
 
     /// Where a session to `destination` goes on to; `None`: nowhere.
-    fn target(&self, direction: Direction, destination: SocketAddrV4, tcp: bool) -> Option<std::net::SocketAddr> {
+    fn target(
+        &self,
+        direction: Direction,
+        destination: SocketAddrV4,
+        tcp: bool,
+    ) -> Option<std::net::SocketAddr> {
         match direction {
             Direction::Inward => {
                 let known = self.public().contains(destination.ip());

@@ -6,8 +6,8 @@ use std::os::fd::AsRawFd;
 
 use socket2::{Domain, Protocol, Socket, Type};
 
-use crate::error::{Error, Result};
 use super::HOST_SOURCE;
+use crate::error::{Error, Result};
 
 const BACKLOG: i32 = 1024;
 
@@ -163,7 +163,8 @@ pub(super) fn receive(
         let mut message = libc::CMSG_FIRSTHDR(&raw const header);
         while !message.is_null() {
             if (*message).cmsg_level == libc::SOL_IP && (*message).cmsg_type == libc::IP_ORIGDSTADDR {
-                let destination: libc::sockaddr_in = std::ptr::read_unaligned(libc::CMSG_DATA(message).cast());
+                let destination: libc::sockaddr_in =
+                    std::ptr::read_unaligned(libc::CMSG_DATA(message).cast());
                 return Ok((length as usize, address(&source), address(&destination)));
             }
             message = libc::CMSG_NXTHDR(&raw const header, message);

@@ -78,7 +78,9 @@ impl Steering {
                     }
                     match listen(shared, protocol, address) {
                         Ok(handle) => drop(open.insert((protocol, address), handle)),
-                        Err(error) => tracing::warn!(%address, protocol, %error, "cannot listen for the relay"),
+                        Err(error) => {
+                            tracing::warn!(%address, protocol, %error, "cannot listen for the relay")
+                        }
                     }
                 }
                 Ok(())
@@ -123,7 +125,11 @@ fn wanted_listeners(
         }
     }
     if wanted.len() > LISTENERS_MAX {
-        tracing::warn!(wanted = wanted.len(), LISTENERS_MAX, "too many listeners for the relay; some are left out");
+        tracing::warn!(
+            wanted = wanted.len(),
+            LISTENERS_MAX,
+            "too many listeners for the relay; some are left out"
+        );
     }
     wanted.into_iter().take(LISTENERS_MAX).collect()
 }

@@ -145,4 +145,3 @@ fn reset(stream: TcpStream) {
     // A socket that is gone needs no reset.
     let _ = SockRef::from(&stream).set_linger(Some(Duration::ZERO));
 }
-

@@ -2,11 +2,11 @@
 //!
 //! Every test lives in a thread with its own network and mount namespace, as do all threads it starts: when the
 //! test ends, however it ends, nothing of it is left.
-#![allow(dead_code, reason = "each test file uses some of it")]
+#![allow(dead_code, unreachable_pub, reason = "each test file uses some of it")]
 
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -14,8 +14,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ferrogate_nodeapi::{
-    AclEntry, EniFabric, Fabric, IpProtocol, NetworkAclFabric, Peer, RouteFabric, RouteTableFabric, RouteTarget,
-    SecurityGroupFabric, SecurityGroupRule, SubnetFabric, VpcFabric as VpcDesired,
+    AclEntry, EniFabric, Fabric, IpProtocol, NetworkAclFabric, Peer, RouteFabric, RouteTableFabric,
+    RouteTarget, SecurityGroupFabric, SecurityGroupRule, SubnetFabric, VpcFabric as VpcDesired,
 };
 use ferrogate_vpc::{Options, VpcFabric};
 use ipnet::Ipv4Net;
@@ -28,13 +28,20 @@ pub const RUN_DIR: &str = "/mnt";
 
 /// Runs a test on a host of its own.
 pub fn on_own_host(test: impl AsyncFnOnce() + Send) {
+    on_own_host_after(|| {}, test);
+}
+
+/// The same; `prepare` runs first, before any other thread is made.
+pub fn on_own_host_after(prepare: impl FnOnce() + Send, test: impl AsyncFnOnce() + Send) {
     std::thread::scope(|scope| {
         let host = scope.spawn(|| {
             unshare(libc::CLONE_NEWNET | libc::CLONE_NEWNS);
             mount(None, "/", libc::MS_REC | libc::MS_PRIVATE);
             mount(Some("tmpfs"), RUN_DIR, 0);
             run("ip", &["link", "set", "lo", "up"]);
-            let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+            prepare();
+            let runtime =
+                tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
             runtime.block_on(test());
         });
         if let Err(panic) = host.join() {
@@ -203,7 +210,11 @@ pub fn eni(vpc: &str, name: &str, address: &str, groups: &[&str]) -> EniFabric {
     }
 }
 
-pub fn group(id: &str, ingress: Vec<SecurityGroupRule>, egress: Vec<SecurityGroupRule>) -> SecurityGroupFabric {
+pub fn group(
+    id: &str,
+    ingress: Vec<SecurityGroupRule>,
+    egress: Vec<SecurityGroupRule>,
+) -> SecurityGroupFabric {
     SecurityGroupFabric { group_id: id.to_owned(), ingress, egress }
 }
 
@@ -260,7 +271,12 @@ pub fn connect(address: Ipv4Addr, port: u16, limit: Duration) -> Attempt {
             stream.set_read_timeout(Some(PATIENCE)).unwrap();
             Attempt::Open(stream)
         }
-        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => Attempt::Refused,
+        // The relay may reset what it just accepted before we look.
+        Err(error)
+            if matches!(error.kind(), io::ErrorKind::ConnectionRefused | io::ErrorKind::ConnectionReset) =>
+        {
+            Attempt::Refused
+        }
         Err(error)
             if matches!(
                 error.kind(),
@@ -328,7 +344,8 @@ pub fn reaches_udp(address: Ipv4Addr, port: u16, limit: Duration) -> bool {
     let attempts = limit.as_millis() / step.as_millis();
     (0..attempts).any(|_| {
         let mut answer = [0; 16];
-        socket.send(b"datagram").is_ok() && socket.recv(&mut answer).is_ok_and(|length| &answer[..length] == b"datagram")
+        socket.send(b"datagram").is_ok()
+            && socket.recv(&mut answer).is_ok_and(|length| &answer[..length] == b"datagram")
     })
 }
 
@@ -370,7 +387,7 @@ pub const OUTSIDE: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 10);
 pub const HOST_OUTSIDE: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 1);
 
 impl Outside {
-    /// Made of a task's namespace of another fabric instance: only its name is needed.
+    /// A task's namespace serves: what makes it outside is the link.
     pub async fn make(world: &World) -> Self {
         let netns = world.fabric.create_netns("outside").await.unwrap();
         let file = File::open(&netns).unwrap();
@@ -394,10 +411,6 @@ impl Outside {
     }
 }
 
-pub fn socket_address(address: Ipv4Addr, port: u16) -> SocketAddr {
-    SocketAddrV4::new(address, port).into()
-}
-
 /// Everything a fabric might change in the calling thread's namespace.
 pub fn network_state() -> String {
     [
@@ -406,12 +419,7 @@ pub fn network_state() -> String {
         run("ip", &["-o", "addr"]),
         run("ip", &["route", "show", "table", "all"]),
         run("ip", &["rule"]),
-        std::fs::read_to_string("/proc/thread-self/net/../sys/net/ipv4/ip_forward")
-            .or_else(|_| std::fs::read_to_string("/proc/sys/net/ipv4/ip_forward"))
-            .unwrap(),
+        std::fs::read_to_string("/proc/sys/net/ipv4/ip_forward").unwrap(),
     ]
     .join("\n--\n")
 }
-
-/// Drops whatever a test keeps alive only by name.
-pub fn keep<T>(_: &T) {}

@@ -13,15 +13,14 @@ pub(crate) enum Dialect {
 }
 
 /// A document in the making.
-pub(crate) struct Writer<'m> {
-    model: &'m Model,
+pub(crate) struct Writer {
     dialect: Dialect,
     out: String,
 }
 
-impl<'m> Writer<'m> {
-    pub(crate) fn new(model: &'m Model, dialect: Dialect) -> Self {
-        Self { model, dialect, out: String::from("<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n") }
+impl Writer {
+    pub(crate) fn new(dialect: Dialect) -> Self {
+        Self { dialect, out: String::from("<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n") }
     }
 
     pub(crate) fn finish(self) -> Vec<u8> {
@@ -64,39 +63,38 @@ impl<'m> Writer<'m> {
     }
 
     /// A structure's members that belong in the body, without an element around them.
-    pub(crate) fn members(&mut self, structure: &Structure, value: &Value) {
+    pub(crate) fn members(&mut self, model: &Model, structure: &Structure, value: &Value) {
         for (member, value) in scalar::members(structure, value) {
             if member.location.is_none() && !member.xml_attribute {
-                self.member(member, value);
+                self.member(model, member, value);
             }
         }
     }
 
     /// One member with its element.
-    pub(crate) fn member(&mut self, member: &Member, value: &Value) {
-        self.element(member.location_name.unwrap_or(member.name), member, value);
+    pub(crate) fn member(&mut self, model: &Model, member: &Member, value: &Value) {
+        self.element(model, member.location_name.unwrap_or(member.name), member, value);
     }
 
-    pub(crate) fn element(&mut self, name: &str, member: &Member, value: &Value) {
-        let model = self.model;
+    fn element(&mut self, model: &Model, name: &str, member: &Member, value: &Value) {
         let shape = model.shape(member.shape);
         match (&shape.kind, value) {
             (_, Value::Null) => {}
             (Kind::Structure(structure), Value::Struct(_) | Value::Map(_)) => {
-                self.open_with_attributes(name, member, structure, value);
-                self.members(structure, value);
+                self.open_with_attributes(model, name, member, structure, value);
+                self.members(model, structure, value);
                 self.close(name);
             }
             (Kind::List { member: item, flattened }, Value::List(items)) => {
                 if *flattened || member.flattened {
                     let name = item.location_name.unwrap_or(name);
-                    items.iter().for_each(|value| self.element(name, item, value));
+                    items.iter().for_each(|value| self.element(model, name, item, value));
                     return;
                 }
                 let default = if self.dialect == Dialect::Ec2 { "item" } else { "member" };
                 let item_name = item.location_name.unwrap_or(default);
                 self.open(name);
-                items.iter().for_each(|value| self.element(item_name, item, value));
+                items.iter().for_each(|value| self.element(model, item_name, item, value));
                 self.close(name);
             }
             (Kind::Map { key, value: inside, flattened }, Value::Map(entries)) => {
@@ -108,19 +106,19 @@ impl<'m> Writer<'m> {
                 for (text, value) in entries {
                     self.open(entry);
                     self.leaf(key.location_name.unwrap_or("key"), text);
-                    self.element(inside.location_name.unwrap_or("value"), inside, value);
+                    self.element(model, inside.location_name.unwrap_or("value"), inside, value);
                     self.close(entry);
                 }
                 if !flat {
                     self.close(name);
                 }
             }
-            (_, value) => self.scalar(name, member, value),
+            (_, value) => self.scalar(model, name, member, value),
         }
     }
 
-    fn scalar(&mut self, name: &str, member: &Member, value: &Value) {
-        let shape = self.model.shape(member.shape);
+    fn scalar(&mut self, model: &Model, name: &str, member: &Member, value: &Value) {
+        let shape = model.shape(member.shape);
         let format = scalar::timestamp_format(Some(member), shape).unwrap_or(TimestampFormat::Iso8601);
         match value {
             Value::Timestamp(at) if self.dialect == Dialect::Ec2 => self.leaf(name, &format!("{at:.3}")),
@@ -132,7 +130,7 @@ impl<'m> Writer<'m> {
         }
     }
 
-    fn open_with_attributes(&mut self, name: &str, member: &Member, structure: &Structure, value: &Value) {
+    fn open_with_attributes(&mut self, model: &Model, name: &str, member: &Member, structure: &Structure, value: &Value) {
         self.out.push('<');
         self.out.push_str(name);
         match member.xml_namespace {
@@ -141,7 +139,7 @@ impl<'m> Writer<'m> {
             None => {}
         }
         for (member, value) in scalar::members(structure, value) {
-            let shape = self.model.shape(member.shape);
+            let shape = model.shape(member.shape);
             if member.xml_attribute
                 && let Some(text) = scalar::format(shape, value, TimestampFormat::Iso8601)
             {

@@ -31,7 +31,7 @@ pub(crate) async fn ensure(call: &Call<'_>) -> Result<(), ApiError> {
     }
     let seed = format!("{}/{}", call.scope.account, call.scope.region);
     call.transact(|changes| {
-        if call.exists(&call.scope.region_made())? {
+        if call.exists(&call.scope.region_made()) {
             return Ok(());
         }
         changes.create_key(call.scope.region_made(), b"{}".to_vec());
@@ -202,7 +202,7 @@ pub(crate) async fn create_default_vpc(
                 return Err(ApiError::new("DefaultVpcAlreadyExists", message));
             }
             // Two calls at once would make two default VPCs: the region's own key lets one of them through.
-            changes.touch(call, call.scope.region_made())?;
+            changes.touch(call, call.scope.region_made());
             make(call, changes, &|kind, _| kind.new_id())
         })
         .await?;
@@ -242,7 +242,7 @@ pub(crate) async fn create_default_subnet(
                 .ok_or_else(|| invalid_value("The default VPC has no free /20 block for a default subnet."))?;
             let subnet = default_subnet(&vpc, zone.clone(), cidr, &|kind, _| kind.new_id());
             changes.expect(&vpc);
-            changes.topology(call, &vpc.vpc_id)?;
+            changes.topology(call, &vpc.vpc_id);
             changes.create(&subnet)?;
             Ok(subnet)
         })

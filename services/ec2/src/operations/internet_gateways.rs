@@ -123,7 +123,7 @@ pub(crate) async fn attach(
         let mut record = gateway.record.clone();
         record.vpc_id = Some(vpc_id.clone());
         changes.expect(&vpc);
-        changes.topology(call, &vpc_id)?;
+        changes.topology(call, &vpc_id);
         changes.replace(&gateway, &record)
     })
     .await?;
@@ -152,7 +152,7 @@ pub(crate) async fn detach(
         }
         let mut record = gateway.record.clone();
         record.vpc_id = None;
-        changes.topology(call, &vpc_id)?;
+        changes.topology(call, &vpc_id);
         changes.replace(&gateway, &record)
     })
     .await?;

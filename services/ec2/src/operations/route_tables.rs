@@ -159,7 +159,7 @@ pub(crate) async fn create(
                 tags: tags.clone(),
             };
             changes.expect(&vpc);
-            changes.topology(call, &vpc_id)?;
+            changes.topology(call, &vpc_id);
             changes.create(&table)?;
             changes.remember(token.as_ref(), &table.route_table_id)?;
             Ok(table)
@@ -190,7 +190,7 @@ pub(crate) async fn delete(
         if let Some(token) = &table.client_token {
             changes.remove_key(call.scope.client_token(token));
         }
-        changes.topology(call, &table.vpc_id)?;
+        changes.topology(call, &table.vpc_id);
         changes.remove(&table);
         Ok(())
     })
@@ -224,7 +224,7 @@ pub(crate) async fn associate(
             record.route_table =
                 Some(RouteTableAssociation { association_id: association_id.clone(), route_table_id: id.clone() });
             changes.expect(&table);
-            changes.topology(call, &table.vpc_id)?;
+            changes.topology(call, &table.vpc_id);
             changes.replace(&subnet, &record)?;
             Ok(association_id)
         })
@@ -272,7 +272,7 @@ pub(crate) async fn disassociate(
         Association::Of(subnet) => {
             let mut record = subnet.record.clone();
             record.route_table = None;
-            changes.topology(call, &subnet.vpc_id)?;
+            changes.topology(call, &subnet.vpc_id);
             changes.replace(&subnet, &record)
         }
     })
@@ -291,7 +291,7 @@ pub(crate) async fn replace_association(
             let table = call.get::<RouteTableRecord>(&table_id)?;
             let new_id = ids::ROUTE_TABLE_ASSOCIATION.new_id();
             changes.expect(&table);
-            changes.topology(call, &table.vpc_id)?;
+            changes.topology(call, &table.vpc_id);
             match find_association(call, &id)? {
                 Association::Main(vpc) if vpc.vpc_id != table.vpc_id => {
                     let message = format!("Route table {table_id} and network {} belong to different networks", vpc.vpc_id);

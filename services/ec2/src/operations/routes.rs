@@ -205,7 +205,7 @@ pub(crate) async fn create(call: &Call<'_>, input: CreateRouteRequest) -> Result
         }
         check_target(call, changes, &table, &target)?;
         record.routes.push(RouteRecord { destination, target: target.clone() });
-        changes.topology(call, &table.vpc_id)?;
+        changes.topology(call, &table.vpc_id);
         changes.replace(&table, &record)
     })
     .await?;
@@ -244,7 +244,7 @@ pub(crate) async fn replace(call: &Call<'_>, input: ReplaceRouteRequest) -> Resu
         };
         route.target = target.clone();
         check_target(call, changes, &table, &target)?;
-        changes.topology(call, &table.vpc_id)?;
+        changes.topology(call, &table.vpc_id);
         changes.replace(&table, &record)
     })
     .await?;
@@ -271,7 +271,7 @@ pub(crate) async fn delete(call: &Call<'_>, input: DeleteRouteRequest) -> Result
         if record.routes.len() == table.routes.len() {
             return Err(no_route(&id, &destination.to_string()));
         }
-        changes.topology(call, &table.vpc_id)?;
+        changes.topology(call, &table.vpc_id);
         changes.replace(&table, &record)
     })
     .await?;

@@ -18,7 +18,7 @@ use crate::state::*;
 const SUBNETS_PER_VPC_MAX: usize = 200;
 
 pub(crate) fn shape(call: &Call<'_>, subnet: &SubnetRecord) -> Result<Subnet, ApiError> {
-    let used = call.count(&call.scope.private_addresses(&subnet.subnet_id))?;
+    let used = call.count(&call.scope.private_addresses(&subnet.subnet_id));
     let free = AddressRange::of_subnet(subnet.cidr).len().saturating_sub(used);
     Ok(Subnet {
         availability_zone_id: Some(subnet.zone_id.clone()),
@@ -195,7 +195,7 @@ pub(crate) async fn create(call: &Call<'_>, input: CreateSubnetRequest) -> Resul
                 tags: tags.clone(),
             };
             changes.expect(&vpc);
-            changes.topology(call, &vpc_id)?;
+            changes.topology(call, &vpc_id);
             changes.create(&subnet)?;
             Ok(subnet)
         })
@@ -206,18 +206,19 @@ pub(crate) async fn create(call: &Call<'_>, input: CreateSubnetRequest) -> Resul
 pub(crate) async fn delete(call: &Call<'_>, input: DeleteSubnetRequest) -> Result<DeleteSubnetNoOutput, ApiError> {
     check_dry_run(input.dry_run)?;
     let subnet_id = input.subnet_id.unwrap_or_default();
+    let _none_joins = call.service.admission.write().await;
     call.transact(|changes| delete_one(call, changes, &subnet_id)).await?;
     Ok(DeleteSubnetNoOutput {})
 }
 
 fn delete_one(call: &Call<'_>, changes: &mut Changes, subnet_id: &str) -> Result<(), ApiError> {
     let subnet = call.get::<SubnetRecord>(subnet_id)?;
-    if call.count(&call.scope.private_addresses(subnet_id))? > 0 {
+    if call.count(&call.scope.private_addresses(subnet_id)) > 0 {
         return Err(dependency(format!("The subnet '{subnet_id}' has dependencies and cannot be deleted.")));
     }
-    changes.expect_none_under(call.scope.private_addresses(subnet_id));
     changes.remove(&subnet);
-    changes.topology(call, &subnet.vpc_id)
+    changes.topology(call, &subnet.vpc_id);
+    Ok(())
 }
 
 pub(crate) async fn modify_attribute(

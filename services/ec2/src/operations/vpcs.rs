@@ -153,7 +153,8 @@ pub(crate) async fn delete(call: &Call<'_>, input: DeleteVpcRequest) -> Result<D
             changes.remove_key(call.scope.group_name(&vpc_id, &group.group_name));
         }
         changes.remove(&vpc);
-        changes.end_topology(call, &vpc_id)
+        changes.end_topology(call, &vpc_id);
+        Ok(())
     })
     .await?;
     Ok(DeleteVpcNoOutput {})
@@ -193,7 +194,7 @@ pub(crate) async fn associate_cidr_block(
             let mut record = vpc.record.clone();
             record.cidr_blocks.push(block.clone());
             changes.replace(&vpc, &record)?;
-            changes.topology(call, &vpc_id)?;
+            changes.topology(call, &vpc_id);
             Ok(block)
         })
         .await?;
@@ -248,7 +249,7 @@ pub(crate) async fn disassociate_cidr_block(
                 return Err(dependency(message));
             }
             changes.replace(&vpc, &record)?;
-            changes.topology(call, &vpc.vpc_id)?;
+            changes.topology(call, &vpc.vpc_id);
             Ok((record.vpc_id, block))
         })
         .await?;

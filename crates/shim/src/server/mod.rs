@@ -1,0 +1,281 @@
+//! The shim's one loop: clients, containers' output, ended processes. One thread, nothing waits longer than a
+//! container takes to start.
+
+use std::fs;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixListener;
+use std::path::PathBuf;
+
+use rustix::event::{PollFd, PollFlags, poll};
+
+use crate::cgroup::Cgroups;
+use crate::launcher::{self, Launched};
+use crate::protocol::{
+    CONNECTIONS_MAX, Call, Event, ExecState, Exited, Failure, FailureKind, PROTOCOL_VERSION, Reply, STATE_FILE,
+    TaskConfig, TaskState,
+};
+use crate::seccomp::Filter;
+use connection::Connection;
+use container::{Container, now_ns};
+
+mod calls;
+mod connection;
+mod container;
+pub mod start;
+
+struct Shim {
+    directory: PathBuf,
+    config: TaskConfig,
+    cgroups: Cgroups,
+    /// Compiled when first needed.
+    filter: Option<Filter>,
+    listener: UnixListener,
+    signals: OwnedFd,
+    connections: Vec<Connection>,
+    containers: Vec<Container>,
+    execs: Vec<ExecProcess>,
+    /// First process of the shared PID namespace.
+    holder: Option<Launched>,
+    ending: bool,
+}
+
+struct ExecProcess {
+    state: ExecState,
+    /// While it runs.
+    process: Option<Launched>,
+}
+
+/// What a descriptor that became ready belongs to.
+#[derive(Clone, Copy)]
+enum Source {
+    Listener,
+    Signals,
+    Connection(usize),
+    Output { container: usize, stream: usize },
+}
+
+impl Shim {
+    fn run(&mut self) -> io::Result<()> {
+        self.persist();
+        while !self.ending {
+            for (source, ready) in self.wait()? {
+                match source {
+                    Source::Listener => self.accept(),
+                    Source::Signals => {
+                        if self.drain_signals() {
+                            self.end_all();
+                        }
+                        self.reap();
+                    }
+                    Source::Output { container, stream } => self.containers[container].read(stream),
+                    Source::Connection(index) => self.serve(index, ready),
+                }
+                // A call may have changed what the other indices mean.
+                if matches!(source, Source::Connection(_)) {
+                    break;
+                }
+            }
+            self.hint();
+        }
+        for connection in &mut self.connections {
+            connection.finish();
+        }
+        Ok(())
+    }
+
+    /// Blocks until something is ready. Connections come last, one at a time.
+    fn wait(&self) -> io::Result<Vec<(Source, PollFlags)>> {
+        let mut sources = vec![Source::Signals];
+        let mut polled = vec![PollFd::new(&self.signals, PollFlags::IN)];
+        for (index, container) in self.containers.iter().enumerate() {
+            // Not looked at while the log is full: the container waits in its write.
+            if container.log.is_blocked() {
+                continue;
+            }
+            for (stream, pipe) in container.output.iter().enumerate() {
+                if let Some(pipe) = pipe {
+                    sources.push(Source::Output { container: index, stream });
+                    polled.push(PollFd::new(pipe, PollFlags::IN));
+                }
+            }
+        }
+        for (index, connection) in self.connections.iter().enumerate() {
+            let mut wanted = PollFlags::IN;
+            if connection.wants_to_write() {
+                wanted |= PollFlags::OUT;
+            }
+            sources.push(Source::Connection(index));
+            polled.push(PollFd::from_borrowed_fd(connection.as_fd(), wanted));
+        }
+        if self.connections.len() < CONNECTIONS_MAX {
+            sources.push(Source::Listener);
+            polled.push(PollFd::new(&self.listener, PollFlags::IN));
+        }
+        match poll(&mut polled, None) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let ready = sources.into_iter().zip(polled.iter().map(PollFd::revents));
+        Ok(ready.filter(|(_, events)| !events.is_empty()).collect())
+    }
+
+    fn accept(&mut self) {
+        // A client that is gone again already is none.
+        if let Ok((stream, _)) = self.listener.accept()
+            && let Ok(connection) = Connection::new(stream)
+        {
+            self.connections.push(connection);
+        }
+    }
+
+    fn serve(&mut self, index: usize, ready: PollFlags) {
+        let mut result = Ok(());
+        if ready.contains(PollFlags::OUT) {
+            result = self.connections[index].flush();
+        }
+        if result.is_ok() && ready.intersects(PollFlags::IN | PollFlags::HUP | PollFlags::ERR) {
+            result = self.connections[index].receive().and_then(|()| self.serve_requests(index));
+        }
+        if result.is_err() {
+            self.connections.remove(index);
+        }
+    }
+
+    fn serve_requests(&mut self, index: usize) -> io::Result<()> {
+        while let Some(request) = self.connections[index].next_request()? {
+            let stdio = match request.call {
+                Call::Exec(_) => self.connections[index].take_stdio(),
+                _ => None,
+            };
+            let subscribes = request.call == Call::Subscribe;
+            let result = self.answer(request.call, stdio);
+            // What happened before the answer is told before it, to everybody; what the subscriber gets as
+            // state already is not told to it again.
+            self.connections[index].subscribed |= subscribes;
+            self.connections[index].send(&Reply::Response { id: request.id, result })?;
+        }
+        Ok(())
+    }
+
+    /// Pushes an event to whoever subscribed. A client that cannot take it is let go by its next poll.
+    fn publish(&mut self, event: Event) {
+        let reply = Reply::Event(event);
+        for connection in self.connections.iter_mut().filter(|connection| connection.subscribed) {
+            if connection.send(&reply).is_err() {
+                connection.close();
+            }
+        }
+    }
+
+    fn hint(&mut self) {
+        for container in &self.containers {
+            let end = container.log.end();
+            for connection in &mut self.connections {
+                if connection.hint(&container.id, end).is_err() {
+                    connection.close();
+                }
+            }
+        }
+    }
+
+    /// Empties the signal descriptor; true if the shim was asked to end (SIGTERM: the machine goes down).
+    fn drain_signals(&self) -> bool {
+        let mut asked = false;
+        let mut buffer = [0u8; size_of::<libc::signalfd_siginfo>()];
+        while let Ok(count) = rustix::io::read(&self.signals, &mut buffer) {
+            if count < buffer.len() {
+                break;
+            }
+            let number = u32::from_ne_bytes([buffer[0], buffer[1], buffer[2], buffer[3]]);
+            asked |= number == libc::SIGTERM as u32;
+        }
+        asked
+    }
+
+    fn end_all(&mut self) {
+        if let Err(error) = self.cgroups.kill_tree(&self.config.cgroup, calls::KILL_DEADLINE) {
+            eprintln!("cannot end the containers: {error}");
+        }
+        self.ending = true;
+    }
+
+    /// Collects every process that has ended: containers, execs, orphans.
+    fn reap(&mut self) {
+        loop {
+            let mut status = 0;
+            // SAFETY: the status outlives the call.
+            let pid = unsafe { libc::waitpid(-1, &raw mut status, libc::WNOHANG) };
+            if pid <= 0 {
+                return;
+            }
+            let code = launcher::exit_code(status);
+            let is = |process: &Option<Launched>| process.as_ref().is_some_and(|process| process.pid == pid);
+            if let Some(index) = self.containers.iter().position(|container| is(&container.process)) {
+                self.container_ended(index, code);
+            } else if let Some(exec) = self.execs.iter_mut().find(|exec| is(&exec.process)) {
+                exec.process = None;
+                exec.state.pid = None;
+                exec.state.exit_code = Some(code);
+                let id = exec.state.id.clone();
+                self.persist();
+                self.publish(Event::ExecExited { exec: id, exit_code: code, at_ns: now_ns() });
+            } else if is(&self.holder) {
+                self.holder = None;
+            }
+        }
+    }
+
+    fn container_ended(&mut self, index: usize, code: i32) {
+        // With a namespace of its own all its processes are gone by now; in a shared one they are not.
+        if self.config.shared_pid_namespace
+            && let Err(error) = self.cgroups.kill_tree(&self.containers[index].cgroup, calls::KILL_DEADLINE)
+        {
+            eprintln!("container {}: {error}", self.containers[index].id);
+        }
+        let container = &mut self.containers[index];
+        container.finish(code, &self.cgroups);
+        let exited = Exited {
+            container: container.id.clone(),
+            exit_code: code,
+            oom_killed: container.state.oom_killed,
+            at_ns: container.state.exited_at_ns.unwrap_or_default(),
+            log_end: container.log.end(),
+        };
+        self.persist();
+        self.publish(Event::Exited(exited));
+    }
+
+    fn filter(&mut self) -> Result<&Filter, Failure> {
+        if self.filter.is_none() {
+            let compiled = Filter::default_filter().map_err(|error| {
+                Failure::new(FailureKind::System, format!("cannot compile the default seccomp profile: {error}"))
+            })?;
+            self.filter = Some(compiled);
+        }
+        self.filter.as_ref().ok_or_else(|| Failure::new(FailureKind::System, "no seccomp filter"))
+    }
+
+    fn state(&self) -> TaskState {
+        TaskState {
+            version: PROTOCOL_VERSION,
+            shim_pid: std::process::id() as i32,
+            containers: self.containers.iter().map(Container::state).collect(),
+            execs: self.execs.iter().map(|exec| exec.state.clone()).collect(),
+        }
+    }
+
+    /// Writes the state where a crash of the shim leaves it. A failure (full disk) must not end the task; the
+    /// state lives on in memory.
+    fn persist(&self) {
+        let path = self.directory.join(STATE_FILE);
+        let fresh = self.directory.join(format!("{STATE_FILE}.new"));
+        let written = serde_json::to_vec(&self.state())
+            .map_err(io::Error::from)
+            .and_then(|text| fs::write(&fresh, text))
+            .and_then(|()| fs::rename(&fresh, &path));
+        if let Err(error) = written {
+            eprintln!("cannot write {}: {error}", path.display());
+        }
+    }
+}

@@ -1,0 +1,238 @@
+//! From `ferrogate-shim --dir D` to a daemon that listens.
+//!
+//! The program first executes itself again from a read-only mount of its own file: in a container, `/proc/<pid>/exe`
+//! of a process of ours is then a file nobody can write, whatever rights the container has. Then it forks; the
+//! parent waits for the word that the child listens and passes it on as its exit status.
+
+use std::ffi::{CString, OsStr};
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FlockOperation, flock};
+use rustix::mount::{OpenTreeFlags, open_tree};
+use rustix::process::set_child_subreaper;
+
+use super::Shim;
+use crate::cgroup::Cgroups;
+use crate::launcher::sys;
+use crate::protocol::{
+    CONFIG_FILE, DIAGNOSTICS_FILE, LOCK_FILE, PID_FILE, PROTOCOL_VERSION, Resources, SOCKET_FILE, TaskConfig,
+};
+
+/// Set for the second execution.
+const SEALED: &str = "FERROGATE_SHIM_SEALED";
+
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error("usage: ferrogate-shim --dir <task directory>; it is started by the ferrogate agent")]
+    Usage,
+    #[error("cannot execute from a read-only mount (Linux 5.12 or newer is needed): {0}")]
+    Seal(io::Error),
+    #[error("a shim runs for {} already", .0.display())]
+    Running(PathBuf),
+    #[error("cannot {what} {}: {source}", path.display())]
+    Io { what: &'static str, path: PathBuf, source: io::Error },
+    #[error("the shim ended before it listened; see {}", .0.display())]
+    Died(PathBuf),
+    #[error("{0}")]
+    Child(String),
+}
+
+/// The whole program. Returns in the short-lived parent; the daemon itself ends in here.
+pub fn run(arguments: &[std::ffi::OsString]) -> Result<(), StartError> {
+    let [flag, directory] = arguments else { return Err(StartError::Usage) };
+    if flag != OsStr::new("--dir") {
+        return Err(StartError::Usage);
+    }
+    if std::env::var_os(SEALED).is_none() {
+        return Err(StartError::Seal(execute_sealed(directory)));
+    }
+    let directory = PathBuf::from(directory);
+    let failed = |what, path: &Path, source| StartError::Io { what, path: path.to_owned(), source };
+    let directory = fs::canonicalize(&directory).map_err(|error| failed("find", &directory, error))?;
+    // Whatever the agent had open without meaning to.
+    sys::close_all_but(None).map_err(|error| failed("close descriptors for", &directory, error))?;
+    // Ours are written as they are meant, whatever the agent's was.
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
+    let (mut heard, mut word) = io::pipe().map_err(|error| failed("make a pipe for", &directory, error))?;
+    // SAFETY: the process has one thread.
+    match unsafe { libc::fork() } {
+        -1 => Err(failed("fork for", &directory, io::Error::last_os_error())),
+        0 => {
+            drop(heard);
+            let code = match prepare(&directory) {
+                Ok(mut shim) => {
+                    let _ = word.write_all(b"ok");
+                    drop(word);
+                    match shim.run() {
+                        Ok(()) => 0,
+                        Err(error) => {
+                            eprintln!("the shim's loop ended: {error}");
+                            1
+                        }
+                    }
+                }
+                Err(error) => {
+                    let _ = word.write_all(error.to_string().as_bytes());
+                    1
+                }
+            };
+            std::process::exit(code)
+        }
+        _ => {
+            drop(word);
+            let mut text = String::new();
+            heard.read_to_string(&mut text).map_err(|error| failed("hear from the shim of", &directory, error))?;
+            match text.as_str() {
+                "ok" => Ok(()),
+                "" => Err(StartError::Died(directory.join(DIAGNOSTICS_FILE))),
+                _ => Err(StartError::Child(text)),
+            }
+        }
+    }
+}
+
+/// Returns only on failure.
+fn execute_sealed(directory: &OsStr) -> io::Error {
+    let sealed = || -> io::Result<std::convert::Infallible> {
+        let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+        let program = open_tree(rustix::fs::CWD, "/proc/self/exe", flags)?;
+        sys::set_mount_attributes(&program, sys::MOUNT_ATTR_RDONLY, 0, false)?;
+        let directory = CString::new(directory.as_bytes())?;
+        let arguments = [c"ferrogate-shim".as_ptr(), c"--dir".as_ptr(), directory.as_ptr(), std::ptr::null()];
+        // Nothing of the agent's environment is the shim's business.
+        let mark = CString::new(format!("{SEALED}=1"))?;
+        let environment = [mark.as_ptr(), std::ptr::null()];
+        // SAFETY: the arrays end with null and their strings outlive the call, which returns only on failure.
+        unsafe {
+            libc::syscall(
+                libc::SYS_execveat,
+                program.as_raw_fd(),
+                c"".as_ptr(),
+                arguments.as_ptr(),
+                environment.as_ptr(),
+                libc::AT_EMPTY_PATH,
+            )
+        };
+        Err(io::Error::last_os_error())
+    };
+    match sealed() {
+        Ok(never) => match never {},
+        Err(error) => error,
+    }
+}
+
+/// Makes the daemon of this process.
+fn prepare(directory: &Path) -> Result<Shim, StartError> {
+    let failed = |what, path: &Path, source| StartError::Io { what, path: path.to_owned(), source };
+    let named = |file: &str| directory.join(file);
+    rustix::process::setsid().map_err(|error| failed("begin a session for", directory, error.into()))?;
+    // Relative names keep the socket's address short.
+    std::env::set_current_dir(directory).map_err(|error| failed("enter", directory, error))?;
+    lock(directory)?;
+
+    let path = named(CONFIG_FILE);
+    let text = fs::read(&path).map_err(|error| failed("read", &path, error))?;
+    let config: TaskConfig = serde_json::from_slice(&text).map_err(|error| failed("read", &path, error.into()))?;
+    if config.version != PROTOCOL_VERSION {
+        let why = format!("version {} is not {PROTOCOL_VERSION}: shim and agent differ", config.version);
+        return Err(failed("use", &path, io::Error::other(why)));
+    }
+
+    let cgroups = Cgroups::detect().map_err(|error| failed("find", Path::new("cgroups"), error))?;
+    let create = |path: &Path, resources: &Resources| {
+        cgroups.create(path, resources).map_err(|error| failed("create cgroup", path, error))
+    };
+    create(&config.shim_cgroup, &Resources::default())?;
+    cgroups.join_light(&config.shim_cgroup).map_err(|error| failed("join cgroup", &config.shim_cgroup, error))?;
+    create(&config.cgroup, &config.resources)?;
+
+    set_child_subreaper(Some(rustix::process::getpid()))
+        .map_err(|error| failed("adopt orphans for", directory, error.into()))?;
+    let signals = signals().map_err(|error| failed("take signals for", directory, error))?;
+    let listener = listen().map_err(|error| failed("listen on", &named(SOCKET_FILE), error))?;
+    let path = named(PID_FILE);
+    fs::write(&path, format!("{}\n", std::process::id())).map_err(|error| failed("write", &path, error))?;
+    redirect_stdio(directory)?;
+    Ok(Shim {
+        directory: directory.to_owned(),
+        config,
+        cgroups,
+        filter: None,
+        listener,
+        signals,
+        connections: Vec::new(),
+        containers: Vec::new(),
+        execs: Vec::new(),
+        holder: None,
+        ending: false,
+    })
+}
+
+/// Held, on a descriptor that is never closed, as long as the shim lives.
+fn lock(directory: &Path) -> Result<(), StartError> {
+    let path = directory.join(LOCK_FILE);
+    let failed = |source| StartError::Io { what: "lock", path: path.clone(), source };
+    let file = File::options().create(true).truncate(false).write(true).mode(0o600).open(&path).map_err(failed)?;
+    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => {}
+        Err(rustix::io::Errno::WOULDBLOCK) => return Err(StartError::Running(directory.to_owned())),
+        Err(error) => return Err(failed(error.into())),
+    }
+    std::mem::forget(file);
+    Ok(())
+}
+
+/// SIGCHLD and SIGTERM as a descriptor; what a terminal or a vanished client could send is ignored.
+fn signals() -> io::Result<OwnedFd> {
+    for signal in [libc::SIGHUP, libc::SIGINT, libc::SIGPIPE] {
+        // SAFETY: ignoring has no handler.
+        unsafe { libc::signal(signal, libc::SIG_IGN) };
+    }
+    // SAFETY: the set is valid before it is used; the returned descriptor is ours alone.
+    unsafe {
+        let mut set: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&raw mut set);
+        libc::sigaddset(&raw mut set, libc::SIGCHLD);
+        libc::sigaddset(&raw mut set, libc::SIGTERM);
+        if libc::sigprocmask(libc::SIG_SETMASK, &raw const set, std::ptr::null_mut()) != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        let fd = libc::signalfd(-1, &raw const set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK);
+        if fd < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(OwnedFd::from_raw_fd(fd))
+    }
+}
+
+fn listen() -> io::Result<UnixListener> {
+    // Of a shim that died: the lock says that none lives.
+    match fs::remove_file(SOCKET_FILE) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let before = rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o177));
+    let listener = UnixListener::bind(SOCKET_FILE);
+    rustix::process::umask(before);
+    let listener = listener?;
+    listener.set_nonblocking(true)?;
+    Ok(listener)
+}
+
+/// Lets go of whatever the agent's stdio was.
+fn redirect_stdio(directory: &Path) -> Result<(), StartError> {
+    let path = directory.join(DIAGNOSTICS_FILE);
+    let failed = |source| StartError::Io { what: "open", path: path.clone(), source };
+    let null = File::options().read(true).write(true).open("/dev/null").map_err(failed)?;
+    let log = File::options().create(true).append(true).mode(0o600).open(&path).map_err(failed)?;
+    let done = rustix::stdio::dup2_stdin(&null)
+        .and_then(|()| rustix::stdio::dup2_stdout(&null))
+        .and_then(|()| rustix::stdio::dup2_stderr(&log));
+    done.map_err(|error| failed(error.into()))
+}

@@ -1,0 +1,3 @@
+//! What goes on between the calls.
+
+pub(crate) mod fabric;
