@@ -1,7 +1,9 @@
 //! The project's own chores: `cargo xtask <chore>`.
 
 mod codegen;
+mod images;
 mod models;
+mod tidy;
 
 use anyhow::{Result, bail};
 
@@ -9,6 +11,8 @@ const USAGE: &str = "\
 cargo xtask models            take the service models anew from botocore (pinned; needs python3 and pip)
 cargo xtask codegen           write crates/api/src/generated from api/models
 cargo xtask codegen --check   fail if that would change anything
+cargo xtask tidy              the rules no compiler knows: see docs/architecture.md
+cargo xtask images            OCI images from the distribution's packages, for tests and the demo (--help)
 ";
 
 fn main() -> Result<()> {
@@ -21,6 +25,8 @@ fn main() -> Result<()> {
             print!("{USAGE}");
             Ok(())
         }
+        ["tidy"] => tidy::run(),
+        ["images", ..] => images::run(&args[1..]),
         other => bail!("no chore '{}'\n{USAGE}", other.join(" ")),
     }
 }

@@ -236,7 +236,7 @@ mod raw {
     }
 
     /// Either `"https://…"` or `{"prefix": …, "uri": …}`.
-    #[derive(Deserialize)]
+    #[derive(Clone, Deserialize)]
     #[serde(untagged)]
     enum RawNamespace {
         Uri(String),
@@ -323,6 +323,7 @@ mod raw {
         timestamp_format: Option<String>,
         /// What members that point here are called, where they have no name of their own.
         location_name: Option<String>,
+        xml_namespace: Option<RawNamespace>,
         #[serde(default)]
         streaming: bool,
         #[serde(default)]
@@ -404,18 +405,20 @@ mod raw {
             Ok(model)
         }
 
-        /// Hands a shape's `locationName` down to the members that have none, as botocore does.
+        /// Hands a shape's `locationName` and `xmlNamespace` down to the members that have none, as botocore does.
         fn name_members(&mut self) {
-            let names: HashMap<String, String> = self
+            let names: HashMap<String, (Option<String>, Option<RawNamespace>)> = self
                 .shapes
-                .iter()
-                .filter_map(|(shape, raw)| Some((shape.clone(), raw.location_name.clone()?)))
+                .iter_mut()
+                .map(|(shape, raw)| (shape.clone(), (raw.location_name.take(), raw.xml_namespace.take())))
+                .filter(|(_, (name, namespace))| name.is_some() || namespace.is_some())
                 .collect();
             for shape in self.shapes.values_mut() {
                 let members = shape.members.iter_mut().map(|(_, member)| member);
                 for member in members.chain(&mut shape.member).chain(&mut shape.key).chain(&mut shape.value) {
-                    if member.location_name.is_none() {
-                        member.location_name = names.get(&member.shape).cloned();
+                    if let Some((name, namespace)) = names.get(&member.shape) {
+                        member.location_name = member.location_name.take().or_else(|| name.clone());
+                        member.xml_namespace = member.xml_namespace.take().or_else(|| namespace.clone());
                     }
                 }
             }

@@ -17,13 +17,14 @@ use ferrogate_image::{ImageStore, Mirror};
 use ferrogate_logs::LogsService;
 use ferrogate_model::{Clock, SystemClock};
 use ferrogate_node::Agent;
+use ferrogate_nodeapi::DesiredStatus;
 use ferrogate_sandbox::ContainerSandbox;
 use ferrogate_store::{RedbStore, Sealer, Store};
 use ferrogate_sts::StsService;
 use ferrogate_vpc::VpcFabric;
 use jiff::Timestamp;
 
-use crate::data::{DataDir, RootKey};
+use crate::data::{DataDir, RUN_DIR, RootKey};
 use crate::plane::Plane;
 
 /// The one node of `ferrogate up`.
@@ -37,11 +38,11 @@ pub(crate) struct Ferrogate {
     pub(crate) agent: Arc<Agent>,
     pub(crate) store: Arc<dyn Store>,
     pub(crate) fabric: VpcFabric,
+    ecs: Arc<EcsService>,
 }
 
 pub(crate) struct Options {
     pub(crate) account: String,
-    pub(crate) region: String,
     pub(crate) mirrors: Vec<Mirror>,
     /// Where tasks reach the API; `None` while nothing is served.
     pub(crate) api: Option<SocketAddr>,
@@ -61,9 +62,9 @@ impl Ferrogate {
             Arc::new(Identities { account: account.clone(), root, iam: Arc::clone(&iam), sealer: Arc::clone(&sealer) });
         let sts = Arc::new(StsService::new(&account, Arc::clone(&identity), sealer));
         let ec2 = Arc::new(Ec2Service::new(Arc::clone(&store), Ec2Options::default()));
-        let logs = Arc::new(LogsService::open(&account, Arc::clone(&store), data.join("logs"))?);
+        let logs = Arc::new(LogsService::open(account.as_str(), Arc::clone(&store), data.join("logs"))?);
         let ecs = Arc::new(EcsService::new(
-            ferrogate_ecs::Config { account: account.clone(), region: options.region, nodes: vec![NODE_ID.into()] },
+            ferrogate_ecs::Config { nodes: vec![NODE_ID.into()] },
             Arc::clone(&store),
             Arc::clone(&invoke),
             Arc::clone(&clock),
@@ -86,10 +87,10 @@ impl Ferrogate {
         }
 
         let instance = data.instance()?;
-        let mut network = ferrogate_vpc::Options::new(data.run_dir(&instance), &instance);
+        let mut network = ferrogate_vpc::Options::new(RUN_DIR, &instance);
         network.api = options.api;
         let fabric = VpcFabric::open(network).await.context("the VPC fabric cannot be opened")?;
-        let plane = Plane { node_id: NODE_ID.into(), ecs, ec2, sts, identity, invoke, clock };
+        let plane = Plane { node_id: NODE_ID.into(), ecs: Arc::clone(&ecs), ec2, sts, identity, invoke, clock };
         let images = ferrogate_image::Config { mirrors: options.mirrors, ..Default::default() };
         let agent = Agent::new(
             ferrogate_node::Config { instance, tasks_dir: data.join("tasks") },
@@ -98,7 +99,31 @@ impl Ferrogate {
             fabric.clone(),
             Arc::new(ContainerSandbox::new()?),
         )?;
-        Ok(Self { front, driver, agent: Arc::new(agent), store, fabric })
+        Ok(Self { front, driver, agent: Arc::new(agent), store, fabric, ecs })
+    }
+
+    /// The ARNs of the node's tasks that nobody has asked to stop yet, in all regions; and how many there are in all.
+    pub(crate) fn open_tasks(&self) -> (Vec<String>, usize) {
+        let all = Arc::clone(&self.ecs.assignments(NODE_ID).borrow());
+        let open = all.iter().filter(|task| task.desired == DesiredStatus::Running).map(|task| task.task_arn.clone());
+        (open.collect(), all.len())
+    }
+
+    /// As the root user would: StopTask, through the front.
+    pub(crate) async fn stop_task(&self, task_arn: &str, reason: &str) -> Result<()> {
+        let arn: ferrogate_model::Arn = task_arn.parse()?;
+        let cluster = arn.resource_id().split('/').next().unwrap_or_default().to_owned();
+        let client = ferrogate_api::ecs::Client::new(
+            Arc::<Front>::clone(&self.front),
+            ferrogate_api::Caller::Forward(Arc::new(root_principal(&arn.account))),
+            arn.region.as_str(),
+        );
+        let stop = ferrogate_api::ecs::StopTaskRequest {
+            cluster: Some(cluster),
+            task: Some(task_arn.to_owned()),
+            reason: Some(reason.to_owned()),
+        };
+        client.stop_task(stop).await.map(drop).with_context(|| format!("{task_arn} could not be stopped"))
     }
 
     /// Activations under way are finished. Tasks go on.
@@ -139,13 +164,7 @@ impl Identity for Identities {
             if session_token.is_some() {
                 return Err(CredentialError::InvalidToken);
             }
-            let principal = Principal {
-                arn: format!("arn:aws:iam::{}:root", self.account),
-                account: self.account.clone(),
-                user_id: self.account.clone(),
-                kind: PrincipalKind::Root,
-                tags: Vec::new(),
-            };
+            let principal = root_principal(&self.account);
             return Ok(Credential { secret: Secret::new(&self.root.secret_access_key), principal: Arc::new(principal) });
         }
         if access_key_id.starts_with("ASIA") {
@@ -160,5 +179,15 @@ impl Identity for Identities {
 
     fn role(&self, role_arn: &str) -> Option<Role> {
         self.iam.role(role_arn)
+    }
+}
+
+fn root_principal(account: &str) -> Principal {
+    Principal {
+        arn: format!("arn:aws:iam::{account}:root"),
+        account: account.to_owned(),
+        user_id: account.to_owned(),
+        kind: PrincipalKind::Root,
+        tags: Vec::new(),
     }
 }

@@ -22,6 +22,9 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
+/// Where the names of namespaces are, of all instances: gone with the machine's memory, as they are.
+pub(crate) const RUN_DIR: &str = "/run/ferrogate";
+
 /// The paths of one data folder.
 #[derive(Clone, Debug)]
 pub(crate) struct DataDir(PathBuf);
@@ -46,11 +49,6 @@ impl DataDir {
             .mode(0o700)
             .create(&self.0)
             .with_context(|| format!("the data folder {} cannot be made", self.0.display()))
-    }
-
-    /// Where names of this folder's namespaces are: gone with the machine's memory, as they are.
-    pub(crate) fn run_dir(&self, instance: &str) -> PathBuf {
-        Path::new("/run/ferrogate").join(instance)
     }
 
     /// Random at first, then kept: two data folders never meet in a cgroup or namespace name.

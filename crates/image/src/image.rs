@@ -20,7 +20,7 @@ pub struct Image {
     pub config_digest: Digest,
     pub platform: Platform,
     pub config: ImageConfig,
-    /// Lowest first; each is ready as an overlay lowerdir.
+    /// Lowest first, none twice; each is ready as an overlay lowerdir. Empty for an image without layers.
     pub layers: Vec<PathBuf>,
     /// Manifest, config and layers as the registry has them.
     pub size_bytes: u64,

@@ -163,8 +163,12 @@ impl Inner {
         let document: ConfigDocument = serde_json::from_slice(&self.disk.document(&record.config)?).ok()?;
         let mut layers = Vec::new();
         let mut unpacked_bytes = 0u64;
-        for diff_id in &record.layers {
+        for (at, diff_id) in record.layers.iter().enumerate() {
             let layer = self.disk.layer_record(diff_id)?;
+            // overlayfs refuses a directory twice; all that the lower one shows, the upper one shows again.
+            if record.layers[at + 1..].contains(diff_id) {
+                continue;
+            }
             unpacked_bytes = unpacked_bytes.saturating_add(layer.unpacked_bytes);
             if layer.opaque_root {
                 layers.clear();

@@ -263,6 +263,17 @@ async fn an_opaque_root_hides_the_layers_below() {
     assert!(image.layers[0].join("new").exists());
 }
 
+#[tokio::test]
+async fn a_layer_that_comes_twice_is_one_lowerdir() {
+    let world = World::new(Limits::default());
+    let same = || layer(Tar::new().file("same", "x").bytes(), Compression::Gzip);
+    let other = layer(Tar::new().file("other", "x").bytes(), Compression::Gzip);
+    world.registry.add("latest", &image(&[same(), other, same()]));
+    let image = pull(&world.store, "app").await.unwrap();
+    assert_eq!(image.layers.len(), 2);
+    assert!(image.layers[0].join("other").exists() && image.layers[1].join("same").exists());
+}
+
 /// Names made to hurt, mixed with any.
 fn name() -> impl Strategy<Value = Vec<u8>> {
     let part = prop_oneof![

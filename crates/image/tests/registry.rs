@@ -52,14 +52,18 @@ fn world(
 }
 
 impl World {
-    /// Nothing half done stays, once a layer that was being unpacked beside the one that failed is through.
     fn assert_clean(&self) {
+        self.wait_for_empty_tmp();
+        assert_eq!(self.store.list(), vec![]);
+    }
+
+    /// Nothing half done stays, once a layer that was being unpacked beside the one that failed is through.
+    fn wait_for_empty_tmp(&self) {
         let until = std::time::Instant::now() + Duration::from_secs(30);
         while !files(&self.dir.path().join("tmp")).is_empty() {
             assert!(std::time::Instant::now() < until, "{:?}", files(&self.dir.path().join("tmp")));
             std::thread::sleep(Duration::from_millis(1));
         }
-        assert_eq!(self.store.list(), vec![]);
     }
 }
 
@@ -379,7 +383,7 @@ async fn a_cancelled_pull_is_taken_over() {
     let second = tokio::spawn(async move { pull(&store, "app").await });
     first.abort();
     assert_eq!(second.await.unwrap().unwrap().digest, built.digest());
-    assert_eq!(files(&world.dir.path().join("tmp")), Vec::<String>::new());
+    world.wait_for_empty_tmp();
 }
 
 #[tokio::test]
@@ -438,6 +442,31 @@ async fn tokens_and_passwords() {
     let error = pull(&basic.store, "app").await.unwrap_err().to_string();
     assert!(error.ends_with("authorization: authorization failed: no basic auth credentials"), "{error}");
     basic.store.pull(&reference, auth("secret"), Platform::LinuxAmd64, |_| {}).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_redirect_is_followed_without_the_credentials() {
+    let built = two_layers();
+    let elsewhere = FakeRegistry::good();
+    elsewhere.add("latest", &built);
+    let to = elsewhere.address.clone();
+    let here = world(
+        &built,
+        |_| {},
+        move |request| match request.headers.get("authorization") {
+            None => Action::Answer(401, "WWW-Authenticate: Basic realm=\"x\"\r\n".into(), vec![]),
+            Some(_) if request.path.contains("/blobs/") => {
+                Action::Answer(307, format!("Location: http://{to}{}\r\n", request.path), vec![])
+            }
+            Some(_) => Action::Serve,
+        },
+    );
+    let auth = Auth::Basic { user: "user".into(), password: "secret".into() };
+    let reference = ImageRef::parse("app").unwrap();
+    here.store.pull(&reference, auth, Platform::LinuxAmd64, |_| {}).await.unwrap();
+    let seen = elsewhere.requests();
+    assert_eq!(seen.len(), 3);
+    assert!(seen.iter().all(|request| !request.headers.contains_key("authorization")));
 }
 
 #[tokio::test]

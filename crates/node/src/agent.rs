@@ -111,6 +111,17 @@ impl Agent {
         self.folders().into_iter().filter_map(|dir| Record::load(&dir).ok()).map(summary).collect()
     }
 
+    /// Where a task's containers' output is kept on this node, by container: while it runs, and after.
+    pub fn output_dirs(&self, task_id: &str) -> HashMap<String, Vec<PathBuf>> {
+        let dirs = TaskDirs { root: self.tasks_dir.join(task_id) };
+        let Ok(record) = Record::load(&dirs.root) else { return HashMap::new() };
+        let of = |name: &String| {
+            let running = ferrogate_sandbox::log_dir(&dirs.sandbox(), name);
+            (name.clone(), vec![running, dirs.kept_logs().join(name)])
+        };
+        record.containers.keys().map(of).collect()
+    }
+
     async fn sync_fabric(&self, fabric: &mut watch::Receiver<Arc<ferrogate_nodeapi::Fabric>>) {
         let wanted = Arc::clone(&fabric.borrow_and_update());
         if let Err(error) = self.shared.fabric.sync(wanted).await {

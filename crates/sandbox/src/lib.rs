@@ -20,16 +20,18 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
 mod container;
+mod kept;
 mod signals;
 pub mod spec;
 
 pub use container::ContainerSandbox;
-pub use container::exec::{Exec, ExecSpec};
 pub use container::events::{Events, TaskEvent};
+pub use container::exec::{Exec, ExecSpec};
 pub use container::logs::{LogFollower, LogRecord, Stream};
 pub use ferrogate_shim::protocol::{
-    ContainerState, ContainerUsage, Exited, LOG_DIR, LogLimits, Status, TaskState, TaskStats, Usage, WhenFull,
+    ContainerState, ContainerUsage, Exited, LogLimits, Status, TaskState, TaskStats, Usage, WhenFull,
 };
+pub use kept::{log_dir, read_logs};
 pub use signals::parse_signal;
 
 /// What a task runs in.

@@ -16,7 +16,7 @@ pub const PROTOCOL_VERSION: u32 = 1;
 pub const FRAME_BYTES_MAX: usize = 1 << 20;
 /// Containers of one task: ECS allows ten, the rest is for sidecars of our own.
 pub const CONTAINERS_MAX: usize = 16;
-/// Processes started by `Exec` that run, or whose exit nobody has collected, in one task.
+/// Processes started by `Exec` in one task: all that run, and the latest whose exit nobody has collected.
 pub const EXECS_MAX: usize = 64;
 /// Connections at one time: the agent, the agent's successor, a person with a debug tool.
 pub const CONNECTIONS_MAX: usize = 16;
@@ -47,7 +47,7 @@ pub struct TaskConfig {
     /// Below the root of each hierarchy: `ferrogate/<instance>/<task>`.
     pub cgroup: PathBuf,
     /// Where the shim puts itself, so that it dies neither with the agent's cgroup nor on the task's account:
-    /// `ferrogate/<instance>/shims`.
+    /// `ferrogate/<instance>/.shims`.
     pub shim_cgroup: PathBuf,
     /// Hard limits of the whole task.
     #[serde(default)]
@@ -246,18 +246,31 @@ pub enum FailureKind {
     /// A named limit is reached.
     Limit,
     /// The program cannot be executed; `message` is what Docker would say, the exit code 126 or 127.
-    CannotExecute { exit_code: i32 },
+    CannotExecute {
+        exit_code: i32,
+    },
     /// The kernel refused a step of the set-up.
     System,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Event {
-    Started { container: String, pid: i32, at_ns: i64 },
+    Started {
+        container: String,
+        pid: i32,
+        at_ns: i64,
+    },
     Exited(Exited),
-    ExecExited { exec: String, exit_code: i32, at_ns: i64 },
+    ExecExited {
+        exec: String,
+        exit_code: i32,
+        at_ns: i64,
+    },
     /// There is output up to `end`. A hint: several may be folded into one.
-    Output { container: String, end: u64 },
+    Output {
+        container: String,
+        end: u64,
+    },
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -404,7 +417,9 @@ pub fn valid_id(id: &str) -> Result<(), Failure> {
     }
     Err(Failure::new(
         FailureKind::Invalid,
-        format!("id {id:?} is not allowed: 1 to {ID_BYTES_MAX} letters, digits, '-', '_' or '.', not starting with '.'"),
+        format!(
+            "id {id:?} is not allowed: 1 to {ID_BYTES_MAX} letters, digits, '-', '_' or '.', not starting with '.'"
+        ),
     ))
 }
 

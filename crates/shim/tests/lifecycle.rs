@@ -136,6 +136,28 @@ async fn stop_asks_first_and_kills_then() {
 }
 
 #[tokio::test]
+async fn no_descriptor_of_ours_is_inherited() {
+    let task = Task::new().await;
+    // 3 is the directory that is being listed.
+    for init in [false, true] {
+        let spec = ContainerSpec { init, ..task.program(&format!("init-{init}"), &["ls", "/proc/self/fd"]) };
+        assert_eq!(task.run(&spec).await, (0, "0\n1\n2\n3\n".into()));
+    }
+    // Also the reaper lets go of all but its stdio, a moment after the program has begun.
+    let script = "while ls /proc/1/fd | grep -qv '^[012]$'; do sleep 0.01; done; echo ready; sleep 1000";
+    let spec = ContainerSpec { init: true, ..task.script("a", script) };
+    task.task.create_container(&spec).await.unwrap();
+    task.task.start("a").await.unwrap();
+    task.wait_for_line("a", "ready").await;
+    let argv = vec!["ls".into(), "/proc/self/fd".into()];
+    let mut exec = task.task.exec("a", ExecSpec { argv, ..ExecSpec::default() }).await.unwrap();
+    let mut out = String::new();
+    exec.stdout.read_to_string(&mut out).await.unwrap();
+    assert_eq!(out, "0\n1\n2\n3\n");
+    assert_eq!(exec.wait().await.unwrap(), 0);
+}
+
+#[tokio::test]
 async fn too_much_memory_is_told() {
     let task = Task::with(|spec| spec.memory_bytes = 64 << 20).await;
     let hog = "x=x; while true; do x=$x$x; done";
@@ -183,7 +205,14 @@ async fn exec_runs_beside_with_its_own_stdio() {
         grep -E 'Seccomp:|NoNewPrivs' /proc/self/status; exit 5";
     let mut running = task
         .task
-        .exec("a", ExecSpec { stdin: true, environment: [("MORE".to_owned(), "exec".to_owned())].into(), ..exec(script) })
+        .exec(
+            "a",
+            ExecSpec {
+                stdin: true,
+                environment: [("MORE".to_owned(), "exec".to_owned())].into(),
+                ..exec(script)
+            },
+        )
         .await
         .unwrap();
     let mut stdin = running.stdin.take().unwrap();
@@ -252,6 +281,32 @@ async fn containers_of_a_task_can_share_their_processes() {
     assert!(said.starts_with("1\nCapPrm:\t0000000000000000\n"), "{said}");
     assert!(!said.contains("wrote"), "{said}");
     task.task.destroy().await.unwrap();
+}
+
+#[tokio::test]
+async fn the_network_namespace_is_the_tasks() {
+    let mut holder = std::process::Command::new("unshare")
+        .args(["--net", "sh", "-c", "echo ready; exec sleep 1000"])
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    std::io::Read::read_exact(&mut holder.stdout.take().unwrap(), &mut [0; 5]).unwrap();
+    let path = std::path::PathBuf::from(format!("/proc/{}/ns/net", holder.id()));
+    let expected = std::fs::read_link(&path).unwrap();
+    let task = Task::with(|spec| spec.network_namespace = Some(path.clone())).await;
+    let results = [
+        task.run(&task.program("a", &["readlink", "/proc/self/ns/net"])).await,
+        task.run(&task.program("b", &["readlink", "/proc/self/ns/net"])).await,
+    ];
+    holder.kill().unwrap();
+    holder.wait().unwrap();
+    for result in results {
+        assert_eq!(result, (0, format!("{}\n", expected.display())));
+    }
+    // Gone by now, and the error says so.
+    task.task.create_container(&task.program("c", &["true"])).await.unwrap();
+    let error = task.task.start("c").await.unwrap_err().to_string();
+    assert!(error.contains(path.to_str().unwrap()), "{error}");
 }
 
 #[tokio::test]

@@ -22,10 +22,11 @@ pub(crate) fn encode(
     structure: &Structure,
     output: &Value,
 ) -> Option<Vec<u8>> {
-    let (stream, events) = structure.members.iter().find_map(|member| match &model.shape(member.shape).kind {
-        Kind::Structure(events) if events.eventstream => Some((member, events)),
-        _ => None,
-    })?;
+    let (stream, events) =
+        structure.members.iter().find_map(|member| match &model.shape(member.shape).kind {
+            Kind::Structure(events) if events.eventstream => Some((member, events)),
+            _ => None,
+        })?;
     let mut out = Vec::new();
     if matches!(protocol, Protocol::Json10 | Protocol::Json11 | Protocol::RpcV2Cbor) {
         // RPC protocols send what stands beside the stream as its first event.
@@ -33,7 +34,12 @@ pub(crate) fn encode(
             .filter(|(member, _)| member.name != stream.name)
             .map(|(member, value)| (member.name, value.clone()))
             .collect();
-        frame("initial-response", protocol, &payload(model, protocol, shape, &Value::Struct(beside)), &mut out);
+        frame(
+            "initial-response",
+            protocol,
+            &payload(model, protocol, shape, &Value::Struct(beside)),
+            &mut out,
+        );
     }
     for event in output.get(stream.name).and_then(Value::as_list).unwrap_or_default() {
         for (member, value) in scalar::members(events, event) {
@@ -57,7 +63,9 @@ fn frame(event: &str, protocol: Protocol, payload: &[u8], out: &mut Vec<u8>) {
         headers.push(u8::try_from(name.len()).expect("the names are the three above"));
         headers.extend_from_slice(name.as_bytes());
         headers.push(HEADER_STRING);
-        headers.extend_from_slice(&u16::try_from(value.len()).expect("models have no longer names").to_be_bytes());
+        headers.extend_from_slice(
+            &u16::try_from(value.len()).expect("models have no longer names").to_be_bytes(),
+        );
         headers.extend_from_slice(value.as_bytes());
     }
     let start = out.len();

@@ -27,7 +27,11 @@ pub fn encode_error(
         rest::encode_head(model, known.structure, &members, &mut StatusCode::default(), &mut headers);
     }
     if model.is_some_and(|model| model.query_compatible) {
-        rest::put(&mut headers, "x-amzn-query-error", &format!("{code};{}", if sender { "Sender" } else { "Receiver" }));
+        rest::put(
+            &mut headers,
+            "x-amzn-query-error",
+            &format!("{code};{}", if sender { "Sender" } else { "Receiver" }),
+        );
     }
     let s3 = model.is_some_and(|model| model.service == "s3");
     let body = match protocol {
@@ -63,7 +67,8 @@ impl<'m> Known<'m> {
             Kind::Structure(structure) if structure.error.is_some() => Some(Self { shape, structure }),
             _ => None,
         };
-        let by_code = |known: &Self| known.structure.error.as_ref().and_then(|error| error.code) == Some(code);
+        let by_code =
+            |known: &Self| known.structure.error.as_ref().and_then(|error| error.code) == Some(code);
         model
             .shape_named(code)
             .and_then(as_error)
@@ -81,7 +86,12 @@ impl<'m> Known<'m> {
     }
 }
 
-fn json_error(model: Option<&Model>, known: Option<&Known<'_>>, name: Option<&str>, error: &ApiError) -> Vec<u8> {
+fn json_error(
+    model: Option<&Model>,
+    known: Option<&Known<'_>>,
+    name: Option<&str>,
+    error: &ApiError,
+) -> Vec<u8> {
     let mut out = b"{".to_vec();
     if let Some(name) = name {
         out.extend_from_slice(b"\"__type\":");

@@ -4,7 +4,7 @@ use ferrogate_api::schema::Protocol;
 
 /// A structured body, before and after inflating. ECR's UploadLayerPart carries 20 MB as base64 in JSON, Lambda's
 /// CreateFunction 50 MB; a query request is a form, and a form that long is a mistake.
-pub fn body_bytes_max(protocol: Protocol) -> usize {
+pub(crate) fn body_bytes_max(protocol: Protocol) -> usize {
     match protocol {
         Protocol::Json10 | Protocol::Json11 => 32 << 20,
         Protocol::RestJson => 72 << 20,
@@ -15,19 +15,19 @@ pub fn body_bytes_max(protocol: Protocol) -> usize {
 }
 
 /// Structures within lists within structures …
-pub const DEPTH_MAX: usize = 64;
+pub(crate) const DEPTH_MAX: usize = 64;
 
 /// Values of one request, all depths together. PutLogEvents with its 10,000 events has 30,000.
-pub const VALUES_MAX: usize = 500_000;
+pub(crate) const VALUES_MAX: usize = 500_000;
 
 /// Name–value pairs of one query request.
-pub const QUERY_PARAMETERS_MAX: usize = 100_000;
+pub(crate) const QUERY_PARAMETERS_MAX: usize = 100_000;
 
 /// Constraint violations told to the caller; the count says how many there were.
-pub const VIOLATIONS_TOLD_MAX: usize = 50;
+pub(crate) const VIOLATIONS_TOLD_MAX: usize = 50;
 
 /// Characters of an offending value that an error repeats.
-pub const VALUE_TOLD_CHARS_MAX: usize = 2_048;
+pub(crate) const VALUE_TOLD_CHARS_MAX: usize = 2_048;
 
 /// Steps a pattern with look-around may take before the value counts as not matching.
-pub const PATTERN_STEPS_MAX: usize = 100_000;
+pub(crate) const PATTERN_STEPS_MAX: usize = 100_000;

@@ -1,7 +1,7 @@
 //! The models' patterns: Java regular expressions that have to match the whole value.
 
 use std::collections::HashMap;
-use std::sync::{Arc, OnceLock, RwLock};
+use std::sync::{Arc, LazyLock, RwLock};
 
 use fancy_regex::{Regex, RegexBuilder};
 
@@ -10,16 +10,18 @@ use crate::limits::PATTERN_STEPS_MAX;
 /// How Java's UTF-16 spells all that lies beyond the first plane, after its first `\uD800`.
 const SURROGATE_RANGES: &str = r"\uDC00-\uDBFF\uDFFF";
 
+/// `None`: it can not be compiled.
+type Compiled = HashMap<&'static str, Option<Arc<Regex>>>;
+
 /// Whether `text` matches. `None`: the pattern can not be compiled, which a test rules out for all we ship.
 ///
 /// Compiled on first use and kept. A model lives as long as the program, so there are as many as it has.
 pub(crate) fn matches(pattern: &'static str, text: &str) -> Option<bool> {
-    static COMPILED: OnceLock<RwLock<HashMap<&'static str, Option<Arc<Regex>>>>> = OnceLock::new();
-    let cache = COMPILED.get_or_init(RwLock::default);
-    let known = cache.read().unwrap_or_else(|poisoned| poisoned.into_inner()).get(pattern).cloned();
+    static CACHE: LazyLock<RwLock<Compiled>> = LazyLock::new(RwLock::default);
+    let known = CACHE.read().unwrap_or_else(|poisoned| poisoned.into_inner()).get(pattern).cloned();
     let regex = known.unwrap_or_else(|| {
         let compiled = compile(pattern).map(Arc::new);
-        cache.write().unwrap_or_else(|poisoned| poisoned.into_inner()).insert(pattern, compiled.clone());
+        CACHE.write().unwrap_or_else(|poisoned| poisoned.into_inner()).insert(pattern, compiled.clone());
         compiled
     })?;
     // Too many steps: no value that is meant well needs them.
@@ -37,6 +39,8 @@ fn translate(pattern: &str) -> String {
     let chars: Vec<char> = pattern.chars().collect();
     let mut out = String::with_capacity(pattern.len() + 16);
     let mut in_class = false;
+    // For each open group, whether it only looks around.
+    let mut groups: Vec<bool> = Vec::new();
     let mut at = 0;
     while at < chars.len() {
         let c = chars[at];
@@ -67,6 +71,19 @@ fn translate(pattern: &str) -> String {
             ']' => {
                 in_class = false;
                 out.push(']');
+            }
+            '(' if !in_class => {
+                let rest = &chars[at..];
+                let looks = [&['?', '!'][..], &['?', '='], &['?', '<', '!'], &['?', '<', '=']];
+                groups.push(looks.iter().any(|look| rest.starts_with(look)));
+                out.push('(');
+            }
+            ')' if !in_class => {
+                out.push(')');
+                // Looking twice sees the same: Java takes the repetition, Rust does not.
+                if groups.pop() == Some(true) && chars.get(at) == Some(&'+') {
+                    at += 1;
+                }
             }
             // Doubled they are Rust's set operations.
             '&' | '~' if in_class => {
@@ -155,7 +172,12 @@ mod tests {
             let model = schema::model(service).unwrap();
             for shape in &model.shapes {
                 if let Some(pattern) = shape.pattern {
-                    assert!(compile(pattern).is_some(), "{service}.{}: {pattern} → {}", shape.name, translate(pattern));
+                    assert!(
+                        compile(pattern).is_some(),
+                        "{service}.{}: {pattern} → {}",
+                        shape.name,
+                        translate(pattern)
+                    );
                 }
             }
         }
@@ -175,8 +197,15 @@ mod tests {
             (r"\d{12}", "123456789012", true),
             (r"[\p{L}\p{Z}]+", "é a", true),
             (r"[^[:]+", "ab", true),
+            (r"(\/(?!\.)+[a-z.]+)+", "/a/b", true),
+            (r"(\/(?!\.)+[a-z.]+)+", "/a/.b", false),
         ] {
-            assert_eq!(matches(pattern, text), Some(expected), "{pattern} on {text:?}: {}", translate(pattern));
+            assert_eq!(
+                matches(pattern, text),
+                Some(expected),
+                "{pattern} on {text:?}: {}",
+                translate(pattern)
+            );
         }
     }
 }

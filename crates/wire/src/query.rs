@@ -44,7 +44,9 @@ pub(crate) fn decode(
     let mut pairs = Vec::new();
     for (name, value) in form_urlencoded::parse(query.as_bytes()).chain(form_urlencoded::parse(body)) {
         if pairs.len() == QUERY_PARAMETERS_MAX {
-            return Err(Fault::too_large(format!("The request has more than {QUERY_PARAMETERS_MAX} parameters.")));
+            return Err(Fault::too_large(format!(
+                "The request has more than {QUERY_PARAMETERS_MAX} parameters."
+            )));
         }
         pairs.push(Pair { name: name.replace('.', "\0"), value });
     }
@@ -87,7 +89,11 @@ impl<'p> Node<'p> {
             pair.rest(self.prefix).strip_prefix(name).is_some_and(|rest| rest.starts_with('\0'))
         });
         let inside = &inside[..within];
-        Node { exact: run[..exacts].last().map(|pair| &*pair.value), inside, prefix: self.prefix + name.len() + 1 }
+        Node {
+            exact: run[..exacts].last().map(|pair| &*pair.value),
+            inside,
+            prefix: self.prefix + name.len() + 1,
+        }
     }
 
     /// The numbered nodes below, in the order of their numbers. Gaps are allowed, as on AWS.
@@ -118,7 +124,13 @@ struct Form<'a> {
 }
 
 impl Form<'_> {
-    fn structure(&self, of: &Structure, node: Node<'_>, path: &Path<'_>, depth: usize) -> Result<Value, Fault> {
+    fn structure(
+        &self,
+        of: &Structure,
+        node: Node<'_>,
+        path: &Path<'_>,
+        depth: usize,
+    ) -> Result<Value, Fault> {
         self.cx.enter(depth, path)?;
         let mut members = Vec::new();
         for member in &of.members {
@@ -149,7 +161,9 @@ impl Form<'_> {
             (Dialect::Ec2, None, None) => member.name.into(),
             (Dialect::Query, _, name) => {
                 let inside = match &self.cx.model.shape(member.shape).kind {
-                    Kind::List { member: item, flattened } if *flattened || member.flattened => item.location_name,
+                    Kind::List { member: item, flattened } if *flattened || member.flattened => {
+                        item.location_name
+                    }
                     _ => None,
                 };
                 inside.or(name).unwrap_or(member.name).into()
@@ -167,7 +181,11 @@ impl Form<'_> {
         let shape = self.cx.model.shape(member.shape);
         Ok(match &shape.kind {
             Kind::Structure(structure) => {
-                if node.inside.is_empty() { None } else { Some(self.structure(structure, node, path, depth)?) }
+                if node.inside.is_empty() {
+                    None
+                } else {
+                    Some(self.structure(structure, node, path, depth)?)
+                }
             }
             Kind::List { member: item, flattened } => {
                 let direct = self.dialect == Dialect::Ec2 || *flattened || member.flattened;

@@ -17,7 +17,7 @@ use crate::{cbor, json, query, rest, template};
 ///
 /// # Errors
 /// A body that does not have the form the protocol and the model ask for: SerializationException and its like,
-/// naming the member; RequestEntityTooLarge beyond [`limits`](crate::limits).
+/// naming the member; RequestEntityTooLarge beyond what `limits.rs` allows.
 pub fn decode(
     model: &Model,
     protocol: Protocol,
@@ -28,14 +28,15 @@ pub fn decode(
     let cx = Cx::new(model);
     let value = match operation.input {
         None => Ok(Value::Struct(Vec::new())),
-        Some(shape) if template::has_raw_payload(model, operation) => {
+        Some(shape) if model.structure(shape).is_some_and(|of| template::has_raw_payload(model, of)) => {
             rest::decode(&cx, protocol, operation, shape, parts, body)
         }
         Some(shape) => inflated(parts, body, protocol).and_then(|body| match protocol {
             Protocol::Json10 | Protocol::Json11 => json::decode(&cx, shape, &body),
             Protocol::RpcV2Cbor => cbor::decode(&cx, shape, &body),
             Protocol::Query | Protocol::Ec2 => {
-                let dialect = if protocol == Protocol::Ec2 { query::Dialect::Ec2 } else { query::Dialect::Query };
+                let dialect =
+                    if protocol == Protocol::Ec2 { query::Dialect::Ec2 } else { query::Dialect::Query };
                 query::decode(&cx, dialect, shape, parts.uri.query().unwrap_or_default(), &body)
             }
             Protocol::RestJson | Protocol::RestXml => {
@@ -47,7 +48,11 @@ pub fn decode(
 }
 
 /// The body without its Content-Encoding, and not larger than the protocol allows.
-pub(crate) fn inflated<'b>(parts: &Parts, body: &'b [u8], protocol: Protocol) -> Result<Cow<'b, [u8]>, Fault> {
+pub(crate) fn inflated<'b>(
+    parts: &Parts,
+    body: &'b [u8],
+    protocol: Protocol,
+) -> Result<Cow<'b, [u8]>, Fault> {
     let max = body_bytes_max(protocol);
     let too_large = || Fault::too_large(format!("The body is larger than {max} bytes."));
     let mut gzip = false;
@@ -57,7 +62,9 @@ pub(crate) fn inflated<'b>(parts: &Parts, body: &'b [u8], protocol: Protocol) ->
                 "" | "identity" | "aws-chunked" => {}
                 "gzip" if !gzip => gzip = true,
                 other => {
-                    return Err(Fault::body(format!("The Content-Encoding must be gzip or none, not '{other}'.")));
+                    return Err(Fault::body(format!(
+                        "The Content-Encoding must be gzip or none, not '{other}'."
+                    )));
                 }
             }
         }
@@ -67,9 +74,8 @@ pub(crate) fn inflated<'b>(parts: &Parts, body: &'b [u8], protocol: Protocol) ->
     }
     let mut inflated = Vec::new();
     let limit = u64::try_from(max).unwrap_or(u64::MAX).saturating_add(1);
-    flate2::read::MultiGzDecoder::new(body)
-        .take(limit)
-        .read_to_end(&mut inflated)
-        .map_err(|error| Fault::body(format!("The body is not the gzip that its Content-Encoding says: {error}.")))?;
+    flate2::read::MultiGzDecoder::new(body).take(limit).read_to_end(&mut inflated).map_err(|error| {
+        Fault::body(format!("The body is not the gzip that its Content-Encoding says: {error}."))
+    })?;
     if inflated.len() > max { Err(too_large()) } else { Ok(Cow::Owned(inflated)) }
 }

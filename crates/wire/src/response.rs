@@ -4,6 +4,7 @@ use ferrogate_api::Value;
 use ferrogate_api::schema::{Kind, Model, Operation, Protocol, ShapeId, Structure};
 use http::{HeaderMap, Response, StatusCode, header};
 
+use crate::template::has_raw_payload;
 use crate::{cbor, eventstream, json, rest, xml};
 
 /// The response of a call that succeeded. Event streams (StartLiveTail) take their events as a list and come out
@@ -15,7 +16,8 @@ pub fn encode(
     output: &Value,
     request_id: &str,
 ) -> Response<Vec<u8>> {
-    let mut status = operation.response_status.and_then(|code| StatusCode::from_u16(code).ok()).unwrap_or_default();
+    let mut status =
+        operation.response_status.and_then(|code| StatusCode::from_u16(code).ok()).unwrap_or_default();
     let mut headers = HeaderMap::new();
     let structure = operation.output.and_then(|id| model.structure(id));
     if let Some(structure) = structure
@@ -24,13 +26,25 @@ pub fn encode(
         rest::encode_head(model, structure, output, &mut status, &mut headers);
     }
     let body = match (operation.output, structure) {
-        (Some(shape), Some(structure)) => match eventstream::encode(model, protocol, shape, structure, output) {
-            Some(frames) => {
-                rest::put(&mut headers, "content-type", eventstream::CONTENT_TYPE);
-                frames
+        (Some(shape), Some(structure)) => {
+            match eventstream::encode(model, protocol, shape, structure, output) {
+                Some(frames) => {
+                    rest::put(&mut headers, "content-type", eventstream::CONTENT_TYPE);
+                    frames
+                }
+                None => {
+                    if has_raw_payload(model, structure) && !headers.contains_key(header::CONTENT_TYPE) {
+                        let raw = if model.service == "s3" {
+                            "binary/octet-stream"
+                        } else {
+                            "application/octet-stream"
+                        };
+                        rest::put(&mut headers, "content-type", raw);
+                    }
+                    body(model, protocol, operation, shape, structure, output, request_id)
+                }
             }
-            None => body(model, protocol, operation, shape, structure, output, request_id),
-        },
+        }
         _ => empty(model, protocol, operation, request_id),
     };
     let body = if status == StatusCode::NO_CONTENT { Vec::new() } else { body };

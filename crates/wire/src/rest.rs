@@ -33,9 +33,9 @@ pub(crate) fn decode(
         .iter()
         .filter(|member| member.location == Some(Location::QueryString))
         .map(wire_name)
-        .chain(operation.uri.split_once('?').map(|(_, constants)| constants).into_iter().flat_map(|constants| {
-            constants.split('&').map(|pair| pair.split_once('=').map_or(pair, |(key, _)| key))
-        }))
+        .chain(operation.uri.split_once('?').map(|(_, constants)| constants).into_iter().flat_map(
+            |constants| constants.split('&').map(|pair| pair.split_once('=').map_or(pair, |(key, _)| key)),
+        ))
         .collect();
 
     let mut members = body_members(cx, protocol, shape, structure, body)?;
@@ -77,7 +77,10 @@ fn body_members(
         let Some(member) = structure.members.iter().find(|member| member.name == name) else {
             return Ok(Vec::new());
         };
-        return Ok(payload(cx, protocol, member, body)?.map(|value| (member.name, value)).into_iter().collect());
+        return Ok(payload(cx, protocol, member, body)?
+            .map(|value| (member.name, value))
+            .into_iter()
+            .collect());
     }
     let bodied = structure.members.iter().any(|member| member.location.is_none());
     if !bodied || body.trim_ascii().is_empty() {
@@ -100,7 +103,9 @@ fn payload(cx: &Cx<'_>, protocol: Protocol, member: &Member, body: &[u8]) -> Res
             Ok(text) => Ok(Some(Value::String(text.to_owned()))),
             Err(_) => Err(Fault::body("The body is not UTF-8.")),
         },
-        Kind::Structure(structure) if protocol == Protocol::RestXml => xml::decode(cx, structure, body).map(Some),
+        Kind::Structure(structure) if protocol == Protocol::RestXml => {
+            xml::decode(cx, structure, body).map(Some)
+        }
         _ => json::decode(cx, member.shape, body).map(Some),
     }
 }
@@ -211,7 +216,8 @@ fn from_headers(prefix: &str, headers: &HeaderMap) -> Option<Value> {
 /// HTTP's header bytes as text; UTF-8 where they are.
 fn latin1(value: &HeaderValue) -> String {
     let bytes = value.as_bytes();
-    std::str::from_utf8(bytes).map_or_else(|_| bytes.iter().map(|byte| char::from(*byte)).collect(), str::to_owned)
+    std::str::from_utf8(bytes)
+        .map_or_else(|_| bytes.iter().map(|byte| char::from(*byte)).collect(), str::to_owned)
 }
 
 /// `a, "b,c", d`; every `per_item`-th comma parts two items.
@@ -256,7 +262,8 @@ pub(crate) fn encode_head(
         let name = wire_name(member);
         match (member.location, value) {
             (Some(Location::StatusCode), Value::Int(code)) => {
-                if let Some(code) = u16::try_from(*code).ok().and_then(|code| StatusCode::from_u16(code).ok()) {
+                if let Some(code) = u16::try_from(*code).ok().and_then(|code| StatusCode::from_u16(code).ok())
+                {
                     *status = code;
                 }
             }
@@ -294,8 +301,10 @@ fn header_text(model: &Model, member: &Member, value: &Value) -> Option<String> 
 
 /// Line ends would begin another header: they, and what else HTTP forbids, become spaces.
 pub(crate) fn put(headers: &mut HeaderMap, name: &str, text: &str) {
-    let bytes: Vec<u8> = text.bytes().map(|byte| if byte < b' ' || byte == 0x7f { b' ' } else { byte }).collect();
-    if let (Ok(name), Ok(value)) = (HeaderName::from_bytes(name.as_bytes()), HeaderValue::from_bytes(&bytes)) {
+    let bytes: Vec<u8> =
+        text.bytes().map(|byte| if byte < b' ' || byte == 0x7f { b' ' } else { byte }).collect();
+    if let (Ok(name), Ok(value)) = (HeaderName::from_bytes(name.as_bytes()), HeaderValue::from_bytes(&bytes))
+    {
         headers.insert(name, value);
     }
 }
@@ -307,7 +316,10 @@ mod tests {
     #[test]
     fn header_lists_may_be_quoted() {
         assert_eq!(split_list(r#"a, "b,\"c" ,d"#, 1), ["a", "b,\"c", "d"]);
-        assert_eq!(split_list("Sat, 31 Jan 2026, Sun, 1 Feb 2026", 2), ["Sat, 31 Jan 2026", "Sun, 1 Feb 2026"]);
+        assert_eq!(
+            split_list("Sat, 31 Jan 2026, Sun, 1 Feb 2026", 2),
+            ["Sat, 31 Jan 2026", "Sun, 1 Feb 2026"]
+        );
     }
 
     #[test]

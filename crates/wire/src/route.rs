@@ -33,8 +33,14 @@ pub struct WireError {
 pub struct Catalog {
     models: Vec<&'static Model>,
     targets: HashMap<&'static str, &'static Model>,
-    /// Of the services that speak a REST protocol.
-    templates: Vec<(&'static Model, Protocol, Vec<(Template, &'static Operation)>)>,
+    templates: Vec<Templates>,
+}
+
+/// Those of a service that speaks a REST protocol.
+struct Templates {
+    model: &'static Model,
+    protocol: Protocol,
+    of: Vec<(Template, &'static Operation)>,
 }
 
 /// [`Catalog::detect`] among the services the program ships.
@@ -55,7 +61,7 @@ impl Catalog {
         let templates = models.iter().filter_map(|model| {
             let protocol = *model.protocols.iter().find(|protocol| rest(protocol))?;
             let of = |operation: &'static Operation| (Template::new(model, operation), operation);
-            Some((*model, protocol, model.operations.iter().map(of).collect()))
+            Some(Templates { model, protocol, of: model.operations.iter().map(of).collect() })
         });
         Self {
             targets: models.iter().filter_map(|model| Some((model.target_prefix?, *model))).collect(),
@@ -121,11 +127,11 @@ impl Catalog {
         let query: Vec<(Cow<'_, str>, Cow<'_, str>)> =
             form_urlencoded::parse(parts.uri.query().unwrap_or_default().as_bytes()).collect();
         let mut best: Option<(Fit, Route)> = None;
-        for (model, protocol, templates) in &self.templates {
+        for Templates { model, protocol, of } in &self.templates {
             if !meant.iter().any(|meant| std::ptr::eq(*meant, *model)) {
                 continue;
             }
-            for (template, operation) in templates {
+            for (template, operation) in of {
                 let fit = template.fit(parts.method.as_str(), parts.uri.path(), &query, &parts.headers);
                 if let Some(fit) = fit
                     && best.as_ref().is_none_or(|(found, _)| fit > *found)
@@ -143,7 +149,8 @@ fn named(model: &'static Model, protocol: Protocol, name: &str) -> Result<Route,
     match model.operation(name) {
         Some(operation) => Ok(Route { model, protocol, operation }),
         None => {
-            let error = unknown_operation(format!("The service {} has no operation '{name}'.", model.service));
+            let error =
+                unknown_operation(format!("The service {} has no operation '{name}'.", model.service));
             Err(WireError { model: Some(model), protocol, error })
         }
     }
@@ -178,7 +185,11 @@ impl Form {
         let typed = parts.headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
         let is_form = parts.method == Method::POST
             && typed.is_none_or(|typed| typed.starts_with("application/x-www-form-urlencoded"));
-        let body = if is_form { request::inflated(parts, body, Protocol::Query).ok()? } else { Cow::Borrowed(&[][..]) };
+        let body = if is_form {
+            request::inflated(parts, body, Protocol::Query).ok()?
+        } else {
+            Cow::Borrowed(&[][..])
+        };
         let mut form = Self { action: None, version: None };
         let query = parts.uri.query().unwrap_or_default().as_bytes();
         for (name, value) in form_urlencoded::parse(query).chain(form_urlencoded::parse(&body)) {
@@ -221,12 +232,14 @@ fn by_action(meant: &[&'static Model], form: &Form) -> Result<Route, WireError> 
 fn no_operation(parts: &Parts, meant: &[&'static Model]) -> WireError {
     // Whose error it is, is only clear where one service was meant.
     let model = if let [model] = meant { Some(*model) } else { None };
-    let protocol = model.map_or_else(|| guess(parts), |model| model.protocols.first().copied().unwrap_or(Protocol::Query));
+    let protocol = model
+        .map_or_else(|| guess(parts), |model| model.protocols.first().copied().unwrap_or(Protocol::Query));
     let error = match protocol {
         Protocol::Query | Protocol::Ec2 => {
             ApiError::new("MissingAction", "The request must contain the parameter Action.").with_status(400)
         }
-        _ => unknown_operation(format!("No operation is at {} {}.", parts.method, parts.uri.path())).with_status(404),
+        _ => unknown_operation(format!("No operation is at {} {}.", parts.method, parts.uri.path()))
+            .with_status(404),
     };
     WireError { model, protocol, error }
 }
@@ -242,7 +255,8 @@ fn no_service(parts: &Parts, signing_name: &str) -> WireError {
 
 /// The protocol an error is best read in when no service is known.
 fn guess(parts: &Parts) -> Protocol {
-    let typed = parts.headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let typed =
+        parts.headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     if typed.starts_with("application/cbor") {
         Protocol::RpcV2Cbor
     } else if typed.contains("json") {

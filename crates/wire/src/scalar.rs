@@ -44,18 +44,16 @@ pub(crate) fn parse(shape: &ShapeModel, text: &str, path: &Path<'_>) -> Result<V
     let bad = |expected: &str| Fault::text(path, text, expected);
     Ok(match &shape.kind {
         Kind::String => Value::String(text.to_owned()),
-        Kind::Integer => {
-            Value::Int(trimmed.parse::<i32>().map_err(|_| bad("an integer of 32 bits"))?.into())
-        }
+        Kind::Integer => Value::Int(trimmed.parse::<i32>().map_err(|_| bad("an integer of 32 bits"))?.into()),
         Kind::Long => Value::Int(trimmed.parse().map_err(|_| bad("an integer of 64 bits"))?),
         Kind::Float | Kind::Double => Value::Float(trimmed.parse().map_err(|_| bad("a number"))?),
         Kind::Boolean if trimmed.eq_ignore_ascii_case("true") => Value::Bool(true),
         Kind::Boolean if trimmed.eq_ignore_ascii_case("false") => Value::Bool(false),
         Kind::Boolean => return Err(bad("true or false")),
         Kind::Blob { .. } => Value::Blob(base64_decode(text, path)?),
-        Kind::Timestamp { .. } => {
-            Value::Timestamp(timestamp(trimmed).ok_or_else(|| bad("a timestamp, such as 2026-01-31T00:00:00Z"))?)
-        }
+        Kind::Timestamp { .. } => Value::Timestamp(
+            timestamp(trimmed).ok_or_else(|| bad("a timestamp, such as 2026-01-31T00:00:00Z"))?,
+        ),
         Kind::Structure(_) => return Err(bad("a structure")),
         Kind::List { .. } => return Err(bad("a list")),
         Kind::Map { .. } => return Err(bad("a map")),
@@ -63,7 +61,11 @@ pub(crate) fn parse(shape: &ShapeModel, text: &str, path: &Path<'_>) -> Result<V
 }
 
 /// The text of a scalar. `None` for what has no text: null, lists, maps, structures.
-pub(crate) fn format<'v>(shape: &ShapeModel, value: &'v Value, time: TimestampFormat) -> Option<Cow<'v, str>> {
+pub(crate) fn format<'v>(
+    shape: &ShapeModel,
+    value: &'v Value,
+    time: TimestampFormat,
+) -> Option<Cow<'v, str>> {
     Some(match value {
         Value::Timestamp(at) => write_timestamp(*at, time).into(),
         // A record of the store may hold a time as text.
@@ -132,7 +134,10 @@ pub(crate) fn write_timestamp(at: Timestamp, format: TimestampFormat) -> String 
 
 /// The members of `value` that the model knows and that are not null. A structure may come as `Map`: that is how
 /// the store gives it back.
-pub(crate) fn members<'v>(structure: &'v Structure, value: &'v Value) -> impl Iterator<Item = (&'v Member, &'v Value)> {
+pub(crate) fn members<'v>(
+    structure: &'v Structure,
+    value: &'v Value,
+) -> impl Iterator<Item = (&'v Member, &'v Value)> {
     let (fields, entries) = match value {
         Value::Struct(fields) => (fields.as_slice(), [].as_slice()),
         Value::Map(entries) => ([].as_slice(), entries.as_slice()),

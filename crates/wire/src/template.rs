@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use ferrogate_api::schema::{Kind, Location, Model, Operation};
+use ferrogate_api::schema::{Kind, Location, Model, Operation, Structure};
 use http::HeaderMap;
 use percent_encoding::percent_decode_str;
 
@@ -59,7 +59,13 @@ impl Template {
     }
 
     /// How well the request fits; `None`: not at all.
-    pub(crate) fn fit(&self, method: &str, path: &str, query: &[(Cow<'_, str>, Cow<'_, str>)], headers: &HeaderMap) -> Option<Fit> {
+    pub(crate) fn fit(
+        &self,
+        method: &str,
+        path: &str,
+        query: &[(Cow<'_, str>, Cow<'_, str>)],
+        headers: &HeaderMap,
+    ) -> Option<Fit> {
         if method != self.method || capture(&self.segments, path).is_none() {
             return None;
         }
@@ -142,10 +148,10 @@ fn capture<'p>(segments: &[Segment], path: &'p str) -> Option<Vec<(&'static str,
     rest.is_empty().then_some(found)
 }
 
-/// Whether the body of the operation is handed on as it is: then its Content-Encoding is the payload's own.
-pub(crate) fn has_raw_payload(model: &Model, operation: &Operation) -> bool {
-    let Some(structure) = operation.input.and_then(|id| model.structure(id)) else { return false };
-    let payload = structure.payload.and_then(|name| structure.members.iter().find(|member| member.name == name));
+/// Whether the body is the bytes of one member as they are: then its Content-Encoding is the payload's own.
+pub(crate) fn has_raw_payload(model: &Model, structure: &Structure) -> bool {
+    let payload =
+        structure.payload.and_then(|name| structure.members.iter().find(|member| member.name == name));
     payload.is_some_and(|member| matches!(model.shape(member.shape).kind, Kind::Blob { .. } | Kind::String))
 }
 

@@ -47,7 +47,14 @@ struct Checker<'m> {
 }
 
 impl<'m> Checker<'m> {
-    fn structure(&mut self, name: &'static str, of: &Structure, value: &Value, path: &Path<'_>, depth: usize) {
+    fn structure(
+        &mut self,
+        name: &'static str,
+        of: &Structure,
+        value: &Value,
+        path: &Path<'_>,
+        depth: usize,
+    ) {
         if of.document {
             return;
         }
@@ -79,7 +86,9 @@ impl<'m> Checker<'m> {
             (Kind::Structure(structure), value) => {
                 self.structure(shape.name, structure, value, place.path, depth);
             }
-            (Kind::List { member: item, .. }, Value::List(items)) => self.items(item, value, items, place, depth),
+            (Kind::List { member: item, .. }, Value::List(items)) => {
+                self.items(item, value, items, place, depth)
+            }
             (Kind::Map { key, value: inside, .. }, Value::Map(entries)) => {
                 self.entries(key, inside, value, entries, place, depth);
             }
@@ -114,7 +123,11 @@ impl<'m> Checker<'m> {
         if constrained(key_shape) {
             let keys: Vec<Value> = entries.iter().map(|(key, _)| Value::String(key.clone())).collect();
             if self.any_violated(key_shape, keys.iter()) {
-                self.tell(place, told(shape), Constraint::Within("Map keys", self.rules(key_shape).collect()));
+                self.tell(
+                    place,
+                    told(shape),
+                    Constraint::Within("Map keys", self.rules(key_shape).collect()),
+                );
             }
         }
         if is_nested(shape) {
@@ -127,7 +140,11 @@ impl<'m> Checker<'m> {
         }
     }
 
-    fn any_violated<'v>(&mut self, shape: &'m ShapeModel, mut values: impl Iterator<Item = &'v Value>) -> bool {
+    fn any_violated<'v>(
+        &mut self,
+        shape: &'m ShapeModel,
+        mut values: impl Iterator<Item = &'v Value>,
+    ) -> bool {
         constrained(shape) && values.any(|value| !self.violated(shape, value).is_empty())
     }
 
@@ -144,12 +161,11 @@ impl<'m> Checker<'m> {
                 (Rule::ValueMin(min), value) => number(value).is_none_or(|number| number >= *min),
                 (Rule::ValueMax(max), value) => number(value).is_none_or(|number| number <= *max),
                 (Rule::OneOf(values), Value::String(text)) => values.contains(&text.as_str()),
-                (Rule::Pattern(pattern), Value::String(text)) => {
-                    pattern::matches(pattern, text).unwrap_or_else(|| {
+                (Rule::Pattern(pattern), Value::String(text)) => pattern::matches(pattern, text)
+                    .unwrap_or_else(|| {
                         self.broken = true;
                         true
-                    })
-                }
+                    }),
                 (Rule::OneOf(_) | Rule::Pattern(_), _) => true,
             };
             if !holds {
@@ -161,10 +177,8 @@ impl<'m> Checker<'m> {
 
     /// All rules `shape` has for its own value, in the order AWS tells them.
     fn rules(&self, shape: &'m ShapeModel) -> impl Iterator<Item = Rule<'m>> + use<'m> {
-        let sized = matches!(
-            shape.kind,
-            Kind::String | Kind::Blob { .. } | Kind::List { .. } | Kind::Map { .. }
-        );
+        let sized =
+            matches!(shape.kind, Kind::String | Kind::Blob { .. } | Kind::List { .. } | Kind::Map { .. });
         let (max, min) = if sized {
             (shape.max.map(Rule::LengthMax), shape.min.map(Rule::LengthMin))
         } else {
@@ -242,10 +256,16 @@ fn java_text(value: &Value) -> String {
         Value::Timestamp(at) => at.to_string(),
         Value::List(items) => format!("[{}]", joined(items.iter().map(java_text).collect())),
         Value::Map(entries) => {
-            format!("{{{}}}", joined(entries.iter().map(|(key, value)| format!("{key}={}", java_text(value))).collect()))
+            format!(
+                "{{{}}}",
+                joined(entries.iter().map(|(key, value)| format!("{key}={}", java_text(value))).collect())
+            )
         }
         Value::Struct(members) => {
-            format!("({})", joined(members.iter().map(|(name, value)| format!("{name}={}", java_text(value))).collect()))
+            format!(
+                "({})",
+                joined(members.iter().map(|(name, value)| format!("{name}={}", java_text(value))).collect())
+            )
         }
     }
 }

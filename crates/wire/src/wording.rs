@@ -11,7 +11,9 @@ const IAM_NAME_PATTERN: &str = r"[\w+=,.@-]+";
 /// What is wrong with a value.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Constraint<'m> {
-    NotNull { list: bool },
+    NotNull {
+        list: bool,
+    },
     Rule(Rule<'m>),
     /// Of a list's items, a map's keys or values: all the constraints they have.
     Within(&'static str, Vec<Rule<'m>>),
@@ -134,7 +136,11 @@ fn told(violation: &Violation<'_>) -> String {
             format!("Value null at '{at}' failed to satisfy constraint: Member must not be null")
         }
         (constraint, Some(value)) => {
-            format!("Value '{}' at '{at}' failed to satisfy constraint: {}", shortened(value), words(constraint))
+            format!(
+                "Value '{}' at '{at}' failed to satisfy constraint: {}",
+                shortened(value),
+                words(constraint)
+            )
         }
         (constraint, None) => format!("Value at '{at}' failed to satisfy constraint: {}", words(constraint)),
     }
@@ -195,5 +201,8 @@ fn ec2(violation: &Violation<'_>) -> ApiError {
         Constraint::Rule(Rule::ValueMax(max)) => format!("Expecting a value less than or equal to {max}."),
         constraint => format!("{}.", words(constraint)),
     };
-    ApiError::new("InvalidParameterValue", format!("Value ( {value} ) for parameter {parameter} is invalid. {expected}"))
+    ApiError::new(
+        "InvalidParameterValue",
+        format!("Value ( {value} ) for parameter {parameter} is invalid. {expected}"),
+    )
 }

@@ -15,6 +15,7 @@ import json
 import math
 import os
 import random
+import socket
 import sys
 import urllib.parse
 
@@ -26,14 +27,14 @@ from botocore.model import ServiceModel
 from botocore.parsers import create_parser
 from botocore.serialize import create_serializer
 
-from roundtrip_values import Generator, Unsatisfiable
+from roundtrip_values import HTTP_HEADERS, Generator, Unsatisfiable
 
 ROOT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "../../..")
 FAILURES_TOLD_MAX = 12
 
 SHAPE_KEYS = (
     "type required member key value flattened enum min max pattern timestampFormat streaming sensitive document "
-    "union eventstream exception error payload locationName"
+    "union eventstream exception error payload locationName xmlNamespace"
 ).split()
 REF_KEYS = (
     "shape location locationName queryName flattened xmlAttribute xmlNamespace timestampFormat streaming jsonvalue "
@@ -44,10 +45,12 @@ METADATA_KEYS = (
     "awsQueryCompatible serviceId"
 ).split()
 
-# Streams of events the parser can not read back without the event's own traits, which our models do not carry.
 SKIPPED = {
+    # Streams of events the parser can not read back without the event's own traits, which our models do not carry.
     ("s3", "SelectObjectContent"),
     ("lambda", "InvokeWithResponseStream"),
+    # The request is that of ListBuckets, but for the host.
+    ("s3", "ListDirectoryBuckets"),
 }
 
 
@@ -59,6 +62,9 @@ def strip(model):
     """As xtask/src/models.rs does, with all operations."""
     operations = {}
     for name, operation in model["operations"].items():
+        # S3's are byte for byte those of the operations that took their places.
+        if operation.get("deprecated"):
+            continue
         kept = pick(operation, ["http", "authtype", "endpoint"])
         for side in ("input", "output"):
             if side in operation:
@@ -84,7 +90,11 @@ class Server:
     def __init__(self, url):
         self.url = url
         self.control = http.client.HTTPConnection(urllib.parse.urlsplit(url).netloc, timeout=60)
-        self.session = URLLib3Session(timeout=60)
+        self.control.connect()
+        # Head and body go out apart: without this each call waits 40 ms for an acknowledgement.
+        no_delay = (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.control.sock.setsockopt(*no_delay)
+        self.session = URLLib3Session(timeout=60, socket_options=[no_delay])
 
     def ask(self, path, body):
         self.control.request("POST", "/__control/" + path, json.dumps(body))
@@ -95,6 +105,8 @@ class Server:
         return json.loads(answer)
 
     def call(self, model, request, operation):
+        # `stream-127.0.0.1` is no host.
+        request.pop("host_prefix", None)
         prepare_request_dict(request, self.url)
         request["headers"]["x-roundtrip-signing"] = model.signing_name
         prepared = create_request_object(request).prepare()
@@ -194,8 +206,9 @@ class Round:
         with open(os.path.join(ROOT, "api/operations.json")) as table:
             self.operations = json.load(table).get(service)
         if self.operations is None:
-            self.operations = list(self.model.operation_names)
-            server.ask("model", {"service": service, "model": strip(description)})
+            stripped = strip(description)
+            self.operations = list(stripped["operations"])
+            server.ask("model", {"service": service, "model": stripped})
         self.failures, self.exchanges, self.unsure = [], 0, 0
 
     def run(self):
@@ -232,7 +245,7 @@ class Round:
             raise Mismatch(f"refused: {last['refused']}; sent {params!r:.1200}")
         same([self.service, operation.name], [last["service"], last["operation"]], "route")
         if shape:
-            same(canonical(shape, params), told(shape, last["input"]), "input")
+            same(in_form(shape, canonical(shape, params)), in_form(shape, told(shape, last["input"])), "input")
         if generator.sure:
             same(None, last["invalid"], f"validation of {params!r:.900}")
         else:
@@ -249,9 +262,16 @@ class Round:
         stream = shape.event_stream_name if shape else None
         if stream:
             found[stream] = list(found[stream])
-        same("the-request", found["ResponseMetadata"].get("RequestId"), "request id")
+        # Over CBOR botocore looks for it only where there is an output.
+        if shape or self.protocol != "smithy-rpc-v2-cbor":
+            same("the-request", found["ResponseMetadata"].get("RequestId"), "request id")
         if shape:
-            same(in_form(shape, expected), in_form(shape, parsed_output(shape, found)), "output")
+            understood = parsed_output(shape, found)
+            for name, member in shape.members.items():
+                # Every body has a type, also where the output named none.
+                if member.serialization.get("name", "").lower() == "content-type" and name not in expected:
+                    understood.pop(name, None)
+            same(in_form(shape, expected), in_form(shape, understood), "output")
 
     def failed_exchange(self, operation, rng, shape):
         generator = Generator(rng, self.protocol)
@@ -265,6 +285,8 @@ class Round:
         response = self.call(operation, generator, answer)
         status = shape.metadata.get("error", {}).get("httpStatusCode", 400) if shape else 400
         same(status, response["status_code"], "status")
+        if operation.http["method"] == "HEAD":
+            return
         found = self.parser.parse(response, operation.output_shape)
         same(code, found["Error"]["Code"], "code")
         same(message, found["Error"]["Message"], "message")
@@ -296,21 +318,22 @@ def parsed_output(shape, found):
 
 
 def in_form(shape, value):
-    """Header names have no case; where botocore always sets a member, absent and empty are the same."""
+    """Header names have no case; what botocore always sets, or HTTP itself does, is left out."""
     value = dict(value)
     for name, member in shape.members.items():
         if member.serialization.get("location") == "headers":
             headers = {key.lower(): text for key, text in value.pop(name, {}).items()}
             if headers:
                 value[name] = headers
-        if member.serialization.get("location") == "statusCode":
+        wire_name = member.serialization.get("name", "").lower()
+        if member.serialization.get("location") == "statusCode" or wire_name in HTTP_HEADERS:
             value.pop(name, None)
     return value
 
 
 def main():
     url, *services = sys.argv[1:]
-    rounds, seed = int(os.environ.get("ROUNDTRIP_ROUNDS", "6")), os.environ.get("ROUNDTRIP_SEED", "1")
+    rounds, seed = int(os.environ.get("ROUNDTRIP_ROUNDS", "20")), os.environ.get("ROUNDTRIP_SEED", "1")
     failed = 0
     server = Server(url)
     for service in services:

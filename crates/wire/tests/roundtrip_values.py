@@ -13,6 +13,8 @@ PATTERN_TRIES_MAX = 60
 SPECIAL = "\t\n &<>\"'%+=;,:/?#[]{}\\|~^`é€漢😀\u00a0"
 CONTROL = "\r\x01\x1f\x7f"
 XML = ("query", "ec2", "rest-xml")
+# Members HTTP itself understands: a random one would say something untrue about the message.
+HTTP_HEADERS = ("content-length", "content-encoding", "transfer-encoding", "expect", "connection", "host")
 
 
 class Unsatisfiable(Exception):
@@ -37,12 +39,16 @@ class Generator:
 
     # -- structures, lists, maps
 
+    def is_form(self):
+        """Forms can not say "an empty structure"."""
+        return self.is_input and self.protocol in ("query", "ec2")
+
     def structure(self, shape, depth, top=False):
         if shape.is_document_type:
             return self.document(0)
         if depth > 40:
             raise Unsatisfiable(shape.name)
-        names = list(shape.members)
+        names = [name for name in shape.members if not (self.is_form() and is_memberless(shape.members[name]))]
         required = set(shape.required_members)
         payload = shape.serialization.get("payload")
         if shape.is_tagged_union:
@@ -55,14 +61,15 @@ class Generator:
                 deep = self.is_deep(shape.members[name])
                 if (depth < DEPTH_MAX or not deep) and self.values < VALUES_MAX and self.rng.random() < often:
                     chosen.add(name)
-            if top and payload:
-                chosen.add(payload)
-            # Forms can not say "an empty structure".
-            if not chosen and not top and self.is_input and self.protocol in ("query", "ec2"):
+            if top:
+                chosen.update(name for name in (payload, shape.event_stream_name) if name)
+            if not chosen and not top and self.is_form():
                 flat = [name for name in names if not self.is_deep(shape.members[name])]
-                chosen = {self.rng.choice(flat or names)} if names else set()
+                chosen = {self.rng.choice(flat or names)}
         value = {}
         for name in names:
+            if shape.members[name].serialization.get("name", "").lower() in HTTP_HEADERS:
+                continue
             if name in chosen:
                 value[name] = self.member(shape.members[name], depth + 1, name == payload and top)
         return value
@@ -73,8 +80,13 @@ class Generator:
     def member(self, shape, depth, is_payload=False):
         location = shape.serialization.get("location")
         if shape.serialization.get("eventstream"):
-            return [self.structure(shape, depth) for _ in range(self.rng.randint(0, 3))]
+            return [self.event(shape, depth) for _ in range(self.rng.randint(0, 3))]
         return self.value(shape, depth, location, is_payload)
+
+    def event(self, shape, depth):
+        names = [name for name, member in shape.members.items() if not member.metadata.get("exception")]
+        name = self.rng.choice(names)
+        return {name: self.structure(shape.members[name], depth)}
 
     def value(self, shape, depth, location=None, is_payload=False):
         self.values += 1
@@ -85,10 +97,12 @@ class Generator:
             return self.list(shape, depth, location)
         if kind == "map":
             return self.map(shape, depth, location)
+        if location == "statusCode":
+            return self.rng.choice([200, 201, 202])
         if kind in ("integer", "long"):
             return self.integer(shape)
         if kind in ("float", "double"):
-            return self.number(shape, location)
+            return self.number(shape)
         if kind == "boolean":
             return self.rng.random() < 0.5
         if kind == "timestamp":
@@ -144,7 +158,7 @@ class Generator:
         near = max(low, min(high, self.rng.randint(-5, 500)))
         return self.rng.choice([near, low, high, self.rng.randint(low, high)])
 
-    def number(self, shape, location):
+    def number(self, shape):
         low, high = shape.metadata.get("min", -1e6), shape.metadata.get("max", 1e6)
         # Eighths are exact in 32 bits too.
         number = round(self.rng.uniform(low, high) * 8) / 8
@@ -265,6 +279,10 @@ class Generator:
         return chr(self.rng.randint(low, high))
 
 
+def is_memberless(shape):
+    return shape.type_name == "structure" and not shape.members and not shape.is_document_type
+
+
 CATEGORIES = {
     sre.CATEGORY_DIGIT: [(48, 57)],
     sre.CATEGORY_WORD: [(48, 57), (65, 90), (95, 95), (97, 122)],
@@ -280,6 +298,10 @@ def within(code, ranges):
     return any(low <= code <= high for low, high in ranges)
 
 
+def planes(found):
+    return f"\\U{int(found[1], 16):08x}"
+
+
 def compiled_pattern(pattern):
     """A Java pattern as Python reads it; only a part of what `\\p{…}` allows, which is enough to make values."""
     if pattern not in PATTERNS:
@@ -288,6 +310,8 @@ def compiled_pattern(pattern):
                              (r"\p{S}", "+"), (r"\p{P}", "!"), (r"\p{Alnum}", "a-zA-Z0-9"), (r"\p{Graph}", "!-~"),
                              (r"\p{Print}", " -~"), (r"\p{ASCII}", " -~"), (r"\p{IsAlphabetic}", "a-z")):
             text = text.replace(java, python)
+        # `\\u10000-\\u10FFFF` is meant as characters of the planes beyond the first.
+        text = re.sub(r"\\u(10[0-9A-Fa-f]{4}|[1-9A-Fa-f][0-9A-Fa-f]{4})(?![0-9A-Fa-f])", planes, text)
         try:
             PATTERNS[pattern] = (sre_parse.parse(text, re.ASCII), re.compile(text, re.ASCII))
         except (re.error, OverflowError):

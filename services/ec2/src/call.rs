@@ -134,7 +134,9 @@ impl<'a> Call<'a> {
     ) -> Result<Option<ClientToken>, ApiError> {
         let Some(token) = token.filter(|token| !token.is_empty()) else { return Ok(None) };
         if !token.is_ascii() || token.len() > CLIENT_TOKEN_CHARACTERS_MAX {
-            let message = format!("Invalid client token: it may have up to {CLIENT_TOKEN_CHARACTERS_MAX} ASCII characters");
+            let message = format!(
+                "Invalid client token: it may have up to {CLIENT_TOKEN_CHARACTERS_MAX} ASCII characters"
+            );
             return Err(invalid_value(message));
         }
         let text = serde_json::to_vec(parameters).map_err(|_| ApiError::internal())?;
@@ -146,10 +148,13 @@ impl<'a> Call<'a> {
     /// What an earlier call with this token has made.
     pub(crate) fn made_before(&self, token: Option<&ClientToken>) -> Result<Option<String>, ApiError> {
         let Some(token) = token else { return Ok(None) };
-        let Some(kv) = self.service.store.get(&self.scope.client_token(&token.token)) else { return Ok(None) };
+        let Some(kv) = self.service.store.get(&self.scope.client_token(&token.token)) else {
+            return Ok(None);
+        };
         let record: ClientTokenRecord = parse(&kv)?;
         if record.operation != token.operation || record.parameters != token.parameters {
-            let message = format!("The client token '{}' was used before with other parameters.", token.token);
+            let message =
+                format!("The client token '{}' was used before with other parameters.", token.token);
             return Err(ApiError::new("IdempotentParameterMismatch", message));
         }
         Ok(Some(record.id))

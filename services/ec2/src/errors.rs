@@ -19,7 +19,10 @@ pub(crate) fn missing(parameter: &str) -> ApiError {
 
 /// A parameter of AWS that is not served here yet: refused, never ignored.
 pub(crate) fn unsupported(parameter: &str) -> ApiError {
-    ApiError::new("UnsupportedOperation", format!("The parameter {parameter} is not supported by Ferrogate yet. Leave it out."))
+    ApiError::new(
+        "UnsupportedOperation",
+        format!("The parameter {parameter} is not supported by Ferrogate yet. Leave it out."),
+    )
 }
 
 /// Refuses each named parameter that the caller has set.
@@ -39,7 +42,9 @@ pub(crate) fn not_permitted() -> ApiError {
 }
 
 pub(crate) fn bad_cidr(value: impl Display) -> ApiError {
-    invalid_value(format!("Value ({value}) for parameter cidrBlock is invalid. This is not a valid CIDR block."))
+    invalid_value(format!(
+        "Value ({value}) for parameter cidrBlock is invalid. This is not a valid CIDR block."
+    ))
 }
 
 /// Many writers met at one record. Nothing was changed; the SDKs try again by themselves.

@@ -72,7 +72,9 @@ impl Filters {
                 return Err(invalid_value(format!("The filter '{name}' must have at least one value")));
             }
             if values.len() > FILTER_VALUES_MAX {
-                let message = format!("The maximum number of filter values specified on a single call is {FILTER_VALUES_MAX}");
+                let message = format!(
+                    "The maximum number of filter values specified on a single call is {FILTER_VALUES_MAX}"
+                );
                 return Err(ApiError::new("FilterLimitExceeded", message));
             }
             checked.push((name, values));
@@ -89,8 +91,12 @@ impl Filters {
                 return tag.is_some_and(|tag| matches(tag.value.as_deref().unwrap_or_default()));
             }
             match name.as_str() {
-                "tag-key" if T::TAGGED => item.tags().iter().filter_map(|tag| tag.key.as_deref()).any(matches),
-                "tag-value" if T::TAGGED => item.tags().iter().filter_map(|tag| tag.value.as_deref()).any(matches),
+                "tag-key" if T::TAGGED => {
+                    item.tags().iter().filter_map(|tag| tag.key.as_deref()).any(matches)
+                }
+                "tag-value" if T::TAGGED => {
+                    item.tags().iter().filter_map(|tag| tag.value.as_deref()).any(matches)
+                }
                 name => item.values(name).0.iter().any(|value| matches(value)),
             }
         })
@@ -164,7 +170,10 @@ mod tests {
     #[test]
     fn unknown_filters_are_refused_with_or_without_items() {
         let error = filters(&[("Thing-Id", &["x"])]).unwrap_err();
-        assert_eq!((error.code.as_str(), error.message.as_str()), ("InvalidParameterValue", "The filter 'Thing-Id' is invalid"));
+        assert_eq!(
+            (error.code.as_str(), error.message.as_str()),
+            ("InvalidParameterValue", "The filter 'Thing-Id' is invalid")
+        );
     }
 
     #[test]

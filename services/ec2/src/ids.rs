@@ -2,8 +2,6 @@
 
 use ferrogate_api::ApiError;
 
-use crate::errors::invalid_value;
-
 /// A kind of resource: how its ids begin, where its records lie, how its ARN and its errors read.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Kind {
@@ -91,7 +89,13 @@ pub(crate) const DHCP_OPTIONS: Kind = Kind {
 
 /// Associations: they have ids, but neither records nor tags of their own.
 const fn association(prefix: &'static str, resource_type: &'static str) -> Kind {
-    Kind { prefix, resource_type, not_found_code: "InvalidAssociationID.NotFound", malformed_code: None, noun: "association ID" }
+    Kind {
+        prefix,
+        resource_type,
+        not_found_code: "InvalidAssociationID.NotFound",
+        malformed_code: None,
+        noun: "association ID",
+    }
 }
 
 pub(crate) const VPC_CIDR_ASSOCIATION: Kind = association("vpc-cidr-assoc", "vpc-cidr-block-association");
@@ -122,7 +126,10 @@ impl Kind {
 
     /// An id that follows from `seed`: the things a region has by default are made once, whoever is first.
     pub(crate) fn derived_id(&self, seed: &str) -> String {
-        let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, format!("{}/{seed}", self.prefix).as_bytes());
+        let digest = aws_lc_rs::digest::digest(
+            &aws_lc_rs::digest::SHA256,
+            format!("{}/{seed}", self.prefix).as_bytes(),
+        );
         let digits: String = digest.as_ref()[..8].iter().map(|byte| format!("{byte:02x}")).collect();
         format!("{}-0{digits}", self.prefix)
     }
@@ -139,13 +146,16 @@ impl Kind {
     pub(crate) fn check(&self, id: &str) -> Result<(), ApiError> {
         let digits = id.strip_prefix(self.prefix).and_then(|rest| rest.strip_prefix('-'));
         let well_formed = digits.is_some_and(|digits| {
-            matches!(digits.len(), 8 | 17) && digits.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+            matches!(digits.len(), 8 | 17)
+                && digits.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
         });
         if well_formed {
             return Ok(());
         }
         match self.malformed_code {
-            Some(code) => Err(ApiError::new(code, format!("Invalid id: \"{id}\" (expecting \"{}-...\")", self.prefix))),
+            Some(code) => {
+                Err(ApiError::new(code, format!("Invalid id: \"{id}\" (expecting \"{}-...\")", self.prefix)))
+            }
             None => Err(self.not_found(id)),
         }
     }
@@ -158,14 +168,6 @@ pub(crate) fn kind_of(id: &str) -> Result<&'static Kind, ApiError> {
     let kind = kind.ok_or_else(|| ApiError::new("InvalidID", format!("The ID '{id}' is not valid")))?;
     kind.check(id)?;
     Ok(kind)
-}
-
-/// The kind a `TagSpecification` names.
-pub(crate) fn kind_of_type(resource_type: &str) -> Result<&'static Kind, ApiError> {
-    TAGGED
-        .into_iter()
-        .find(|kind| kind.resource_type == resource_type)
-        .ok_or_else(|| invalid_value(format!("'{resource_type}' is not a valid taggable resource type for this operation.")))
 }
 
 #[cfg(test)]

@@ -345,7 +345,11 @@ impl Scope {
     }
 
     pub(crate) fn record<R: Record>(&self, id: &str) -> String {
-        self.key(format_args!("{}/{id}", R::KIND.resource_type))
+        self.of_type(R::KIND.resource_type, id)
+    }
+
+    pub(crate) fn of_type(&self, resource_type: &str, id: &str) -> String {
+        self.key(format_args!("{resource_type}/{id}"))
     }
 
     pub(crate) fn records<R: Record>(&self) -> String {

@@ -1,1 +1,87 @@
+//! Amazon ECS, as far as Fargate reaches: clusters, task definitions, tasks.
+//!
+//! - An operation (`operations/`) validates and commits desired state in one transaction; what it accepts of a task
+//!   definition is in `definition/`.
+//! - A task's life is one state machine (`lifecycle.rs`), driven by three parties and nobody else: StopTask, the
+//!   controllers (`controllers/`) that get and give back its network interface, and the reports of its node.
+//! - Nodes see the service by [`EcsService::assignments`] and [`EcsService::report`] (`node.rs`).
+//! - EC2 is called as `ecs.amazonaws.com`, roles are tried out as `ecs-tasks.amazonaws.com`: both by the AWS API.
+//!
+//! From RunTask to the node three transactions are written: the task, its interface (by EC2), its placement.
+//!
+//! Where AWS would look for container instances (no launch type and no capacity provider strategy) a task runs on
+//! Fargate: there is nothing else here. The cluster `default` is made by the first RunTask that means it.
+//!
+//! Deliberately absent: services and what belongs to them, ECS Exec, container instances, Spot.
 
+mod api;
+mod assignments;
+mod call;
+mod controllers;
+mod definition;
+mod demands;
+mod errors;
+mod lifecycle;
+mod names;
+mod node;
+mod operations;
+mod plan;
+mod state;
+
+use std::sync::Arc;
+
+use ferrogate_api::Invoke;
+use ferrogate_control::Controller;
+use ferrogate_model::Clock;
+use ferrogate_nodeapi::Architecture;
+use ferrogate_store::Store;
+
+use assignments::Assignments;
+pub use node::{ReportError, TaskRoles};
+
+/// Where tasks can run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Node {
+    pub id: String,
+    pub architecture: Architecture,
+}
+
+impl From<&str> for Node {
+    /// A node like this machine.
+    fn from(id: &str) -> Self {
+        let arm = cfg!(target_arch = "aarch64");
+        Self { id: id.to_owned(), architecture: if arm { Architecture::Arm64 } else { Architecture::X86_64 } }
+    }
+}
+
+/// What an operator chooses.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    pub nodes: Vec<Node>,
+}
+
+/// The ECS API over a store; [`ferrogate_api::ecs::Ecs`] is implemented for it.
+pub struct EcsService {
+    store: Arc<dyn Store>,
+    invoke: Arc<dyn Invoke>,
+    clock: Arc<dyn Clock>,
+    nodes: Arc<[Node]>,
+    assignments: Arc<Assignments>,
+}
+
+impl EcsService {
+    /// Reads the tasks there are and follows their changes on the current Tokio runtime, until dropped.
+    ///
+    /// # Panics
+    /// Outside of a Tokio runtime.
+    pub fn new(config: Config, store: Arc<dyn Store>, invoke: Arc<dyn Invoke>, clock: Arc<dyn Clock>) -> Self {
+        let ids = config.nodes.iter().map(|node| node.id.as_str());
+        let assignments = Arc::new(Assignments::start(Arc::clone(&store), ids));
+        Self { store, invoke, clock, nodes: config.nodes.into(), assignments }
+    }
+
+    /// To be given to the driver, all of them.
+    pub fn controllers(&self) -> Vec<Arc<dyn Controller>> {
+        controllers::all(self)
+    }
+}

@@ -10,7 +10,7 @@ mod place;
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 
-use reqwest::header::{ACCEPT, CONTENT_RANGE, HeaderMap, LOCATION, RANGE};
+use reqwest::header::{ACCEPT, CONTENT_RANGE, HeaderMap, RANGE};
 use reqwest::{Method, Response, StatusCode};
 
 use crate::config::{Auth, Config, Timeouts};
@@ -354,9 +354,6 @@ fn named(status: StatusCode) -> String {
 
 /// ` - Server message: toomanyrequests: …` from the specification's error document, or nothing.
 async fn server_message(mut response: Response) -> String {
-    if response.headers().contains_key(LOCATION) {
-        return String::new();
-    }
     let mut bytes = Vec::new();
     while let Ok(Some(chunk)) = response.chunk().await {
         bytes.extend_from_slice(&chunk[..chunk.len().min(ERROR_BODY_BYTES_MAX - bytes.len())]);

@@ -21,6 +21,8 @@ const WHITEOUT_META: &[u8] = b".wh..wh.";
 const NAME_BYTES_MAX: usize = 255;
 /// `openat2` asks to be called again when something was renamed meanwhile, anywhere.
 const OPEN_ATTEMPTS_MAX: usize = 1000;
+/// Remembered until the end; a million directories of usual depth.
+const DIRECTORY_PATHS_BYTES_MAX: usize = 64 << 20;
 const BUFFER_BYTES: usize = 256 << 10;
 
 pub(super) struct Tree {
@@ -29,6 +31,7 @@ pub(super) struct Tree {
     trashed: u64,
     /// Set last: making a child changes its directory's time.
     directory_times: Vec<(Vec<u8>, Timestamps)>,
+    directory_paths_bytes: usize,
     limits: Limits,
     unpacked: Unpacked,
     buffer: Vec<u8>,
@@ -47,6 +50,7 @@ impl Tree {
             trash,
             trashed: 0,
             directory_times: Vec::new(),
+            directory_paths_bytes: 0,
             limits: *limits,
             unpacked: Unpacked { bytes: 0, entries: 0, opaque_root: false },
             buffer: vec![0; BUFFER_BYTES],
@@ -193,7 +197,15 @@ impl Tree {
         if hides_lower {
             make_opaque(&directory).map_err(failed("mark", entry))?;
         }
-        self.directory_times.push((parts(&entry.path)?.join(&b'/'), times(entry)));
+        let path = parts(&entry.path)?.join(&b'/');
+        self.directory_paths_bytes += path.len();
+        if self.directory_paths_bytes > DIRECTORY_PATHS_BYTES_MAX {
+            let max = DIRECTORY_PATHS_BYTES_MAX;
+            return Err(UnpackError::TooLarge(format!(
+                "the layer's directory names are more than {max} bytes"
+            )));
+        }
+        self.directory_times.push((path, times(entry)));
         Ok(())
     }
 

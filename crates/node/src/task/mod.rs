@@ -177,7 +177,7 @@ impl Actor {
     /// The containers' output stays with the record when the sandbox goes.
     fn keep_logs(&self) {
         for name in self.record.containers.keys() {
-            let from = self.dirs.sandbox().join(name).join(ferrogate_sandbox::LOG_DIR);
+            let from = ferrogate_sandbox::log_dir(&self.dirs.sandbox(), name);
             if !from.exists() {
                 continue;
             }

@@ -9,8 +9,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use ferrogate_shim::protocol::{
-    self, Answer, Call, Event, FRAME_BYTES_MAX, Failure, FailureKind, PROTOCOL_VERSION, Reply, Request, Status,
-    TaskState,
+    self, Answer, Call, Event, FRAME_BYTES_MAX, Failure, FailureKind, PROTOCOL_VERSION, Reply, Request,
+    Status, TaskState,
 };
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
 use tokio::io::Interest;
@@ -141,7 +141,11 @@ impl Client {
 
     pub(crate) fn progress(&self, container: &str) -> watch::Receiver<Progress> {
         let mut tables = self.tables();
-        tables.progress.entry(container.to_owned()).or_insert_with(|| watch::channel(Progress::default()).0).subscribe()
+        tables
+            .progress
+            .entry(container.to_owned())
+            .or_insert_with(|| watch::channel(Progress::default()).0)
+            .subscribe()
     }
 
     pub(crate) fn forget(&self, container: &str) {
@@ -180,8 +184,10 @@ impl Client {
 
     fn set_progress(&self, container: &str, log_end: u64, ended: Option<bool>) {
         let mut tables = self.tables();
-        let sender =
-            tables.progress.entry(container.to_owned()).or_insert_with(|| watch::channel(Progress::default()).0);
+        let sender = tables
+            .progress
+            .entry(container.to_owned())
+            .or_insert_with(|| watch::channel(Progress::default()).0);
         sender.send_modify(|progress| {
             progress.log_end = progress.log_end.max(log_end);
             progress.ended = ended.unwrap_or(progress.ended);
@@ -264,7 +270,9 @@ async fn read_frames(stream: &UnixStream, client: &Weak<Client>) -> io::Result<(
             Err(error) => return Err(error),
         }
         let mut used = 0;
-        while let Some((reply, length)) = protocol::decode::<Reply>(&buffer[used..]).map_err(io::Error::other)? {
+        while let Some((reply, length)) =
+            protocol::decode::<Reply>(&buffer[used..]).map_err(io::Error::other)?
+        {
             used += length;
             let Some(client) = client.upgrade() else { return Ok(()) };
             client.take(reply);

@@ -45,7 +45,9 @@ pub(crate) fn public(event: &Event) -> Option<TaskEvent> {
     match event.clone() {
         Event::Started { container, pid, at_ns } => Some(TaskEvent::Started { container, pid, at_ns }),
         Event::Exited(exited) => Some(TaskEvent::Exited(exited)),
-        Event::ExecExited { exec, exit_code, at_ns } => Some(TaskEvent::ExecExited { exec, exit_code, at_ns }),
+        Event::ExecExited { exec, exit_code, at_ns } => {
+            Some(TaskEvent::ExecExited { exec, exit_code, at_ns })
+        }
         Event::Output { .. } => None,
     }
 }

@@ -34,7 +34,8 @@ pub enum LogRecord {
         /// Without the newline; whatever the container wrote, not necessarily UTF-8.
         bytes: Vec<u8>,
     },
-    /// The sink lagged and this many bytes of output were not kept.
+    /// Output that was not kept, about this many bytes: the sink lagged, or this reader came after the ring had
+    /// gone on (then without a time: 0).
     Dropped { next_offset: u64, timestamp_ns: i64, bytes: u64 },
 }
 
@@ -52,15 +53,23 @@ pub struct LogFollower {
     offset: u64,
     ready: VecDeque<LogRecord>,
     progress: watch::Receiver<Progress>,
+    /// Nobody will tell of progress any more.
+    closed: bool,
 }
 
 impl LogFollower {
     pub(crate) fn new(directory: PathBuf, offset: u64, progress: watch::Receiver<Progress>) -> Self {
-        LogFollower { reader: Arc::new(Reader { directory }), offset, ready: VecDeque::new(), progress }
+        LogFollower {
+            reader: Arc::new(Reader { directory }),
+            offset,
+            ready: VecDeque::new(),
+            progress,
+            closed: false,
+        }
     }
 
     /// The next record; waits for it while the container runs. `None` when the container has exited and all is
-    /// read (a restarted container's output is read by a new follower from the same offset). Cancel-safe.
+    /// read; `ShimLost` when the connection ends or the container is deleted before that (a restarted container's output is read by a new follower from the same offset). Cancel-safe.
     pub async fn next(&mut self) -> Result<Option<LogRecord>, Error> {
         loop {
             if let Some(record) = self.ready.pop_front() {
@@ -91,26 +100,39 @@ impl LogFollower {
                 return Err(Error::Io {
                     action: "read the log in",
                     path: self.reader.directory.clone(),
-                    source: io::Error::other(format!("output ends at {} instead of {}", self.offset, progress.log_end)),
+                    source: io::Error::other(format!(
+                        "output ends at {} instead of {}",
+                        self.offset, progress.log_end
+                    )),
                 });
             }
-            if self.progress.changed().await.is_err() {
-                return Ok(None);
+            if self.closed {
+                return Err(Error::ShimLost {
+                    dir: self.reader.directory.clone(),
+                    why: "the log was followed when the connection ended".into(),
+                });
             }
+            // Without a sender one more look is taken: what was written before the end is there.
+            self.closed = self.progress.changed().await.is_err();
         }
     }
 }
 
-struct Reader {
-    directory: PathBuf,
+pub(crate) struct Reader {
+    pub(crate) directory: PathBuf,
 }
 
 impl Reader {
     /// Whole records from `offset` on, or from the first one still kept.
-    fn read(&self, offset: u64) -> io::Result<Vec<LogRecord>> {
+    pub(crate) fn read(&self, offset: u64) -> io::Result<Vec<LogRecord>> {
         let segments = log::segments(&self.directory)?;
         let Some(first) = segments.first() else { return Ok(Vec::new()) };
-        let offset = offset.max(first.start);
+        if offset < first.start {
+            // The ring went on without this reader.
+            let gap =
+                LogRecord::Dropped { next_offset: first.start, timestamp_ns: 0, bytes: first.start - offset };
+            return Ok(vec![gap]);
+        }
         let Some(segment) = segments.iter().find(|s| s.start <= offset && offset < s.end()) else {
             return Ok(Vec::new());
         };

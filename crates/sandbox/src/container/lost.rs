@@ -8,7 +8,8 @@ use std::time::Duration;
 use ferrogate_shim::cgroup::Cgroups;
 use ferrogate_shim::log;
 use ferrogate_shim::protocol::{
-    CONTAINERS_DIR, LOCK_FILE, LOG_DIR, PROTOCOL_VERSION, STATE_FILE, Status, TRASH_DIR, TaskConfig, TaskState,
+    CONTAINERS_DIR, LOCK_FILE, LOG_DIR, PROTOCOL_VERSION, STATE_FILE, Status, TRASH_DIR, TaskConfig,
+    TaskState,
 };
 use rustix::fs::{FlockOperation, flock};
 
@@ -47,7 +48,8 @@ pub(super) async fn recover(directory: &Path, config: &TaskConfig) -> Result<Tas
                 container.pid = None;
             }
             let logs = directory.join(CONTAINERS_DIR).join(&container.id).join(LOG_DIR);
-            let (begin, end) = log_extent(&logs).map_err(|source| io_error("read the log in", &logs, source))?;
+            let (begin, end) =
+                log_extent(&logs).map_err(|source| io_error("read the log in", &logs, source))?;
             (container.log_begin, container.log_end) = (begin, end);
         }
         for exec in &mut state.execs {
@@ -133,7 +135,9 @@ fn io_error(action: &'static str, path: &Path, source: io::Error) -> Error {
     Error::Io { action, path: path.to_owned(), source }
 }
 
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, Error> + Send + 'static) -> Result<T, Error> {
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Error> + Send + 'static,
+) -> Result<T, Error> {
     match tokio::task::spawn_blocking(work).await {
         Ok(result) => result,
         Err(panic) => Err(Error::Refused(format!("clean-up failed: {panic}"))),

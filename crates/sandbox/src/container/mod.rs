@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use ferrogate_shim::protocol::{
-    Answer, Call, ContainerState, CreateContainer, Exited, PROTOCOL_VERSION, Resources, Rootfs, Seccomp, Status,
-    TaskConfig, TaskState, TaskStats,
+    Answer, Call, ContainerState, CreateContainer, Exited, PROTOCOL_VERSION, Resources, Rootfs, Seccomp,
+    Status, TaskConfig, TaskState, TaskStats,
 };
 use oci_spec::runtime::Spec;
 use tokio::io::AsyncReadExt;
@@ -34,6 +34,9 @@ const SPEC_FILE: &str = "sandbox.json";
 const CONTAINER_SPEC_FILE: &str = "config.json";
 /// Longest a shim may take to say that it listens.
 const SHIM_START_DEADLINE: Duration = Duration::from_secs(20);
+/// A shim that holds its lock and does not answer is given this long, and asked this often.
+const REATTACH_DEADLINE: Duration = Duration::from_secs(10);
+const REATTACH_INTERVAL: Duration = Duration::from_millis(5);
 /// Longest a process may take to go after SIGKILL, and a shim after `Shutdown`.
 const KILL_DEADLINE: Duration = Duration::from_secs(30);
 const CPU_PERIOD_US: u64 = 100_000;
@@ -47,7 +50,8 @@ pub struct ContainerSandbox {
 impl ContainerSandbox {
     /// With the `ferrogate-shim` beside the running program.
     pub fn new() -> Result<Self, Error> {
-        let io = |source| Error::Io { action: "find the running program", path: "/proc/self/exe".into(), source };
+        let io =
+            |source| Error::Io { action: "find the running program", path: "/proc/self/exe".into(), source };
         let beside = std::env::current_exe().map_err(io)?.with_file_name(SHIM_PROGRAM);
         ContainerSandbox::with_shim(beside)
     }
@@ -128,10 +132,15 @@ impl Sandbox for ContainerSandbox {
         let spec: TaskSandboxSpec = read_json(&dir.join(SPEC_FILE)).await?;
         let spec = TaskSandboxSpec { dir: dir.to_owned(), ..spec };
         let config = task_config(&spec)?;
-        let shim = match Client::connect(dir).await {
-            Ok(client) => Shim::Alive(client),
-            Err(error) if lost::shim_is_alive(dir) => return Err(error),
-            Err(_) => Shim::Lost(lost::recover(dir, &config).await?),
+        let deadline = tokio::time::Instant::now() + REATTACH_DEADLINE;
+        let shim = loop {
+            match Client::connect(dir).await {
+                Ok(client) => break Shim::Alive(client),
+                Err(_) if !lost::shim_is_alive(dir) => break Shim::Lost(lost::recover(dir, &config).await?),
+                // Starting, or on its way out: soon it is the one or the other.
+                Err(error) if tokio::time::Instant::now() > deadline => return Err(error),
+                Err(_) => tokio::time::sleep(REATTACH_INTERVAL).await,
+            }
         };
         Ok(Arc::new(ContainerTask { spec, config, shim }))
     }
@@ -364,7 +373,7 @@ fn task_config(spec: &TaskSandboxSpec) -> Result<TaskConfig, Error> {
     Ok(TaskConfig {
         version: PROTOCOL_VERSION,
         cgroup: instance.join(&spec.id),
-        shim_cgroup: instance.join("shims"),
+        shim_cgroup: instance.join(".shims"),
         resources: Resources {
             cpu_shares: None,
             cpu_quota_us: limited(u64::from(spec.cpu_units) * CPU_PERIOD_US / CPU_UNITS_PER_VCPU),
@@ -385,25 +394,25 @@ async fn prepare(spec: &TaskSandboxSpec, config: &TaskConfig) -> Result<(), Erro
         source,
     })?;
     // Secrets may lie in a container's files and environment: nobody else's business.
-    set_private(&spec.dir).await?;
+    set_mode(&spec.dir, 0o700).await?;
     for (file, contents) in [
         ("hosts", spec.hosts.clone()),
         ("hostname", format!("{}\n", spec.hostname)),
         ("resolv.conf", spec.resolv_conf.clone()),
     ] {
         write_file(&etc.join(file), contents.as_bytes()).await?;
+        // For every user of a container, whatever the agent's umask is.
+        set_mode(&etc.join(file), 0o644).await?;
     }
     write_json(&spec.dir.join(SPEC_FILE), spec).await?;
     write_json(&spec.dir.join(ferrogate_shim::protocol::CONFIG_FILE), config).await
 }
 
-async fn set_private(path: &Path) -> Result<(), Error> {
+async fn set_mode(path: &Path, mode: u32) -> Result<(), Error> {
     use std::os::unix::fs::PermissionsExt;
-    tokio::fs::set_permissions(path, std::fs::Permissions::from_mode(0o700)).await.map_err(|source| Error::Io {
-        action: "set the mode of",
-        path: path.into(),
-        source,
-    })
+    tokio::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))
+        .await
+        .map_err(|source| Error::Io { action: "set the mode of", path: path.into(), source })
 }
 
 async fn write_json<T: serde::Serialize>(path: &Path, value: &T) -> Result<(), Error> {
@@ -416,7 +425,11 @@ async fn write_json<T: serde::Serialize>(path: &Path, value: &T) -> Result<(), E
 }
 
 async fn write_file(path: &Path, contents: &[u8]) -> Result<(), Error> {
-    tokio::fs::write(path, contents).await.map_err(|source| Error::Io { action: "write", path: path.into(), source })
+    tokio::fs::write(path, contents).await.map_err(|source| Error::Io {
+        action: "write",
+        path: path.into(),
+        source,
+    })
 }
 
 async fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T, Error> {

@@ -8,7 +8,8 @@ use oci_spec::OciSpecError;
 use oci_spec::runtime::{
     Linux, LinuxBuilder, LinuxCapabilitiesBuilder, LinuxCpuBuilder, LinuxMemoryBuilder, LinuxNamespace,
     LinuxNamespaceBuilder, LinuxNamespaceType, LinuxResources, LinuxResourcesBuilder, Mount, MountBuilder,
-    PosixRlimit, PosixRlimitBuilder, PosixRlimitType, Process, ProcessBuilder, RootBuilder, Spec, SpecBuilder,
+    PosixRlimit, PosixRlimitBuilder, PosixRlimitType, Process, ProcessBuilder, RootBuilder, Spec,
+    SpecBuilder,
 };
 
 use crate::{ContainerSpec, Error, TaskSandboxSpec, Ulimit};
@@ -49,7 +50,13 @@ pub const READONLY_PATHS: &[&str] =
 pub fn oci_spec(task: &TaskSandboxSpec, container: &ContainerSpec, etc: &Path) -> Result<Spec, Error> {
     let spec = SpecBuilder::default()
         .version("1.0.2")
-        .root(RootBuilder::default().path("rootfs").readonly(container.readonly_root_filesystem).build().map_err(bug)?)
+        .root(
+            RootBuilder::default()
+                .path("rootfs")
+                .readonly(container.readonly_root_filesystem)
+                .build()
+                .map_err(bug)?,
+        )
         .hostname(task.hostname.as_str())
         .process(process(task, container)?)
         .mounts(mounts(container, etc)?)
@@ -75,7 +82,8 @@ fn process(task: &TaskSandboxSpec, container: &ContainerSpec) -> Result<Process,
         .ambient(Vec::new().into_iter().collect::<oci_spec::runtime::Capabilities>())
         .build()
         .map_err(bug)?;
-    let directory = match container.working_directory.as_deref().unwrap_or(&container.image.working_directory) {
+    let directory = match container.working_directory.as_deref().unwrap_or(&container.image.working_directory)
+    {
         "" => "/",
         directory if directory.starts_with('/') => directory,
         directory => {

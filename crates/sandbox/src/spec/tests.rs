@@ -56,7 +56,11 @@ fn entry_point_and_command_follow_docker() {
             ..container()
         })
         .unwrap();
-        assert_eq!(spec.process().as_ref().unwrap().args(), &Some(words(expected)), "{entry_point:?} {command:?}");
+        assert_eq!(
+            spec.process().as_ref().unwrap().args(),
+            &Some(words(expected)),
+            "{entry_point:?} {command:?}"
+        );
     }
 }
 
@@ -117,7 +121,11 @@ fn limits_default_to_fargates() {
 #[test]
 fn mounts_are_ordered_and_careful() {
     let spec = build(&ContainerSpec {
-        tmpfs: vec![Tmpfs { container_path: "/data/a/tmp".into(), size_bytes: 1 << 20, mount_options: vec!["exec".into()] }],
+        tmpfs: vec![Tmpfs {
+            container_path: "/data/a/tmp".into(),
+            size_bytes: 1 << 20,
+            mount_options: vec!["exec".into()],
+        }],
         mounts: vec![
             BindMount { source: "/vol/b".into(), container_path: "/data/a".into(), read_only: true },
             BindMount { source: "/vol/a".into(), container_path: "/data".into(), read_only: false },
@@ -154,7 +162,10 @@ fn memory_and_cpu_are_the_containers_own() {
     let resources = spec.linux().as_ref().unwrap().resources().clone().unwrap();
     assert_eq!(resources.cpu().as_ref().unwrap().shares(), Some(2));
     let memory = resources.memory().unwrap();
-    assert_eq!((memory.limit(), memory.swap(), memory.reservation()), (Some(64 << 20), Some(64 << 20), Some(32 << 20)));
+    assert_eq!(
+        (memory.limit(), memory.swap(), memory.reservation()),
+        (Some(64 << 20), Some(64 << 20), Some(32 << 20))
+    );
 }
 
 #[test]

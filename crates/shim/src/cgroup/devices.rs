@@ -81,7 +81,8 @@ fn program(rules: &[DeviceRule]) -> Vec<Instruction> {
     ];
     for rule in rules {
         let mut allowed = 0;
-        for (given, bit) in [(rule.mknod, ACCESS_MKNOD), (rule.read, ACCESS_READ), (rule.write, ACCESS_WRITE)] {
+        for (given, bit) in [(rule.mknod, ACCESS_MKNOD), (rule.read, ACCESS_READ), (rule.write, ACCESS_WRITE)]
+        {
             if given {
                 allowed |= bit;
             }
@@ -111,7 +112,7 @@ fn program(rules: &[DeviceRule]) -> Vec<Instruction> {
 }
 
 /// Attaches the rules to a v2 cgroup directory. They stay as long as it does.
-pub(super) fn attach(directory: &Path, rules: &[DeviceRule]) -> io::Result<()> {
+pub fn attach(directory: &Path, rules: &[DeviceRule]) -> io::Result<()> {
     #[repr(C)]
     struct Load {
         program_type: u32,
@@ -160,7 +161,8 @@ pub(super) fn attach(directory: &Path, rules: &[DeviceRule]) -> io::Result<()> {
         flags: BPF_F_ALLOW_MULTI,
     };
     // SAFETY: as above.
-    let done = unsafe { libc::syscall(libc::SYS_bpf, BPF_PROG_ATTACH, &raw const attach, size_of::<Attach>()) };
+    let done =
+        unsafe { libc::syscall(libc::SYS_bpf, BPF_PROG_ATTACH, &raw const attach, size_of::<Attach>()) };
     if done < 0 {
         let error = io::Error::last_os_error();
         return Err(io::Error::new(

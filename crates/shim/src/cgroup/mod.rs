@@ -76,11 +76,13 @@ impl Cgroups {
             match (kind.next(), kind.nth(1)) {
                 (Some("cgroup2"), _) => v2 = Some(mount),
                 (Some("cgroup"), Some(options)) => {
-                    let controllers: Vec<String> =
-                        options.split(',').filter(|name| V1_KNOWN.contains(name)).map(str::to_owned).collect();
-                    let of_use = |name: &String| {
-                        V1_CONTROLLERS.contains(&name.as_str()) || name == V1_KILL_CONTROLLER
-                    };
+                    let controllers: Vec<String> = options
+                        .split(',')
+                        .filter(|name| V1_KNOWN.contains(name))
+                        .map(str::to_owned)
+                        .collect();
+                    let of_use =
+                        |name: &String| V1_CONTROLLERS.contains(&name.as_str()) || name == V1_KILL_CONTROLLER;
                     let known = v1.iter().any(|h| h.controllers == controllers);
                     if controllers.iter().any(of_use) && !known {
                         v1.push(v1::Hierarchy { mount, controllers });
@@ -157,17 +159,9 @@ impl Cgroups {
         self.mounts().map(|mount| mount.join(path).join("cgroup.procs")).collect()
     }
 
-    /// Where the v2 part of it lies, if there is one: `clone3` can put a child straight into it.
+    /// Where the v2 part of it lies, if there is one.
     pub fn v2_dir(&self, path: &Path) -> Option<PathBuf> {
         self.v2.as_ref().map(|mount| mount.join(path))
-    }
-
-    /// Moves the calling process where memory is accounted and where a service manager kills: the rest of the
-    /// hierarchies are of no use to a shim, and each move costs.
-    pub fn join_light(&self, path: &Path) -> io::Result<()> {
-        let v1 = self.v1.iter().filter(|h| h.has("memory")).map(|h| &h.mount);
-        let mut mounts = self.v2.iter().chain(v1);
-        mounts.try_for_each(|mount| write(&mount.join(path).join("cgroup.procs"), "0"))
     }
 
     /// Moves the calling process.
@@ -336,7 +330,8 @@ fn processes(path: &Path) -> io::Result<Vec<i32>> {
         Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => String::new(),
         Err(error) => return Err(error),
     };
-    let mut found: Vec<i32> = text.lines().filter_map(|line| line.parse().ok()).filter(|pid| *pid > 0).collect();
+    let mut found: Vec<i32> =
+        text.lines().filter_map(|line| line.parse().ok()).filter(|pid| *pid > 0).collect();
     let entries = match fs::read_dir(path) {
         Ok(entries) => entries,
         Err(error) if is_gone(&error) => return Ok(found),
@@ -399,8 +394,7 @@ mod tests {
 34 30 0:30 / /sys/fs/cgroup/systemd rw,relatime - cgroup cgroup rw,xattr,name=systemd
 35 30 0:31 / /sys/fs/cgroup/unified rw,relatime - cgroup2 cgroup2 rw
 ";
-    const PURE: &str =
-        "35 23 0:31 / /sys/fs/cgroup rw,nosuid shared:4 - cgroup2 cgroup2 rw,nsdelegate,memory_recursiveprot\n";
+    const PURE: &str = "35 23 0:31 / /sys/fs/cgroup rw,nosuid shared:4 - cgroup2 cgroup2 rw,nsdelegate,memory_recursiveprot\n";
 
     #[test]
     fn hybrid_controls_by_v1_and_kills_by_v2() {
@@ -427,7 +421,8 @@ mod tests {
 
     #[test]
     fn pure_v1_keeps_the_freezer() {
-        let text: String = HYBRID.lines().filter(|l| !l.contains("cgroup2")).map(|l| format!("{l}\n")).collect();
+        let text: String =
+            HYBRID.lines().filter(|l| !l.contains("cgroup2")).map(|l| format!("{l}\n")).collect();
         let found = Cgroups::from_mountinfo(&text);
         assert!(found.v1.iter().any(|h| h.has("freezer")));
         assert!(!found.is_v2());

@@ -76,7 +76,8 @@ impl Hierarchy {
             usage.pids = number("pids.current");
         }
         if self.has("blkio") {
-            let text = fs::read_to_string(dir.join("blkio.throttle.io_service_bytes_recursive")).unwrap_or_default();
+            let text =
+                fs::read_to_string(dir.join("blkio.throttle.io_service_bytes_recursive")).unwrap_or_default();
             (usage.io_read_bytes, usage.io_write_bytes) = io_bytes(&text);
         }
     }
@@ -109,7 +110,8 @@ fn io_bytes(text: &str) -> (u64, u64) {
     let (mut read, mut written) = (0, 0);
     for line in text.lines() {
         let mut words = line.split(' ').skip(1);
-        let (kind, count) = (words.next(), words.next().and_then(|count| count.parse::<u64>().ok()).unwrap_or(0));
+        let (kind, count) =
+            (words.next(), words.next().and_then(|count| count.parse::<u64>().ok()).unwrap_or(0));
         match kind {
             Some("Read") => read += count,
             Some("Write") => written += count,

@@ -42,7 +42,11 @@ pub(super) fn find(name: &str, environment: &[String]) -> Result<String, Stop> {
 pub(super) fn refused(path: &str, error: &io::Error) -> Stop {
     match error.raw_os_error() {
         // It is there: what is missing is its interpreter or loader.
-        Some(libc::ENOENT) => Stop::cannot_execute(NOT_FOUND, path, "no such file or directory (its interpreter or loader is missing)"),
+        Some(libc::ENOENT) => Stop::cannot_execute(
+            NOT_FOUND,
+            path,
+            "no such file or directory (its interpreter or loader is missing)",
+        ),
         Some(libc::ENOEXEC) => Stop::cannot_execute(NOT_EXECUTABLE, path, "exec format error"),
         Some(libc::EACCES | libc::EPERM) => Stop::cannot_execute(NOT_EXECUTABLE, path, "permission denied"),
         _ => Stop::cannot_execute(NOT_EXECUTABLE, path, &words(error)),
@@ -57,7 +61,9 @@ fn check(path: &str) -> io::Result<()> {
     // With the effective ids, which are the container user's by now.
     match accessat(CWD, Path::new(path), Access::EXEC_OK, AtFlags::EACCESS) {
         Ok(()) => Ok(()),
-        Err(rustix::io::Errno::NOSYS | rustix::io::Errno::INVAL) => Ok(accessat(CWD, Path::new(path), Access::EXEC_OK, AtFlags::empty())?),
+        Err(rustix::io::Errno::NOSYS | rustix::io::Errno::INVAL) => {
+            Ok(accessat(CWD, Path::new(path), Access::EXEC_OK, AtFlags::empty())?)
+        }
         Err(error) => Err(error.into()),
     }
 }

@@ -78,7 +78,13 @@ fn shrink(scratch: &Path, filter: &Filter, errors: RawFd) -> Result<(), Stop> {
     let flags = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
     step("make mounts private", mount_change("/", flags).map_err(io::Error::from))?;
     let empty = || -> io::Result<()> {
-        mount("tmpfs", scratch, "tmpfs", MountFlags::RDONLY | MountFlags::NOEXEC | MountFlags::NOSUID, c"size=0")?;
+        mount(
+            "tmpfs",
+            scratch,
+            "tmpfs",
+            MountFlags::RDONLY | MountFlags::NOEXEC | MountFlags::NOSUID,
+            c"size=0",
+        )?;
         std::env::set_current_dir(scratch)?;
         rustix::process::pivot_root(".", ".")?;
         unmount(".", UnmountFlags::DETACH)?;

@@ -1,8 +1,8 @@
 //! Starts processes in containers.
 //!
 //! ```text
-//! shim ── clone3(new pid, mount, uts, ipc [, net] namespaces; into the v2 cgroup)
-//!   │        child: join v1 cgroups ─ cgroup namespace ─ join net ─ hostname ─ limits ─ build and enter the root
+//! shim ── clone3(new pid, mount, uts, ipc [, net] namespaces)
+//!   │        child: join cgroups ─ cgroup namespace ─ join net ─ hostname ─ limits ─ build and enter the root
 //!   │               ─ user ─ capabilities ─ no_new_privs ─ seccomp ─ exec
 //!   └─ reads the error pipe: closed by exec, or says which step failed
 //! ```
@@ -73,7 +73,9 @@ impl Stop {
 }
 
 fn step<T>(what: &str, result: io::Result<T>) -> Result<T, Stop> {
-    result.map_err(|error| Stop(Failure::new(FailureKind::System, format!("cannot {what}: {}", find::words(&error)))))
+    result.map_err(|error| {
+        Stop(Failure::new(FailureKind::System, format!("cannot {what}: {}", find::words(&error))))
+    })
 }
 
 /// Starts a container's first process.
@@ -85,14 +87,12 @@ pub(crate) fn launch(plan: &Plan, place: &Place<'_>) -> Result<Launched, Failure
     if plan.network_namespace.is_none() {
         flags |= libc::CLONE_NEWNET;
     }
-    spawn(flags as u64, place.cgroups, place.cgroup, place.pid_namespace, |errors| {
-        match set_up(plan, place) {
-            Ok(()) => {
-                let last = if plan.init { Last::BehindReaper } else { Last::Execute };
-                process::become_and_execute(&plan.process, last, errors)
-            }
-            Err(stop) => stop,
+    spawn(flags as u64, place.pid_namespace, |errors| match set_up(plan, place) {
+        Ok(()) => {
+            let last = if plan.init { Last::BehindReaper } else { Last::Execute };
+            process::become_and_execute(&plan.process, last, errors)
         }
+        Err(stop) => stop,
     })
 }
 
@@ -102,7 +102,7 @@ pub(crate) fn execute(
     container: BorrowedFd<'_>,
     place: &Place<'_>,
 ) -> Result<Launched, Failure> {
-    spawn(0, place.cgroups, place.cgroup, None, |errors| {
+    spawn(0, None, |errors| {
         let joined = || -> Result<(), Stop> {
             begin(place)?;
             process::limits(process)?;
@@ -128,8 +128,9 @@ pub(crate) fn hold_pid_namespace(
     scratch: &Path,
     filter: &Filter,
 ) -> Result<Launched, Failure> {
-    let flags = libc::CLONE_NEWPID | libc::CLONE_NEWNS | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS | libc::CLONE_NEWNET;
-    spawn(flags as u64, cgroups, cgroup, None, |errors| match join_cgroups(cgroups, cgroup) {
+    let flags =
+        libc::CLONE_NEWPID | libc::CLONE_NEWNS | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS | libc::CLONE_NEWNET;
+    spawn(flags as u64, None, |errors| match join_cgroups(cgroups, cgroup) {
         Ok(()) => init::hold(scratch, filter, errors),
         Err(stop) => stop,
     })
@@ -138,8 +139,6 @@ pub(crate) fn hold_pid_namespace(
 /// Clones, runs `child` there until it executes or stops, and waits for either.
 fn spawn(
     flags: u64,
-    cgroups: &Cgroups,
-    cgroup: &Path,
     pid_namespace: Option<BorrowedFd<'_>>,
     child: impl FnOnce(RawFd) -> Stop,
 ) -> Result<Launched, Failure> {
@@ -148,20 +147,17 @@ fn spawn(
     };
     let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
         .map_err(|error| failed("make a pipe", error.into()))?;
-    let directory = match cgroups.v2_dir(cgroup) {
-        Some(path) => Some(File::open(&path).map_err(|error| failed(&format!("open {}", path.display()), error))?),
-        None => None,
-    };
     let own = match pid_namespace {
         Some(shared) => {
-            let own = File::open("/proc/self/ns/pid").map_err(|error| failed("open our PID namespace", error))?;
+            let own =
+                File::open("/proc/self/ns/pid").map_err(|error| failed("open our PID namespace", error))?;
             sys::set_namespace(shared, libc::CLONE_NEWPID)
                 .map_err(|error| failed("join the PID namespace", error))?;
             Some(own)
         }
         None => None,
     };
-    let cloned = sys::clone(flags, directory.as_ref().map(AsFd::as_fd));
+    let cloned = sys::clone(flags);
     if let Ok(sys::Cloned::Child) = cloned {
         drop(reader);
         let stop = child(writer.as_raw_fd());
@@ -184,7 +180,8 @@ fn spawn(
         Ok(None) => Ok(Launched { pid, pidfd }),
         Ok(Some(child)) => {
             let _ = waitpid(Pid::from_raw(pid), WaitOptions::empty());
-            let process = Pid::from_raw(child).ok_or_else(|| failed("know the process", io::ErrorKind::InvalidData.into()))?;
+            let process = Pid::from_raw(child)
+                .ok_or_else(|| failed("know the process", io::ErrorKind::InvalidData.into()))?;
             // Our own child, which nobody else collects: the number is still its.
             let pidfd = rustix::process::pidfd_open(process, rustix::process::PidfdFlags::empty())
                 .map_err(|error| failed("open the process", error.into()))?;
@@ -254,7 +251,8 @@ fn outcome(reader: OwnedFd) -> Result<Option<i32>, Failure> {
     if failure.is_empty() {
         return Ok(pid);
     }
-    Err(serde_json::from_slice(failure).unwrap_or_else(|_| broken("the process ended during its set-up".into())))
+    Err(serde_json::from_slice(failure)
+        .unwrap_or_else(|_| broken("the process ended during its set-up".into())))
 }
 
 /// What every child does first.
@@ -272,16 +270,10 @@ fn begin(place: &Place<'_>) -> Result<(), Stop> {
     join_cgroups(place.cgroups, place.cgroup)
 }
 
-/// The v2 one it was born in.
+/// By itself, before anything else. `CLONE_INTO_CGROUP` would save one write of several where controllers are v1's,
+/// and made no start faster when it was tried.
 fn join_cgroups(cgroups: &Cgroups, cgroup: &Path) -> Result<(), Stop> {
-    let v2 = cgroups.v2_dir(cgroup);
-    for file in cgroups.join_files(cgroup) {
-        if v2.as_deref().is_some_and(|dir| file.starts_with(dir)) {
-            continue;
-        }
-        step(&format!("join {}", file.display()), std::fs::write(&file, "0"))?;
-    }
-    Ok(())
+    step(&format!("join cgroup {}", cgroup.display()), cgroups.join(cgroup))
 }
 
 fn set_up(plan: &Plan, place: &Place<'_>) -> Result<(), Stop> {
@@ -289,7 +281,8 @@ fn set_up(plan: &Plan, place: &Place<'_>) -> Result<(), Stop> {
     step("make a cgroup namespace", sys::unshare(libc::CLONE_NEWCGROUP))?;
     match &plan.network_namespace {
         Some(path) => {
-            let joined = File::open(path).and_then(|file| sys::set_namespace(file.as_fd(), libc::CLONE_NEWNET));
+            let joined =
+                File::open(path).and_then(|file| sys::set_namespace(file.as_fd(), libc::CLONE_NEWNET));
             step(&format!("join the network namespace {}", path.display()), joined)?;
         }
         None => step("bring the loopback interface up", sys::loopback_up())?,

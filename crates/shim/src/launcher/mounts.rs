@@ -8,9 +8,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Component, Path, PathBuf};
 
 use oci_spec::runtime::Mount;
-use rustix::mount::{
-    MountFlags, MoveMountFlags, OpenTreeFlags, mount, move_mount, open_tree,
-};
+use rustix::mount::{MountFlags, MoveMountFlags, OpenTreeFlags, mount, move_mount, open_tree};
 
 use super::sys;
 use crate::cgroup::Cgroups;
@@ -59,9 +57,7 @@ const OPTIONS: &[(&str, MountFlags, bool)] = &[
 
 pub(super) fn plan(mount: &Mount) -> Result<MountPlan, Failure> {
     let target = mount.destination();
-    let refuse = |kind, why: String| {
-        Err(Failure::new(kind, format!("mount at {}: {why}", target.display())))
-    };
+    let refuse = |kind, why: String| Err(Failure::new(kind, format!("mount at {}: {why}", target.display())));
     if !target.is_absolute() || target.components().any(|part| part == Component::ParentDir) {
         return refuse(FailureKind::Invalid, "the destination must be an absolute path without ..".into());
     }
@@ -77,8 +73,8 @@ pub(super) fn plan(mount: &Mount) -> Result<MountPlan, Failure> {
             "bind" => bind = true,
             "rbind" => (bind, recursive) = (true, true),
             "defaults" | "private" | "rprivate" => {}
-            "shared" | "rshared" | "slave" | "rslave" | "unbindable" | "runbindable" | "remount" | "idmap"
-            | "ridmap" | "tmpcopyup" => {
+            "shared" | "rshared" | "slave" | "rslave" | "unbindable" | "runbindable" | "remount"
+            | "idmap" | "ridmap" | "tmpcopyup" => {
                 return refuse(FailureKind::Unsupported, format!("option {option:?} is not supported"));
             }
             option => match OPTIONS.iter().find(|(known, _, _)| *known == option) {
@@ -95,11 +91,17 @@ pub(super) fn plan(mount: &Mount) -> Result<MountPlan, Failure> {
             return refuse(FailureKind::Unsupported, format!("a bind mount has no option {:?}", data[0]));
         }
         if !source.is_absolute() {
-            return refuse(FailureKind::Invalid, format!("the source {} must be an absolute path", source.display()));
+            return refuse(
+                FailureKind::Invalid,
+                format!("the source {} must be an absolute path", source.display()),
+            );
         }
         Kind::Bind { source, recursive }
     } else if !KINDS.contains(&kind) {
-        return refuse(FailureKind::Unsupported, format!("type {kind:?} is not supported: {} are", KINDS.join(", ")));
+        return refuse(
+            FailureKind::Unsupported,
+            format!("type {kind:?} is not supported: {} are", KINDS.join(", ")),
+        );
     } else if kind.starts_with("cgroup") {
         Kind::Cgroup
     } else {
@@ -215,7 +217,11 @@ pub(super) fn mask(path: &Path) -> io::Result<()> {
         mount("tmpfs", path, "tmpfs", MountFlags::RDONLY, c"size=0")?;
         return Ok(());
     }
-    let null = open_tree(rustix::fs::CWD, "/dev/null", OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC)?;
+    let null = open_tree(
+        rustix::fs::CWD,
+        "/dev/null",
+        OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC,
+    )?;
     if !sys::is_null_device(&null)? {
         return Err(io::Error::other("/dev/null of the container is not the null device"));
     }
@@ -305,7 +311,8 @@ pub(super) fn overlay(layers: &[PathBuf], directory: &Path, target: &Path) -> io
         Err(error) => return Err(error),
     }
     let open = |path: &PathBuf| {
-        sys::open_path(path).map_err(|error| io::Error::new(error.kind(), format!("layer {}: {error}", path.display())))
+        sys::open_path(path)
+            .map_err(|error| io::Error::new(error.kind(), format!("layer {}: {error}", path.display())))
     };
     let lower: Vec<OwnedFd> = layers.iter().map(open).collect::<io::Result<_>>()?;
     let (upper, work) = (sys::open_path(&upper)?, sys::open_path(&work)?);
@@ -334,7 +341,15 @@ mod tests {
 
     fn of(kind: &str, options: &[&str]) -> Result<MountPlan, Failure> {
         let options: Vec<String> = options.iter().map(|o| (*o).to_owned()).collect();
-        plan(&MountBuilder::default().destination("/x").typ(kind).source("/s").options(options).build().unwrap())
+        plan(
+            &MountBuilder::default()
+                .destination("/x")
+                .typ(kind)
+                .source("/s")
+                .options(options)
+                .build()
+                .unwrap(),
+        )
     }
 
     #[test]
@@ -348,7 +363,9 @@ mod tests {
 
     #[test]
     fn what_cannot_be_done_is_refused() {
-        for (kind, options) in [("ext4", &[][..]), ("bind", &["size=1"]), ("tmpfs", &["rshared"]), ("overlay", &[])] {
+        for (kind, options) in
+            [("ext4", &[][..]), ("bind", &["size=1"]), ("tmpfs", &["rshared"]), ("overlay", &[])]
+        {
             assert!(of(kind, options).is_err(), "{kind} {options:?}");
         }
     }

@@ -64,7 +64,11 @@ pub(crate) struct ProcessPlan {
 pub(super) enum User {
     /// To be looked up in the container.
     Named(String),
-    Numbers { uid: u32, gid: u32, groups: Vec<u32> },
+    Numbers {
+        uid: u32,
+        gid: u32,
+        groups: Vec<u32>,
+    },
 }
 
 #[derive(Clone, Copy, Default)]
@@ -206,12 +210,12 @@ impl ProcessPlan {
             seccomp,
         })
     }
-
 }
 
 fn refuse_unsupported(spec: &Spec) -> Result<(), Failure> {
     let hooks = spec.hooks().as_ref().is_some_and(|hooks| *hooks != Default::default());
-    let mut given = vec![(hooks, "hooks"), (spec.windows().is_some(), "windows"), (spec.vm().is_some(), "vm")];
+    let mut given =
+        vec![(hooks, "hooks"), (spec.windows().is_some(), "windows"), (spec.vm().is_some(), "vm")];
     if let Some(linux) = spec.linux() {
         let maps = |maps: &Option<Vec<_>>| maps.as_ref().is_some_and(|maps: &Vec<_>| !maps.is_empty());
         given.extend([
@@ -241,14 +245,21 @@ fn check_namespaces(linux: &Linux) -> Result<(), Failure> {
     let namespaces = linux.namespaces().clone().unwrap_or_default();
     for wanted in [Mount, Pid, Ipc, Uts, Cgroup, Network] {
         if !namespaces.iter().any(|namespace| namespace.typ() == wanted) {
-            return Err(invalid(format!("the specification has no {wanted} namespace: a container always has one")));
+            return Err(invalid(format!(
+                "the specification has no {wanted} namespace: a container always has one"
+            )));
         }
     }
     for namespace in &namespaces {
         match namespace.typ() {
             Network | Cgroup | Ipc | Mount | Pid | Uts if namespace.path().is_none() => {}
             Network => {}
-            kind => return Err(unsupported(&format!("namespace {kind}{}", if namespace.path().is_some() { " by path" } else { "" }))),
+            kind => {
+                return Err(unsupported(&format!(
+                    "namespace {kind}{}",
+                    if namespace.path().is_some() { " by path" } else { "" }
+                )));
+            }
         }
     }
     Ok(())
@@ -265,7 +276,9 @@ fn capability_sets(process: &Process) -> Result<CapabilitySets, Failure> {
         set.iter().flatten().try_fold(0u64, |bits, capability| {
             let name = capability.to_string();
             let name = name.strip_prefix("CAP_").unwrap_or(&name);
-            capabilities::bit(name).map(|bit| bits | bit).ok_or_else(|| invalid(format!("unknown capability {name}")))
+            capabilities::bit(name)
+                .map(|bit| bits | bit)
+                .ok_or_else(|| invalid(format!("unknown capability {name}")))
         })
     };
     Ok(CapabilitySets {
@@ -308,7 +321,10 @@ fn device_nodes(linux: &Linux) -> Result<Vec<DeviceNode>, Failure> {
         .flatten()
         .map(|device| {
             if device.typ() != LinuxDeviceType::C && device.typ() != LinuxDeviceType::U {
-                return Err(unsupported(&format!("device {} that is not a character device", device.path().display())));
+                return Err(unsupported(&format!(
+                    "device {} that is not a character device",
+                    device.path().display()
+                )));
             }
             if !device.path().starts_with("/dev") {
                 return Err(invalid(format!("device {} must lie in /dev", device.path().display())));
@@ -346,7 +362,10 @@ fn sysctls(linux: &Linux) -> Result<Vec<(String, String)>, Failure> {
 fn cgroup_resources(resources: &LinuxResources) -> Result<Resources, Failure> {
     for (given, what) in [
         (resources.block_io().is_some(), "linux.resources.blockIO"),
-        (resources.hugepage_limits().as_ref().is_some_and(|limits| !limits.is_empty()), "linux.resources.hugepageLimits"),
+        (
+            resources.hugepage_limits().as_ref().is_some_and(|limits| !limits.is_empty()),
+            "linux.resources.hugepageLimits",
+        ),
         (resources.network().is_some(), "linux.resources.network"),
         (resources.rdma().is_some(), "linux.resources.rdma"),
         (resources.unified().as_ref().is_some_and(|unified| !unified.is_empty()), "linux.resources.unified"),
@@ -358,7 +377,8 @@ fn cgroup_resources(resources: &LinuxResources) -> Result<Resources, Failure> {
     let positive = |value: Option<i64>| value.filter(|value| *value > 0).map(|value| value as u64);
     let mut wanted = Resources::default();
     if let Some(cpu) = resources.cpu() {
-        let more = cpu.realtime_period().is_some() || cpu.realtime_runtime().is_some() || cpu.burst().is_some();
+        let more =
+            cpu.realtime_period().is_some() || cpu.realtime_runtime().is_some() || cpu.burst().is_some();
         if more || cpu.cpus().is_some() || cpu.mems().is_some() || cpu.idle().is_some() {
             return Err(unsupported("linux.resources.cpu beyond shares, quota and period"));
         }
@@ -369,7 +389,9 @@ fn cgroup_resources(resources: &LinuxResources) -> Result<Resources, Failure> {
     if let Some(memory) = resources.memory() {
         let swap_differs = memory.swap().is_some() && memory.swap() != memory.limit();
         if swap_differs || memory.swappiness().is_some() || memory.disable_oom_killer() == Some(true) {
-            return Err(unsupported("linux.resources.memory beyond limit and reservation (swap must equal the limit)"));
+            return Err(unsupported(
+                "linux.resources.memory beyond limit and reservation (swap must equal the limit)",
+            ));
         }
         wanted.memory_max_bytes = positive(memory.limit());
         wanted.memory_reservation_bytes = positive(memory.reservation());
@@ -384,7 +406,8 @@ fn device_rules(resources: &LinuxResources) -> Result<Option<Vec<DeviceRule>>, F
         Some(given) if !given.is_empty() => given,
         _ => return Ok(None),
     };
-    let form = || invalid("linux.resources.devices must deny everything first and then only allow devices by type");
+    let form =
+        || invalid("linux.resources.devices must deny everything first and then only allow devices by type");
     let (first, allowed) = given.split_first().ok_or_else(form)?;
     let all = first.typ().is_none_or(|kind| kind == LinuxDeviceType::A);
     if first.allow() || !all || first.major().is_some() || first.minor().is_some() {

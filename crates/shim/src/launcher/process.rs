@@ -90,7 +90,8 @@ fn prepare(process: &ProcessPlan, errors: RawFd) -> Result<Prepared, Stop> {
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(process.umask));
     let name = process.arguments.first().map_or("", String::as_str);
     let path = find(name, &environment)?;
-    step("close descriptors", sys::close_on_exec_all())?;
+    // The shim's own. Now, not by exec: a reaper stays, and a child in the namespace can be looked at before.
+    step("close descriptors", sys::close_all_but(Some(errors)))?;
     // Cleared by the kernel with the change of credentials.
     step("tie the process to its shim", sys::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as u64))?;
     exit_without_shim(errors);
@@ -101,7 +102,10 @@ fn prepare(process: &ProcessPlan, errors: RawFd) -> Result<Prepared, Stop> {
         }
     }
     let strings = |all: &[String]| {
-        all.iter().map(|text| CString::new(text.as_str())).collect::<Result<Vec<_>, _>>().map_err(io::Error::from)
+        all.iter()
+            .map(|text| CString::new(text.as_str()))
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(io::Error::from)
     };
     Ok(Prepared {
         path: step("take the program's path", CString::new(path).map_err(io::Error::from))?,

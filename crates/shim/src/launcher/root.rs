@@ -7,9 +7,7 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, FileType, Gid, Mode, Uid, chown, makedev, mknodat};
-use rustix::mount::{
-    MountPropagationFlags, UnmountFlags, mount_bind_recursive, mount_change, unmount,
-};
+use rustix::mount::{MountPropagationFlags, UnmountFlags, mount_bind_recursive, mount_change, unmount};
 
 use super::plan::{DeviceNode, Plan, root_target};
 use super::{Stop, mounts, step};
@@ -35,7 +33,9 @@ pub(super) fn enter(plan: &Plan, directory: &Path, cgroups: &Cgroups) -> Result<
     let target = root_target(directory);
     step(&format!("make {}", target.display()), fs::create_dir_all(&target))?;
     match &plan.rootfs {
-        Rootfs::Layers(layers) => step("mount the overlay root", mounts::overlay(layers, directory, &target))?,
+        Rootfs::Layers(layers) => {
+            step("mount the overlay root", mounts::overlay(layers, directory, &target))?
+        }
         Rootfs::Directory(root) => {
             let bound = mount_bind_recursive(root, &target).map_err(io::Error::from);
             step(&format!("mount the root {}", root.display()), bound)?;
@@ -43,7 +43,10 @@ pub(super) fn enter(plan: &Plan, directory: &Path, cgroups: &Cgroups) -> Result<
     }
     let mut taken = Vec::with_capacity(plan.mounts.len());
     for mount in &plan.mounts {
-        taken.push(step(&format!("take the source of the mount at {}", mount.target.display()), mounts::take(mount))?);
+        taken.push(step(
+            &format!("take the source of the mount at {}", mount.target.display()),
+            mounts::take(mount),
+        )?);
     }
     step("change the root", change_root(&target))?;
 
@@ -94,7 +97,8 @@ fn make_device(device: &DeviceNode) -> io::Result<()> {
         Ok(()) => {}
         Err(rustix::io::Errno::EXIST) => {
             let stat = rustix::fs::lstat(&device.path)?;
-            let same = FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice && stat.st_rdev == number;
+            let same =
+                FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice && stat.st_rdev == number;
             if !same {
                 return Err(io::Error::other("something else is there already"));
             }

@@ -20,12 +20,8 @@ const NULL_DEVICE: (u32, u32) = (1, 3);
 
 /// Changes the mount `fd` is the root of, and those below it if `recursive`.
 pub(crate) fn set_mount_attributes(fd: &OwnedFd, set: u64, clear: u64, recursive: bool) -> io::Result<()> {
-    let attributes = libc::mount_attr {
-        attr_set: set,
-        attr_clr: clear,
-        propagation: libc::MS_PRIVATE,
-        userns_fd: 0,
-    };
+    let attributes =
+        libc::mount_attr { attr_set: set, attr_clr: clear, propagation: libc::MS_PRIVATE, userns_fd: 0 };
     let flags = libc::AT_EMPTY_PATH | if recursive { libc::AT_RECURSIVE } else { 0 };
     // SAFETY: the descriptor is open, the path is an empty C string, and the structure's size is passed.
     let done = unsafe {
@@ -55,28 +51,21 @@ pub(super) fn is_null_device(fd: &OwnedFd) -> io::Result<bool> {
     Ok(FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice && number == NULL_DEVICE)
 }
 
-/// libc's constant overflows its own type.
-const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
-
-pub(super) enum Cloned {
+pub(crate) enum Cloned {
     Child,
     Parent { pid: i32, pidfd: OwnedFd },
 }
 
-/// `clone3` that behaves like `fork`. `cgroup`: a v2 cgroup directory the child starts in.
+/// `clone3` that behaves like `fork`.
 ///
 /// Only a process with one thread may call this: the child goes on with the parent's heap and locks as they are.
-pub(super) fn clone(flags: u64, cgroup: Option<BorrowedFd<'_>>) -> io::Result<Cloned> {
+pub(crate) fn clone(flags: u64) -> io::Result<Cloned> {
     let mut pidfd: RawFd = -1;
     // SAFETY: all zeroes is a valid `clone_args`.
     let mut arguments: libc::clone_args = unsafe { std::mem::zeroed() };
     arguments.flags = flags | libc::CLONE_PIDFD as u64;
     arguments.pidfd = &raw mut pidfd as u64;
     arguments.exit_signal = libc::SIGCHLD as u64;
-    if let Some(cgroup) = cgroup {
-        arguments.flags |= CLONE_INTO_CGROUP;
-        arguments.cgroup = cgroup.as_raw_fd() as u64;
-    }
     // SAFETY: neither CLONE_VM nor a stack is given, so the child has its own copy of everything and returns here
     // like after fork; the process has one thread, so no lock is held by another.
     let pid = unsafe { libc::syscall(libc::SYS_clone3, &raw const arguments, size_of::<libc::clone_args>()) };
@@ -112,28 +101,22 @@ pub(super) fn ambient(operation: i32, capability: u64) -> io::Result<()> {
     check(unsafe { libc::prctl(libc::PR_CAP_AMBIENT, operation as u64, capability, 0, 0) })
 }
 
-/// Marks every descriptor from 3 up to be closed on exec.
-pub(super) fn close_on_exec_all() -> io::Result<()> {
-    const CLOSE_RANGE_CLOEXEC: u32 = 4;
-    close_range(3, u32::MAX, CLOSE_RANGE_CLOEXEC)
-}
-
-/// Closes every descriptor from `first` up but `kept`.
+/// Closes every descriptor from 3 up but `kept`.
 pub(crate) fn close_all_but(kept: Option<RawFd>) -> io::Result<()> {
     match kept.and_then(|fd| u32::try_from(fd).ok()) {
         Some(fd) if fd >= 3 => {
             if fd > 3 {
-                close_range(3, fd - 1, 0)?;
+                close_range(3, fd - 1)?;
             }
-            close_range(fd + 1, u32::MAX, 0)
+            close_range(fd + 1, u32::MAX)
         }
-        _ => close_range(3, u32::MAX, 0),
+        _ => close_range(3, u32::MAX),
     }
 }
 
-fn close_range(first: u32, last: u32, flags: u32) -> io::Result<()> {
+fn close_range(first: u32, last: u32) -> io::Result<()> {
     // SAFETY: numbers only. Callers use no descriptor in the range any more.
-    let done = unsafe { libc::syscall(libc::SYS_close_range, first, last, flags) };
+    let done = unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) };
     if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 

@@ -20,8 +20,10 @@ pub(super) struct Identity {
 
 /// Looks the user up below the calling process's root, which must be the container's by now.
 pub(super) fn resolve(user: &str) -> Result<Identity, String> {
-    let passwd = read("/etc/passwd").map_err(|error| format!("cannot read /etc/passwd in the container: {error}"))?;
-    let group = read("/etc/group").map_err(|error| format!("cannot read /etc/group in the container: {error}"))?;
+    let passwd =
+        read("/etc/passwd").map_err(|error| format!("cannot read /etc/passwd in the container: {error}"))?;
+    let group =
+        read("/etc/group").map_err(|error| format!("cannot read /etc/group in the container: {error}"))?;
     resolve_in(user, &passwd, &group)
 }
 
@@ -107,9 +109,9 @@ fn resolve_in(user: &str, passwd: &str, group: &str) -> Result<Identity, String>
                 .find(|(name, _, _)| *name == wanted)
                 .or_else(|| groups(group).find(|(_, gid, _)| Some(*gid) == number))
                 .map(|(_, gid, _)| gid);
-            identity.gid = found.or(number).ok_or_else(|| {
-                format!("unable to find group {wanted}: no matching entries in group file")
-            })?;
+            identity.gid = found
+                .or(number)
+                .ok_or_else(|| format!("unable to find group {wanted}: no matching entries in group file"))?;
         }
         None => {
             if let Some(entry) = &entry {
@@ -130,7 +132,8 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const PASSWD: &str = "root:x:0:0:root:/root:/bin/sh\nwww:x:33:34:www:/var/www:/bin/false\nbroken\n77:x:5:6::/num:\n";
+    const PASSWD: &str =
+        "root:x:0:0:root:/root:/bin/sh\nwww:x:33:34:www:/var/www:/bin/false\nbroken\n77:x:5:6::/num:\n";
     const GROUP: &str = "root:x:0:\nadm:x:4:www,other\nweb:x:40:www\nbroken:x\n";
 
     fn identity(uid: u32, gid: u32, groups: &[u32], home: &str) -> Result<Identity, String> {

@@ -111,7 +111,8 @@ pub fn segments(directory: &Path) -> io::Result<Vec<Segment>> {
     for entry in entries {
         let entry = entry?;
         let name = entry.file_name();
-        let Some(start) = name.to_str().and_then(|n| n.strip_suffix(".log")).and_then(|n| n.parse().ok()) else {
+        let Some(start) = name.to_str().and_then(|n| n.strip_suffix(".log")).and_then(|n| n.parse().ok())
+        else {
             continue;
         };
         match entry.metadata() {

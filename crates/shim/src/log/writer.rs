@@ -123,12 +123,6 @@ impl LogWriter {
         while self.segments.len() > 1 && self.segments[0].end() <= self.acknowledged {
             self.drop_oldest();
         }
-        // A fully acknowledged last segment would otherwise stay on disk as long as the container is quiet.
-        if self.limits.when_full != WhenFull::DropOldest
-            && self.segments.last().is_some_and(|s| s.end() <= self.acknowledged && s.bytes >= self.segment_bytes())
-        {
-            self.file = None;
-        }
     }
 
     fn unacknowledged(&self) -> u64 {
@@ -290,7 +284,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let mut log = LogWriter::open(dir.path().into(), limits(300_000, WhenFull::DropOldest)).unwrap();
         for n in 0..20_000 {
-            log.output(Stream::Stdout, format!("line {n}, with some more text behind it\n").as_bytes(), n).unwrap();
+            log.output(Stream::Stdout, format!("line {n}, with some more text behind it\n").as_bytes(), n)
+                .unwrap();
         }
         let records = read_all(dir.path());
         assert_eq!(records.last().unwrap().2, b"line 19999, with some more text behind it");

@@ -43,7 +43,10 @@ pub(super) fn compile(default: u32, rules: Vec<Rule>) -> Result<Vec<Instruction>
         statement(LOAD, OFFSET_NUMBER),
     ];
     #[cfg(target_arch = "x86_64")]
-    code.extend([branch(JUMP_GREATER_OR_EQUAL, X32_BIT, 0, 1), statement(RETURN, ERRNO | libc::ENOSYS as u32)]);
+    code.extend([
+        branch(JUMP_GREATER_OR_EQUAL, X32_BIT, 0, 1),
+        statement(RETURN, ERRNO | libc::ENOSYS as u32),
+    ]);
     code.extend(search(&ranges(default, rules), default));
     if code.len() > INSTRUCTIONS_MAX {
         return Err(Error::TooLong(code.len()));
@@ -90,10 +93,9 @@ fn search(ranges: &[(u32, Outcome)], default: u32) -> Vec<Instruction> {
     let low_code = search(low, default);
     let mut code = match u8::try_from(low_code.len()) {
         Ok(length) => vec![branch(JUMP_GREATER_OR_EQUAL, high[0].0, length, 0)],
-        Err(_) => vec![
-            branch(JUMP_GREATER_OR_EQUAL, high[0].0, 0, 1),
-            statement(JUMP, low_code.len() as u32),
-        ],
+        Err(_) => {
+            vec![branch(JUMP_GREATER_OR_EQUAL, high[0].0, 0, 1), statement(JUMP, low_code.len() as u32)]
+        }
     };
     code.extend(low_code);
     code.extend(search(high, default));
@@ -134,12 +136,9 @@ fn test(condition: &Condition, beyond: u8) -> Vec<Instruction> {
             load_low,
             branch(JUMP_EQUAL, low, 0, beyond),
         ],
-        Comparison::NotEqual => vec![
-            load_high,
-            branch(JUMP_EQUAL, high, 0, 2),
-            load_low,
-            branch(JUMP_EQUAL, low, beyond, 0),
-        ],
+        Comparison::NotEqual => {
+            vec![load_high, branch(JUMP_EQUAL, high, 0, 2), load_low, branch(JUMP_EQUAL, low, beyond, 0)]
+        }
         Comparison::Masked(mask) => vec![
             load_high,
             statement(AND, (mask >> 32) as u32),
@@ -202,7 +201,7 @@ mod tests {
             OFFSET_ARCHITECTURE => ARCHITECTURE,
             _ => {
                 let argument = arguments[((offset - OFFSET_ARGUMENTS) / 8) as usize];
-                if offset % 8 == 0 { argument as u32 } else { (argument >> 32) as u32 }
+                if offset.is_multiple_of(8) { argument as u32 } else { (argument >> 32) as u32 }
             }
         };
         let (mut at, mut accumulator) = (0, 0);
@@ -260,8 +259,11 @@ mod tests {
             Just(Comparison::GreaterOrEqual),
             value().prop_map(Comparison::Masked),
         ];
-        (0u8..6, comparison, value())
-            .prop_map(|(argument, comparison, value)| Condition { argument, comparison, value })
+        (0u8..6, comparison, value()).prop_map(|(argument, comparison, value)| Condition {
+            argument,
+            comparison,
+            value,
+        })
     }
 
     fn rule() -> impl Strategy<Value = Rule> {

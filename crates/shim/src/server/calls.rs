@@ -15,8 +15,8 @@ use crate::protocol::{
     ExecState, Failure, FailureKind, LOG_DIR, PROTOCOL_VERSION, Status, TRASH_DIR, TaskStats, valid_id,
 };
 
-/// The holder of the shared PID namespace; no container can be called so.
-const HOLDER_CGROUP: &str = ".pause";
+/// The holder of the shared PID namespace.
+const HOLDER_CGROUP: &str = "pause";
 /// Longest wait for a tracing container to come to rest.
 const FREEZE_DEADLINE: Duration = Duration::from_secs(5);
 pub(super) const KILL_DEADLINE: Duration = Duration::from_secs(20);
@@ -61,11 +61,15 @@ impl Shim {
             return Err(Failure::new(FailureKind::AlreadyExists, format!("container {id:?} exists already")));
         }
         if self.containers.len() >= CONTAINERS_MAX {
-            return Err(Failure::new(FailureKind::Limit, format!("a task has at most {CONTAINERS_MAX} containers")));
+            return Err(Failure::new(
+                FailureKind::Limit,
+                format!("a task has at most {CONTAINERS_MAX} containers"),
+            ));
         }
         let plan = Plan::new(create, self.filter()?)?;
         let directory = self.directory.join(CONTAINERS_DIR).join(id);
-        let cgroup = self.config.cgroup.join(id);
+        // Prefixed: a cgroup directory has files of its own, `tasks` among them.
+        let cgroup = self.config.cgroup.join(format!("c-{id}"));
         let made = || -> io::Result<LogWriter> {
             fs::create_dir_all(&directory)?;
             self.cgroups.create(&cgroup, &plan.resources)?;
@@ -90,7 +94,10 @@ impl Shim {
 
     fn start(&mut self, id: &str) -> Result<i32, Failure> {
         if self.find(id)?.is_running() {
-            return Err(Failure::new(FailureKind::WrongState, format!("container {id:?} is running already")));
+            return Err(Failure::new(
+                FailureKind::WrongState,
+                format!("container {id:?} is running already"),
+            ));
         }
         if self.config.shared_pid_namespace {
             self.hold_pid_namespace()?;
@@ -140,9 +147,9 @@ impl Shim {
             Some(id) => self.find(id)?.cgroup.clone(),
             None => self.config.cgroup.clone(),
         };
-        self.cgroups
-            .kill_once(&cgroup)
-            .map_err(|error| Failure::new(FailureKind::System, format!("cannot kill {}: {error}", cgroup.display())))
+        self.cgroups.kill_once(&cgroup).map_err(|error| {
+            Failure::new(FailureKind::System, format!("cannot kill {}: {error}", cgroup.display()))
+        })
     }
 
     fn exec(&mut self, exec: &Exec, stdio: Option<[OwnedFd; 3]>) -> Result<i32, Failure> {
@@ -151,13 +158,20 @@ impl Shim {
             Failure::new(FailureKind::Invalid, "an exec comes with three descriptors: stdin, stdout, stderr")
         })?;
         if self.execs.iter().any(|known| known.state.id == exec.id) {
-            return Err(Failure::new(FailureKind::AlreadyExists, format!("exec {:?} exists already", exec.id)));
+            return Err(Failure::new(
+                FailureKind::AlreadyExists,
+                format!("exec {:?} exists already", exec.id),
+            ));
         }
         if self.execs.len() >= EXECS_MAX {
-            return Err(Failure::new(
-                FailureKind::Limit,
-                format!("{EXECS_MAX} execs run or wait to be collected; collect some first"),
-            ));
+            // An agent that died never collects: the oldest exit nobody asked for makes room.
+            let Some(oldest) = self.execs.iter().position(|exec| exec.process.is_none()) else {
+                return Err(Failure::new(
+                    FailureKind::Limit,
+                    format!("{EXECS_MAX} execs are running: the most there may be"),
+                ));
+            };
+            self.execs.remove(oldest);
         }
         let cgroups = self.cgroups.clone();
         let container = self.find(&exec.container)?;
@@ -172,8 +186,12 @@ impl Shim {
         };
         let launched = launcher::execute(&plan, process.pidfd.as_fd(), &place)?;
         let pid = launched.pid;
-        let state =
-            ExecState { id: exec.id.clone(), container: exec.container.clone(), pid: Some(pid), exit_code: None };
+        let state = ExecState {
+            id: exec.id.clone(),
+            container: exec.container.clone(),
+            pid: Some(pid),
+            exit_code: None,
+        };
         self.execs.push(ExecProcess { state, process: Some(launched) });
         Ok(pid)
     }
@@ -206,14 +224,18 @@ impl Shim {
             .collect();
         let mut task = self.cgroups.usage(&self.config.cgroup);
         // v1 counts kills where they happened only.
-        task.oom_kills = task.oom_kills.max(containers.iter().map(|container| container.usage.oom_kills).sum());
+        task.oom_kills =
+            task.oom_kills.max(containers.iter().map(|container| container.usage.oom_kills).sum());
         TaskStats { at_ns: now_ns(), task, containers }
     }
 
     fn delete(&mut self, id: &str) -> Result<(), Failure> {
         let container = self.find(id)?;
         if container.state.status == Status::Running {
-            return Err(Failure::new(FailureKind::WrongState, format!("container {id:?} is running: stop it first")));
+            return Err(Failure::new(
+                FailureKind::WrongState,
+                format!("container {id:?} is running: stop it first"),
+            ));
         }
         let (directory, cgroup) = (container.directory.clone(), container.cgroup.clone());
         let failed = |what: &str, error: io::Error| {
@@ -265,7 +287,10 @@ fn while_frozen<T>(
     let stopped = frozen.iter().try_for_each(|path| set(path, true));
     let result = match stopped {
         Ok(()) => work(),
-        Err(error) => Err(Failure::new(FailureKind::System, format!("cannot freeze a container that may trace: {error}"))),
+        Err(error) => Err(Failure::new(
+            FailureKind::System,
+            format!("cannot freeze a container that may trace: {error}"),
+        )),
     };
     for path in frozen {
         if let Err(error) = set(path, false) {
@@ -284,13 +309,20 @@ fn put_aside(directory: &Path, trash: &Path, id: &str) -> io::Result<()> {
 }
 
 fn duplicate(fd: BorrowedFd<'_>) -> Result<OwnedFd, Failure> {
-    fd.try_clone_to_owned().map_err(|error| Failure::new(FailureKind::System, format!("cannot copy a descriptor: {error}")))
+    fd.try_clone_to_owned()
+        .map_err(|error| Failure::new(FailureKind::System, format!("cannot copy a descriptor: {error}")))
 }
 
 fn send_signal(process: BorrowedFd<'_>, signal: i32) -> Result<(), Failure> {
     // SAFETY: no information on the signal is passed; the kernel checks the number.
     let done = unsafe {
-        libc::syscall(libc::SYS_pidfd_send_signal, process.as_raw_fd(), signal, std::ptr::null::<libc::c_void>(), 0)
+        libc::syscall(
+            libc::SYS_pidfd_send_signal,
+            process.as_raw_fd(),
+            signal,
+            std::ptr::null::<libc::c_void>(),
+            0,
+        )
     };
     if done == 0 {
         return Ok(());
@@ -298,7 +330,9 @@ fn send_signal(process: BorrowedFd<'_>, signal: i32) -> Result<(), Failure> {
     let error = io::Error::last_os_error();
     match error.raw_os_error() {
         Some(libc::ESRCH) => Err(Failure::new(FailureKind::WrongState, "the process has exited")),
-        Some(libc::EINVAL) => Err(Failure::new(FailureKind::Invalid, format!("{signal} is no signal: 1 to 64 are"))),
+        Some(libc::EINVAL) => {
+            Err(Failure::new(FailureKind::Invalid, format!("{signal} is no signal: 1 to 64 are")))
+        }
         _ => Err(Failure::new(FailureKind::System, format!("cannot send signal {signal}: {error}"))),
     }
 }

@@ -112,7 +112,11 @@ impl Container {
         }
     }
 
-    fn launch(&mut self, cgroups: &Cgroups, pid_namespace: Option<BorrowedFd<'_>>) -> Result<Launched, Failure> {
+    fn launch(
+        &mut self,
+        cgroups: &Cgroups,
+        pid_namespace: Option<BorrowedFd<'_>>,
+    ) -> Result<Launched, Failure> {
         let system = |what: &str, error: io::Error| {
             Failure::new(FailureKind::System, format!("container {:?}: cannot {what}: {error}", self.id))
         };

@@ -12,8 +12,8 @@ use rustix::event::{PollFd, PollFlags, poll};
 use crate::cgroup::Cgroups;
 use crate::launcher::{self, Launched};
 use crate::protocol::{
-    CONNECTIONS_MAX, Call, Event, ExecState, Exited, Failure, FailureKind, PROTOCOL_VERSION, Reply, STATE_FILE,
-    TaskConfig, TaskState,
+    CONNECTIONS_MAX, Call, Event, ExecState, Exited, Failure, FailureKind, PROTOCOL_VERSION, Reply,
+    STATE_FILE, TaskConfig, TaskState,
 };
 use crate::seccomp::Filter;
 use connection::Connection;
@@ -249,7 +249,10 @@ impl Shim {
     fn filter(&mut self) -> Result<&Filter, Failure> {
         if self.filter.is_none() {
             let compiled = Filter::default_filter().map_err(|error| {
-                Failure::new(FailureKind::System, format!("cannot compile the default seccomp profile: {error}"))
+                Failure::new(
+                    FailureKind::System,
+                    format!("cannot compile the default seccomp profile: {error}"),
+                )
             })?;
             self.filter = Some(compiled);
         }

@@ -59,13 +59,13 @@ pub fn run(arguments: &[std::ffi::OsString]) -> Result<(), StartError> {
     sys::close_all_but(None).map_err(|error| failed("close descriptors for", &directory, error))?;
     // Ours are written as they are meant, whatever the agent's was.
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
+    let (config, cgroups) = settle(&directory)?;
     let (mut heard, mut word) = io::pipe().map_err(|error| failed("make a pipe for", &directory, error))?;
-    // SAFETY: the process has one thread.
-    match unsafe { libc::fork() } {
-        -1 => Err(failed("fork for", &directory, io::Error::last_os_error())),
-        0 => {
+    let forked = sys::clone(0);
+    match forked.map_err(|error| failed("fork for", &directory, error))? {
+        sys::Cloned::Child => {
             drop(heard);
-            let code = match prepare(&directory) {
+            let code = match prepare(&directory, config, cgroups) {
                 Ok(mut shim) => {
                     let _ = word.write_all(b"ok");
                     drop(word);
@@ -84,10 +84,12 @@ pub fn run(arguments: &[std::ffi::OsString]) -> Result<(), StartError> {
             };
             std::process::exit(code)
         }
-        _ => {
+        sys::Cloned::Parent { .. } => {
             drop(word);
             let mut text = String::new();
-            heard.read_to_string(&mut text).map_err(|error| failed("hear from the shim of", &directory, error))?;
+            heard
+                .read_to_string(&mut text)
+                .map_err(|error| failed("hear from the shim of", &directory, error))?;
             match text.as_str() {
                 "ok" => Ok(()),
                 "" => Err(StartError::Died(directory.join(DIAGNOSTICS_FILE))),
@@ -127,30 +129,36 @@ fn execute_sealed(directory: &OsStr) -> io::Error {
     }
 }
 
-/// Makes the daemon of this process.
-fn prepare(directory: &Path) -> Result<Shim, StartError> {
+/// What the task is, and cgroups for it and for its shim.
+fn settle(directory: &Path) -> Result<(TaskConfig, Cgroups), StartError> {
     let failed = |what, path: &Path, source| StartError::Io { what, path: path.to_owned(), source };
-    let named = |file: &str| directory.join(file);
-    rustix::process::setsid().map_err(|error| failed("begin a session for", directory, error.into()))?;
-    // Relative names keep the socket's address short.
-    std::env::set_current_dir(directory).map_err(|error| failed("enter", directory, error))?;
+    // Before anything is made: the directory may have a shim.
     lock(directory)?;
-
-    let path = named(CONFIG_FILE);
+    let path = directory.join(CONFIG_FILE);
     let text = fs::read(&path).map_err(|error| failed("read", &path, error))?;
-    let config: TaskConfig = serde_json::from_slice(&text).map_err(|error| failed("read", &path, error.into()))?;
+    let config: TaskConfig =
+        serde_json::from_slice(&text).map_err(|error| failed("read", &path, error.into()))?;
     if config.version != PROTOCOL_VERSION {
         let why = format!("version {} is not {PROTOCOL_VERSION}: shim and agent differ", config.version);
         return Err(failed("use", &path, io::Error::other(why)));
     }
-
     let cgroups = Cgroups::detect().map_err(|error| failed("find", Path::new("cgroups"), error))?;
     let create = |path: &Path, resources: &Resources| {
         cgroups.create(path, resources).map_err(|error| failed("create cgroup", path, error))
     };
     create(&config.shim_cgroup, &Resources::default())?;
-    cgroups.join_light(&config.shim_cgroup).map_err(|error| failed("join cgroup", &config.shim_cgroup, error))?;
     create(&config.cgroup, &config.resources)?;
+    Ok((config, cgroups))
+}
+
+/// Makes the daemon of this process.
+fn prepare(directory: &Path, config: TaskConfig, cgroups: Cgroups) -> Result<Shim, StartError> {
+    let failed = |what, path: &Path, source| StartError::Io { what, path: path.to_owned(), source };
+    let named = |file: &str| directory.join(file);
+    rustix::process::setsid().map_err(|error| failed("begin a session for", directory, error.into()))?;
+    // Relative names keep the socket's address short.
+    std::env::set_current_dir(directory).map_err(|error| failed("enter", directory, error))?;
+    cgroups.join(&config.shim_cgroup).map_err(|error| failed("join cgroup", &config.shim_cgroup, error))?;
 
     set_child_subreaper(Some(rustix::process::getpid()))
         .map_err(|error| failed("adopt orphans for", directory, error.into()))?;
@@ -174,11 +182,12 @@ fn prepare(directory: &Path) -> Result<Shim, StartError> {
     })
 }
 
-/// Held, on a descriptor that is never closed, as long as the shim lives.
+/// Held, on a descriptor that is never closed and that the daemon inherits, as long as the shim lives.
 fn lock(directory: &Path) -> Result<(), StartError> {
     let path = directory.join(LOCK_FILE);
     let failed = |source| StartError::Io { what: "lock", path: path.clone(), source };
-    let file = File::options().create(true).truncate(false).write(true).mode(0o600).open(&path).map_err(failed)?;
+    let file =
+        File::options().create(true).truncate(false).write(true).mode(0o600).open(&path).map_err(failed)?;
     match flock(&file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => {}
         Err(rustix::io::Errno::WOULDBLOCK) => return Err(StartError::Running(directory.to_owned())),

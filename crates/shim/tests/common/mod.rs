@@ -8,31 +8,32 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use ferrogate_sandbox::{
-    ContainerSandbox, ContainerSpec, ImageDefaults, Isolation, LogRecord, Sandbox, Stream, TaskSandbox,
+    ContainerSandbox, ContainerSpec, ImageDefaults, Isolation, LogRecord, Sandbox, TaskSandbox,
     TaskSandboxSpec,
 };
 use ferrogate_shim::cgroup::Cgroups;
 use tempfile::TempDir;
 
 /// No step of a test takes longer on any machine that is not broken.
-pub const DEADLINE: Duration = Duration::from_secs(60);
+pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
 
 const APPLETS: &[&str] = &[
-    "[", "awk", "cat", "chmod", "dd", "echo", "env", "false", "find", "grep", "head", "hostname", "id", "ip", "kill", "ln",
-    "ls", "mkdir", "mkfifo", "mknod", "mount", "nproc", "od", "ps", "pwd", "readlink", "rm", "sed", "seq", "sh", "sleep", "sort",
-    "stat", "tail", "test", "touch", "tr", "true", "umount", "unshare", "wc", "yes",
+    "[", "awk", "cat", "chmod", "dd", "echo", "env", "false", "find", "grep", "head", "hostname", "id", "ip",
+    "kill", "ln", "ls", "mkdir", "mkfifo", "mknod", "mount", "nproc", "od", "ps", "pwd", "readlink", "rm",
+    "sed", "seq", "sh", "sleep", "sort", "stat", "tail", "test", "touch", "tr", "true", "umount", "unshare",
+    "wc", "yes",
 ];
 
-pub fn shim() -> PathBuf {
+pub(crate) fn shim() -> PathBuf {
     env!("CARGO_BIN_EXE_ferrogate-shim").into()
 }
 
-pub fn sandbox() -> ContainerSandbox {
+pub(crate) fn sandbox() -> ContainerSandbox {
     ContainerSandbox::with_shim(shim()).unwrap()
 }
 
 /// A root directory with busybox, users and an unexecutable file.
-pub fn make_rootfs(root: &Path) {
+pub(crate) fn make_rootfs(root: &Path) {
     let busybox = ["/bin/busybox", "/usr/bin/busybox"].into_iter().map(Path::new).find(|path| path.exists());
     let busybox = busybox.expect("busybox is needed: apt-get install busybox-static");
     for directory in ["bin", "etc", "tmp", "proc", "sys", "dev", "root", "home/app"] {
@@ -42,7 +43,11 @@ pub fn make_rootfs(root: &Path) {
     for applet in APPLETS {
         symlink("busybox", root.join("bin").join(applet)).unwrap();
     }
-    std::fs::write(root.join("etc/passwd"), "root:x:0:0:root:/root:/bin/sh\napp:x:1000:1001::/home/app:/bin/sh\n").unwrap();
+    std::fs::write(
+        root.join("etc/passwd"),
+        "root:x:0:0:root:/root:/bin/sh\napp:x:1000:1001::/home/app:/bin/sh\n",
+    )
+    .unwrap();
     std::fs::write(root.join("etc/group"), "root:x:0:\napp:x:1001:\nextra:x:2000:app\n").unwrap();
     std::fs::write(root.join("etc/not-executable"), "text\n").unwrap();
     std::fs::write(root.join("bin/no-format"), "text without an interpreter\n").unwrap();
@@ -53,26 +58,26 @@ pub fn make_rootfs(root: &Path) {
     }
 }
 
-pub struct Task {
-    pub task: Arc<dyn TaskSandbox>,
-    pub dir: PathBuf,
-    pub instance: String,
-    pub layer: PathBuf,
+pub(crate) struct Task {
+    pub(crate) task: Arc<dyn TaskSandbox>,
+    pub(crate) dir: PathBuf,
+    pub(crate) instance: String,
+    pub(crate) layer: PathBuf,
     _home: TempDir,
 }
 
 static SEQUENCE: AtomicU32 = AtomicU32::new(0);
 
-pub fn instance() -> String {
+pub(crate) fn instance() -> String {
     format!("test-{}-{}", std::process::id(), SEQUENCE.fetch_add(1, Ordering::Relaxed))
 }
 
 impl Task {
-    pub async fn new() -> Task {
+    pub(crate) async fn new() -> Task {
         Task::with(|_| {}).await
     }
 
-    pub async fn with(change: impl FnOnce(&mut TaskSandboxSpec)) -> Task {
+    pub(crate) async fn with(change: impl FnOnce(&mut TaskSandboxSpec)) -> Task {
         let home = TempDir::with_prefix("ferrogate-shim-test-").unwrap();
         let layer = home.path().join("layer");
         make_rootfs(&layer);
@@ -98,11 +103,11 @@ impl Task {
     }
 
     /// A container that runs a shell script.
-    pub fn script(&self, id: &str, script: &str) -> ContainerSpec {
+    pub(crate) fn script(&self, id: &str, script: &str) -> ContainerSpec {
         self.program(id, &["/bin/sh", "-c", script])
     }
 
-    pub fn program(&self, id: &str, argv: &[&str]) -> ContainerSpec {
+    pub(crate) fn program(&self, id: &str, argv: &[&str]) -> ContainerSpec {
         ContainerSpec {
             id: id.into(),
             layers: vec![self.layer.clone()],
@@ -113,7 +118,7 @@ impl Task {
     }
 
     /// Runs it to its end: exit code and output.
-    pub async fn run(&self, spec: &ContainerSpec) -> (i32, String) {
+    pub(crate) async fn run(&self, spec: &ContainerSpec) -> (i32, String) {
         self.task.create_container(spec).await.unwrap();
         self.task.start(&spec.id).await.unwrap();
         let output = self.output(&spec.id).await;
@@ -121,7 +126,7 @@ impl Task {
     }
 
     /// Everything it wrote; waits for its end.
-    pub async fn output(&self, id: &str) -> String {
+    pub(crate) async fn output(&self, id: &str) -> String {
         let read = async {
             let mut all = String::new();
             let mut logs = self.task.logs(id, 0).await.unwrap();
@@ -139,7 +144,7 @@ impl Task {
     }
 
     /// Waits for a line that contains this.
-    pub async fn wait_for_line(&self, id: &str, text: &str) {
+    pub(crate) async fn wait_for_line(&self, id: &str, text: &str) {
         let find = async {
             let mut logs = self.task.logs(id, 0).await.unwrap();
             while let Some(record) = logs.next().await.unwrap() {
@@ -154,23 +159,19 @@ impl Task {
         tokio::time::timeout(DEADLINE, find).await.unwrap_or_else(|_| panic!("{id} does not say {text:?}"));
     }
 
-    pub async fn exit_code(&self, id: &str) -> i32 {
+    pub(crate) async fn exit_code(&self, id: &str) -> i32 {
         let state = self.task.state().await.unwrap();
         let container = state.containers.into_iter().find(|container| container.id == id).unwrap();
         container.exit_code.unwrap_or_else(|| panic!("{id} has not exited: {:?}", container.status))
     }
 
-    pub fn shim_pid(&self) -> i32 {
+    pub(crate) fn shim_pid(&self) -> i32 {
         shim_pid(&self.dir).expect("there is no shim")
     }
 }
 
-pub fn shim_pid(dir: &Path) -> Option<i32> {
+pub(crate) fn shim_pid(dir: &Path) -> Option<i32> {
     std::fs::read_to_string(dir.join("shim.pid")).ok()?.trim().parse().ok()
-}
-
-pub fn is_stdout(record: &LogRecord) -> bool {
-    matches!(record, LogRecord::Line { stream: Stream::Stdout, .. })
 }
 
 impl Drop for Task {
@@ -180,7 +181,7 @@ impl Drop for Task {
 }
 
 /// Ends what a test left, whatever state it is in.
-pub fn clean(dir: &Path, instance: &str) {
+pub(crate) fn clean(dir: &Path, instance: &str) {
     let config = std::fs::read(dir.join("task.json")).ok();
     if config.is_some()
         && let Some(pid) = shim_pid(dir)
@@ -194,15 +195,26 @@ pub fn clean(dir: &Path, instance: &str) {
     let _ = cgroups.kill_tree(&root, DEADLINE);
     let _ = cgroups.remove(&root, DEADLINE);
     cgroups.remove_empty_ancestors(&root);
+    // crun and runc also use hierarchies that ours leaves alone.
+    for hierarchy in std::fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten() {
+        for runtime in ["crun", "runc", ""] {
+            let _ = std::fs::remove_dir(hierarchy.path().join(&root).join(runtime));
+        }
+        let _ = std::fs::remove_dir(hierarchy.path().join("ferrogate"));
+    }
 }
 
-pub fn kill(pid: i32, signal: i32) {
+pub(crate) fn kill(pid: i32, signal: i32) {
     let pid = rustix::process::Pid::from_raw(pid).unwrap();
     let signal = rustix::process::Signal::from_named_raw(signal).unwrap();
     let _ = rustix::process::kill_process(pid, signal);
 }
 
-pub fn is_alive(pid: i32) -> bool {
+pub(crate) fn is_alive(pid: i32) -> bool {
     std::fs::read_to_string(format!("/proc/{pid}/stat"))
         .is_ok_and(|stat| !stat.rsplit(')').next().unwrap_or("").trim_start().starts_with('Z'))
+}
+
+pub(crate) async fn sandbox_create(spec: TaskSandboxSpec) -> Arc<dyn TaskSandbox> {
+    sandbox().create(spec).await.unwrap()
 }

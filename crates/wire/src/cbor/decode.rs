@@ -191,13 +191,21 @@ impl Reader<'_> {
             found = self.cbor.datatype().map_err(broken)?;
         }
         let seconds = self.number(found, path)?;
-        let at = scalar::epoch(seconds).ok_or_else(|| Fault::at(path, format!("must be a time, not {seconds}")))?;
+        let at = scalar::epoch(seconds)
+            .ok_or_else(|| Fault::at(path, format!("must be a time, not {seconds}")))?;
         Ok(Value::Timestamp(at))
     }
 
     fn integer(&mut self, found: Type, path: &Path<'_>) -> Result<i64, Fault> {
         match found {
-            Type::U8 | Type::U16 | Type::U32 | Type::U64 | Type::I8 | Type::I16 | Type::I32 | Type::I64
+            Type::U8
+            | Type::U16
+            | Type::U32
+            | Type::U64
+            | Type::I8
+            | Type::I16
+            | Type::I32
+            | Type::I64
             | Type::Int => self.cbor.i64().map_err(|_| not(path, "an integer of 64 bits", found)),
             // `5.0` is how some languages write 5.
             Type::F16 | Type::F32 | Type::F64 => {
@@ -217,7 +225,14 @@ impl Reader<'_> {
             Type::F16 => self.cbor.f16().map(f64::from).map_err(broken),
             Type::F32 => self.cbor.f32().map(f64::from).map_err(broken),
             Type::F64 => self.cbor.f64().map_err(broken),
-            Type::U8 | Type::U16 | Type::U32 | Type::U64 | Type::I8 | Type::I16 | Type::I32 | Type::I64
+            Type::U8
+            | Type::U16
+            | Type::U32
+            | Type::U64
+            | Type::I8
+            | Type::I16
+            | Type::I32
+            | Type::I64
             | Type::Int => self.integer(found, path).map(|number| number as f64),
             _ => Err(not(path, "a number", found)),
         }

@@ -30,7 +30,9 @@ fn run(cx: &Cx<'_>, target: Target<'_>, body: &[u8]) -> Result<Value, Fault> {
     let seed = Seed { cx, fault: &fault, target, path: &Path::Root, depth: 0 };
     let result = seed.deserialize(&mut deserializer).and_then(|value| deserializer.end().map(|()| value));
     result.map_err(|error| {
-        fault.take().unwrap_or_else(|| Fault::body(format!("The body is not JSON that can be read: {error}.")))
+        fault
+            .take()
+            .unwrap_or_else(|| Fault::body(format!("The body is not JSON that can be read: {error}.")))
     })
 }
 
@@ -94,7 +96,11 @@ impl<'a> Seed<'a> {
         Seed { cx: self.cx, fault: self.fault, target, path, depth: self.depth + 1 }
     }
 
-    fn structure<'de, A: MapAccess<'de>>(&self, structure: &Structure, mut map: A) -> Result<Value, A::Error> {
+    fn structure<'de, A: MapAccess<'de>>(
+        &self,
+        structure: &Structure,
+        mut map: A,
+    ) -> Result<Value, A::Error> {
         let mut members: Vec<(&'static str, Value)> = Vec::new();
         let mut next = 0;
         while let Some(found) = map.next_key_seed(Field { structure, next })? {
@@ -163,9 +169,9 @@ impl<'a> Seed<'a> {
                 Ok(bytes) => Ok(Value::Blob(bytes)),
                 Err(fault) => Err(self.fail(fault)),
             },
-            Kind::Timestamp { .. } => {
-                scalar::timestamp(&text).map(Value::Timestamp).ok_or_else(|| self.not("a string that is no time"))
-            }
+            Kind::Timestamp { .. } => scalar::timestamp(&text)
+                .map(Value::Timestamp)
+                .ok_or_else(|| self.not("a string that is no time")),
             // JSON has no other way to write them.
             Kind::Float | Kind::Double => match &*text {
                 "NaN" => Ok(Value::Float(f64::NAN)),

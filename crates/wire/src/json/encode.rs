@@ -6,7 +6,13 @@ use ferrogate_api::schema::{Kind, Member, Model, ShapeId, Structure, TimestampFo
 use crate::scalar;
 
 /// Appends `value` as the JSON of `shape`.
-pub(crate) fn encode(model: &Model, shape: ShapeId, member: Option<&Member>, value: &Value, out: &mut Vec<u8>) {
+pub(crate) fn encode(
+    model: &Model,
+    shape: ShapeId,
+    member: Option<&Member>,
+    value: &Value,
+    out: &mut Vec<u8>,
+) {
     let of = model.shape(shape);
     match (&of.kind, value) {
         (Kind::Structure(structure), Value::Struct(_) | Value::Map(_)) if !structure.document => {

@@ -28,7 +28,9 @@ struct Element {
 }
 
 fn parse(text: &str) -> Result<Element, Fault> {
-    let broken = |error: &dyn std::fmt::Display| Fault::body(format!("The body is not XML that can be read: {error}."));
+    let broken = |error: &dyn std::fmt::Display| {
+        Fault::body(format!("The body is not XML that can be read: {error}."))
+    };
     let mut reader = Reader::from_str(text);
     // The first stands for the document; its children are the roots.
     let mut open = vec![Element::default()];
@@ -39,11 +41,10 @@ fn parse(text: &str) -> Result<Element, Fault> {
         match event {
             Event::Start(start) => {
                 elements += 1;
-                if elements > VALUES_MAX {
-                    return Err(Fault::too_large(format!("The body has more than {VALUES_MAX} elements.")));
-                }
                 if open.len() > DEPTH_MAX {
-                    return Err(Fault::body(format!("The body is nested more than {DEPTH_MAX} levels deep.")));
+                    return Err(Fault::body(format!(
+                        "The body is nested more than {DEPTH_MAX} levels deep."
+                    )));
                 }
                 open.push(element(&start).map_err(|error| broken(&error))?);
             }
@@ -58,12 +59,18 @@ fn parse(text: &str) -> Result<Element, Fault> {
             Event::Text(text) => current.text.push_str(&text.xml_content().map_err(|error| broken(&error))?),
             Event::CData(text) => current.text.push_str(&text.decode().map_err(|error| broken(&error))?),
             Event::GeneralRef(name) => current.text.push(resolve(&name).ok_or_else(|| {
-                broken(&format!("it refers to '&{};', which it does not define", String::from_utf8_lossy(&name)))
+                broken(&format!(
+                    "it refers to '&{};', which it does not define",
+                    String::from_utf8_lossy(&name)
+                ))
             })?),
             // No document of an API call needs a DTD, and entities defined in one are an attack.
             Event::DocType(_) => return Err(Fault::body("The body must not have a DOCTYPE.")),
             Event::Comment(_) | Event::PI(_) | Event::Decl(_) => {}
             Event::Eof => break,
+        }
+        if elements > VALUES_MAX {
+            return Err(Fault::too_large(format!("The body has more than {VALUES_MAX} elements.")));
         }
     }
     let mut document = open.pop().filter(|_| open.is_empty()).ok_or_else(|| broken(&"it ends too early"))?;
@@ -74,8 +81,10 @@ fn parse(text: &str) -> Result<Element, Fault> {
 }
 
 fn element(start: &BytesStart<'_>) -> Result<Element, quick_xml::Error> {
-    let mut element =
-        Element { name: String::from_utf8_lossy(start.local_name().as_ref()).into_owned(), ..Element::default() };
+    let mut element = Element {
+        name: String::from_utf8_lossy(start.local_name().as_ref()).into_owned(),
+        ..Element::default()
+    };
     for attribute in start.attributes() {
         let attribute = attribute?;
         let name = String::from_utf8_lossy(attribute.key.as_ref()).into_owned();
@@ -103,7 +112,13 @@ struct Decoder<'a> {
 }
 
 impl Decoder<'_> {
-    fn structure(&self, of: &Structure, node: &Element, path: &Path<'_>, depth: usize) -> Result<Value, Fault> {
+    fn structure(
+        &self,
+        of: &Structure,
+        node: &Element,
+        path: &Path<'_>,
+        depth: usize,
+    ) -> Result<Value, Fault> {
         self.cx.enter(depth, path)?;
         let mut members = Vec::new();
         for member in of.members.iter().filter(|member| member.location.is_none()) {
@@ -157,7 +172,13 @@ impl Decoder<'_> {
         }
     }
 
-    fn value(&self, member: &Member, node: &Element, path: &Path<'_>, depth: usize) -> Result<Option<Value>, Fault> {
+    fn value(
+        &self,
+        member: &Member,
+        node: &Element,
+        path: &Path<'_>,
+        depth: usize,
+    ) -> Result<Option<Value>, Fault> {
         let shape = self.cx.model.shape(member.shape);
         match &shape.kind {
             Kind::Structure(structure) => self.structure(structure, node, path, depth).map(Some),

@@ -130,7 +130,14 @@ impl Writer {
         }
     }
 
-    fn open_with_attributes(&mut self, model: &Model, name: &str, member: &Member, structure: &Structure, value: &Value) {
+    fn open_with_attributes(
+        &mut self,
+        model: &Model,
+        name: &str,
+        member: &Member,
+        structure: &Structure,
+        value: &Value,
+    ) {
         self.out.push('<');
         self.out.push_str(name);
         match member.xml_namespace {

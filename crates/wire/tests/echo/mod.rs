@@ -3,7 +3,7 @@
 //! `POST /__control/model` adds a service, `/__control/next` says what to answer next, `/__control/last` gives what
 //! the last call was understood as. Everything else is a call.
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -18,7 +18,7 @@ const BODY_BYTES_MAX: usize = 16 << 20;
 const REQUEST_ID: &str = "the-request";
 
 /// Listens on 127.0.0.1 until dropped.
-pub struct Server {
+pub(crate) struct Server {
     address: SocketAddr,
     stopped: Arc<AtomicBool>,
 }
@@ -31,7 +31,7 @@ struct State {
 }
 
 impl Server {
-    pub fn start() -> Self {
+    pub(crate) fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
         let address = listener.local_addr().expect("it is bound");
         let stopped = Arc::new(AtomicBool::new(false));
@@ -51,7 +51,7 @@ impl Server {
         Self { address, stopped }
     }
 
-    pub fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         format!("http://{}", self.address)
     }
 }
@@ -139,7 +139,9 @@ fn control(command: &str, body: &[u8], state: &Mutex<State>) -> Response<Vec<u8>
                     state.catalog = Arc::new(wire::Catalog::new(state.models.iter().copied()));
                     json!({})
                 }
-                Err(error) => return Response::builder().status(400).body(error.to_string().into_bytes()).unwrap(),
+                Err(error) => {
+                    return Response::builder().status(400).body(error.to_string().into_bytes()).unwrap();
+                }
             }
         }
         "next" => {
@@ -177,7 +179,9 @@ fn answer(catalog: &wire::Catalog, request: &Request<Vec<u8>>, next: &Json) -> (
     let wire::Route { model, protocol, operation } = route;
     let input = match wire::decode(model, protocol, operation, &parts, &body) {
         Ok(input) => input,
-        Err(error) => return (refused(&error), wire::encode_error(Some(model), protocol, &error, REQUEST_ID)),
+        Err(error) => {
+            return (refused(&error), wire::encode_error(Some(model), protocol, &error, REQUEST_ID));
+        }
     };
     let invalid = wire::validate(model, operation, &input).err().map(|error| error.to_string());
     let last = json!({
@@ -220,7 +224,9 @@ fn failure(model: &Model, told: &Json) -> ApiError {
 /// JSON as the Python side writes it → a value of `shape`.
 fn value(model: &Model, shape: ShapeId, told: &Json) -> Value {
     match (&model.shape(shape).kind, told) {
-        (Kind::Structure(of), Json::Object(_)) if of.document => serde_json::from_value(told.clone()).expect("JSON"),
+        (Kind::Structure(of), Json::Object(_)) if of.document => {
+            serde_json::from_value(told.clone()).expect("JSON")
+        }
         // The events of a stream.
         (Kind::Structure(of), Json::Array(events)) if of.eventstream => {
             Value::List(events.iter().map(|event| value(model, shape, event)).collect())
@@ -230,7 +236,8 @@ fn value(model: &Model, shape: ShapeId, told: &Json) -> Value {
                 .iter()
                 .map(|(name, told)| {
                     let member = of.members.iter().find(|member| member.name == name);
-                    let member = member.unwrap_or_else(|| panic!("{} has no {name}", model.shape(shape).name));
+                    let member =
+                        member.unwrap_or_else(|| panic!("{} has no {name}", model.shape(shape).name));
                     (member.name, value(model, member.shape, told))
                 })
                 .collect(),
@@ -243,8 +250,12 @@ fn value(model: &Model, shape: ShapeId, told: &Json) -> Value {
         ),
         (Kind::String, Json::String(text)) => Value::String(text.clone()),
         (Kind::Boolean, Json::Bool(told)) => Value::Bool(*told),
-        (Kind::Integer | Kind::Long, Json::Number(number)) => Value::Int(number.as_i64().expect("an integer")),
-        (Kind::Float | Kind::Double, Json::Number(number)) => Value::Float(number.as_f64().expect("a number")),
+        (Kind::Integer | Kind::Long, Json::Number(number)) => {
+            Value::Int(number.as_i64().expect("an integer"))
+        }
+        (Kind::Float | Kind::Double, Json::Number(number)) => {
+            Value::Float(number.as_f64().expect("a number"))
+        }
         (Kind::Float | Kind::Double, Json::String(text)) => Value::Float(text.parse().expect("a number")),
         (Kind::Blob { .. }, Json::String(text)) => {
             use base64::Engine;
@@ -262,7 +273,9 @@ fn value(model: &Model, shape: ShapeId, told: &Json) -> Value {
 fn canonical(value: &Value) -> Json {
     match value {
         Value::Float(number) if number.is_nan() => json!("NaN"),
-        Value::Float(number) if number.is_infinite() => json!(if *number > 0.0 { "Infinity" } else { "-Infinity" }),
+        Value::Float(number) if number.is_infinite() => {
+            json!(if *number > 0.0 { "Infinity" } else { "-Infinity" })
+        }
         Value::List(items) => Json::Array(items.iter().map(canonical).collect()),
         Value::Map(entries) => {
             Json::Object(entries.iter().map(|(key, value)| (key.clone(), canonical(value))).collect())

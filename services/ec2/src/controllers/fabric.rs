@@ -56,7 +56,12 @@ fn put(index: &mut FabricIndex, key: &str, value: &[u8]) {
     }
 }
 
-async fn run(store: Arc<dyn Store>, mut index: FabricIndex, mut revision: u64, publisher: watch::Sender<Arc<Fabric>>) {
+async fn run(
+    store: Arc<dyn Store>,
+    mut index: FabricIndex,
+    mut revision: u64,
+    publisher: watch::Sender<Arc<Fabric>>,
+) {
     loop {
         let mut changes = match store.watch(PREFIX, revision) {
             Ok(changes) => changes,

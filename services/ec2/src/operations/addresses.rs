@@ -107,8 +107,9 @@ pub(crate) async fn describe(
 }
 
 fn find_by_ip<'a>(all: &'a [Stored<AddressRecord>], ip: &str) -> Result<&'a Stored<AddressRecord>, ApiError> {
-    let parsed: Ipv4Addr =
-        ip.parse().map_err(|_| ApiError::new("InvalidAddress.Malformed", format!("Address '{ip}' is not valid.")))?;
+    let parsed: Ipv4Addr = ip
+        .parse()
+        .map_err(|_| ApiError::new("InvalidAddress.Malformed", format!("Address '{ip}' is not valid.")))?;
     all.iter()
         .find(|address| address.public_ip == parsed)
         .ok_or_else(|| ApiError::new("InvalidAddress.NotFound", format!("Address '{ip}' not found.")))
@@ -220,9 +221,15 @@ pub(crate) async fn release(
     Ok(ReleaseAddressNoOutput {})
 }
 
-fn find(call: &Call<'_>, allocation_id: Option<&str>, ip: Option<&str>) -> Result<Stored<AddressRecord>, ApiError> {
+fn find(
+    call: &Call<'_>,
+    allocation_id: Option<&str>,
+    ip: Option<&str>,
+) -> Result<Stored<AddressRecord>, ApiError> {
     match (allocation_id, ip) {
-        (Some(_), Some(_)) => Err(invalid_combination("You may specify public IP or allocation id, but not both in the same call")),
+        (Some(_), Some(_)) => Err(invalid_combination(
+            "You may specify public IP or allocation id, but not both in the same call",
+        )),
         (Some(id), None) => call.get(id),
         (None, Some(ip)) => find_by_ip(&call.all()?, ip).cloned(),
         (None, None) => Err(missing("AllocationId")),
@@ -235,7 +242,10 @@ pub(crate) async fn associate(
 ) -> Result<AssociateAddressResult, ApiError> {
     check_dry_run(input.dry_run)?;
     if let Some(instance) = input.instance_id {
-        return Err(ApiError::new("InvalidInstanceID.NotFound", format!("The instance ID '{instance}' does not exist")));
+        return Err(ApiError::new(
+            "InvalidInstanceID.NotFound",
+            format!("The instance ID '{instance}' does not exist"),
+        ));
     }
     let eni_id = input.network_interface_id.ok_or_else(|| missing("NetworkInterfaceId"))?;
     // EC2 API reference: with an interface named, reassociation has to be asked for.
@@ -252,7 +262,10 @@ pub(crate) async fn associate(
                     return Ok(own.association_id.clone());
                 }
                 if !may_move {
-                    let message = format!("resource {} is already associated with associate-id {}", address.allocation_id, own.association_id);
+                    let message = format!(
+                        "resource {} is already associated with associate-id {}",
+                        address.allocation_id, own.association_id
+                    );
                     return Err(ApiError::new("Resource.AlreadyAssociated", message));
                 }
                 unmap(call, changes, &own.eni_id)?;
@@ -284,9 +297,10 @@ pub(crate) async fn associate(
 
 fn check_private(eni: &EniRecord, wanted: Option<&str>) -> Result<(), ApiError> {
     match wanted {
-        Some(ip) if ip != eni.private_ip.to_string() => {
-            Err(invalid_value(format!("The address {ip} is not assigned to network interface {}.", eni.eni_id)))
-        }
+        Some(ip) if ip != eni.private_ip.to_string() => Err(invalid_value(format!(
+            "The address {ip} is not assigned to network interface {}.",
+            eni.eni_id
+        ))),
         _ => Ok(()),
     }
 }
@@ -296,7 +310,10 @@ fn check_reachable(call: &Call<'_>, vpc_id: &str) -> Result<(), ApiError> {
     if call.all::<InternetGatewayRecord>()?.iter().any(attached) {
         return Ok(());
     }
-    Err(ApiError::new("Gateway.NotAttached", format!("Network {vpc_id} is not attached to any internet gateway")))
+    Err(ApiError::new(
+        "Gateway.NotAttached",
+        format!("Network {vpc_id} is not attached to any internet gateway"),
+    ))
 }
 
 /// What the interface had until now goes: its own address is free again, an Elastic IP only if it may move.
@@ -307,7 +324,10 @@ fn displace(call: &Call<'_>, changes: &mut Changes, eni: &EniRecord, may_move: b
         return Ok(());
     };
     if !may_move {
-        let message = format!("resource {} is already associated with associate-id {}", eni.eni_id, elastic.association_id);
+        let message = format!(
+            "resource {} is already associated with associate-id {}",
+            eni.eni_id, elastic.association_id
+        );
         return Err(ApiError::new("Resource.AlreadyAssociated", message));
     }
     let Some(address) = call.find::<AddressRecord>(&elastic.allocation_id)? else { return Ok(()) };
@@ -333,7 +353,9 @@ pub(crate) async fn disassociate(
     call.transact(|changes| {
         let address = match (&input.association_id, &input.public_ip) {
             (Some(_), Some(_)) => {
-                return Err(invalid_combination("You may specify public IP or association id, but not both in the same call"));
+                return Err(invalid_combination(
+                    "You may specify public IP or association id, but not both in the same call",
+                ));
             }
             (None, None) => return Err(missing("AssociationId")),
             (None, Some(ip)) => find_by_ip(&call.all()?, ip)?.clone(),

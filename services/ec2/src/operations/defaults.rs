@@ -75,7 +75,10 @@ impl NewVpc {
         Self {
             vpc: VpcRecord {
                 vpc_id: vpc_id.clone(),
-                cidr_blocks: vec![CidrAssociation { association_id: id(&ids::VPC_CIDR_ASSOCIATION, ""), cidr }],
+                cidr_blocks: vec![CidrAssociation {
+                    association_id: id(&ids::VPC_CIDR_ASSOCIATION, ""),
+                    cidr,
+                }],
                 is_default,
                 instance_tenancy: "default".into(),
                 dhcp_options_id,
@@ -198,7 +201,8 @@ pub(crate) async fn create_default_vpc(
     let vpc = call
         .transact(|changes| {
             if let Some(vpc) = call.default_vpc()? {
-                let message = format!("A Default VPC already exists for this account in this region: {}", vpc.vpc_id);
+                let message =
+                    format!("A Default VPC already exists for this account in this region: {}", vpc.vpc_id);
                 return Err(ApiError::new("DefaultVpcAlreadyExists", message));
             }
             // Two calls at once would make two default VPCs: the region's own key lets one of them through.
@@ -225,11 +229,15 @@ pub(crate) async fn create_default_subnet(
     let subnet = call
         .transact(|changes| {
             let Some(vpc) = call.default_vpc()? else {
-                let message = "No default VPC exists for this account in this region. Call CreateDefaultVpc first.";
+                let message =
+                    "No default VPC exists for this account in this region. Call CreateDefaultVpc first.";
                 return Err(ApiError::new("DefaultVpcDoesNotExist", message));
             };
-            let subnets: Vec<_> =
-                call.all::<SubnetRecord>()?.into_iter().filter(|subnet| subnet.vpc_id == vpc.vpc_id).collect();
+            let subnets: Vec<_> = call
+                .all::<SubnetRecord>()?
+                .into_iter()
+                .filter(|subnet| subnet.vpc_id == vpc.vpc_id)
+                .collect();
             if subnets.iter().any(|subnet| subnet.default_for_az && subnet.zone == zone.name) {
                 let message = format!("A default subnet already exists for {}", zone.name);
                 return Err(ApiError::new("DefaultSubnetAlreadyExistsInAvailabilityZone", message));
@@ -238,8 +246,12 @@ pub(crate) async fn create_default_subnet(
                 .cidr
                 .subnets(DEFAULT_SUBNET_PREFIX)
                 .ok()
-                .and_then(|mut blocks| blocks.find(|block| !subnets.iter().any(|other| overlap(*block, other.cidr))))
-                .ok_or_else(|| invalid_value("The default VPC has no free /20 block for a default subnet."))?;
+                .and_then(|mut blocks| {
+                    blocks.find(|block| !subnets.iter().any(|other| overlap(*block, other.cidr)))
+                })
+                .ok_or_else(|| {
+                    invalid_value("The default VPC has no free /20 block for a default subnet.")
+                })?;
             let subnet = default_subnet(&vpc, zone.clone(), cidr, &|kind, _| kind.new_id());
             changes.expect(&vpc);
             changes.topology(call, &vpc.vpc_id);

@@ -27,7 +27,8 @@ pub(crate) fn shape(call: &Call<'_>, gateway: &InternetGatewayRecord) -> Interne
 }
 
 impl Described for InternetGateway {
-    const FILTERS: &'static [&'static str] = &["attachment.state", "attachment.vpc-id", "internet-gateway-id", "owner-id"];
+    const FILTERS: &'static [&'static str] =
+        &["attachment.state", "attachment.vpc-id", "internet-gateway-id", "owner-id"];
 
     fn id(&self) -> &str {
         self.internet_gateway_id.as_deref().unwrap_or_default()
@@ -93,7 +94,9 @@ pub(crate) async fn delete(
     call.transact(|changes| {
         let gateway = call.get::<InternetGatewayRecord>(&id)?;
         if gateway.vpc_id.is_some() {
-            return Err(dependency(format!("The internetGateway '{id}' has dependencies and cannot be deleted.")));
+            return Err(dependency(format!(
+                "The internetGateway '{id}' has dependencies and cannot be deleted."
+            )));
         }
         changes.remove(&gateway);
         Ok(())

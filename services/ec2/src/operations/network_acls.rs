@@ -52,7 +52,8 @@ fn shape(call: &Call<'_>, acl: &NetworkAclRecord, subnets: &[Stored<SubnetRecord
         network_acl_id: Some(id.clone()),
         subnet_id: Some(subnet.subnet_id.clone()),
     });
-    let mut entries: Vec<_> = acl.entries.iter().map(entry_shape).chain([last_entry(true), last_entry(false)]).collect();
+    let mut entries: Vec<_> =
+        acl.entries.iter().map(entry_shape).chain([last_entry(true), last_entry(false)]).collect();
     entries.sort_by_key(|entry| (entry.egress == Some(false), entry.rule_number));
     NetworkAcl {
         associations: Some(associations.collect()),
@@ -98,7 +99,9 @@ impl Described for NetworkAcl {
         let (associations, entries) = (&self.associations, &self.entries);
         let text = |number: Option<i32>| number.map(|number| number.to_string());
         match filter {
-            "association.association-id" => Values::each(associations, |one| one.network_acl_association_id.clone()),
+            "association.association-id" => {
+                Values::each(associations, |one| one.network_acl_association_id.clone())
+            }
             "association.network-acl-id" => Values::each(associations, |one| one.network_acl_id.clone()),
             "association.subnet-id" => Values::each(associations, |one| one.subnet_id.clone()),
             "default" => Values::one(&self.is_default),
@@ -109,15 +112,17 @@ impl Described for NetworkAcl {
             "entry.port-range.from" => Values::each(entries, |entry| text(entry.port_range.as_ref()?.from)),
             "entry.port-range.to" => Values::each(entries, |entry| text(entry.port_range.as_ref()?.to)),
             // AWS takes names here and numbers in the entry.
-            "entry.protocol" => Values::each(entries, |entry| entry.protocol.clone()).and(Values::each(entries, |entry| {
-                let name = match entry.protocol.as_deref()? {
-                    "1" => "icmp",
-                    "6" => "tcp",
-                    "17" => "udp",
-                    _ => return None,
-                };
-                Some(name.to_owned())
-            })),
+            "entry.protocol" => {
+                Values::each(entries, |entry| entry.protocol.clone()).and(Values::each(entries, |entry| {
+                    let name = match entry.protocol.as_deref()? {
+                        "1" => "icmp",
+                        "6" => "tcp",
+                        "17" => "udp",
+                        _ => return None,
+                    };
+                    Some(name.to_owned())
+                }))
+            }
             "entry.rule-action" => Values::each(entries, |entry| entry.rule_action.clone()),
             "entry.rule-number" => Values::each(entries, |entry| text(entry.rule_number)),
             "network-acl-id" => Values::one(&self.network_acl_id),
@@ -220,12 +225,16 @@ pub(crate) async fn replace_association(
             let subnet = subnets.iter().find(|subnet| subnet.network_acl.association_id == id);
             let subnet = subnet.ok_or_else(|| ids::NETWORK_ACL_ASSOCIATION.not_found(&id))?;
             if subnet.vpc_id != acl.vpc_id {
-                let message = format!("networkAcl {acl_id} and subnet {} belong to different networks", subnet.subnet_id);
+                let message = format!(
+                    "networkAcl {acl_id} and subnet {} belong to different networks",
+                    subnet.subnet_id
+                );
                 return Err(invalid_value(message));
             }
             let new_id = ids::NETWORK_ACL_ASSOCIATION.new_id();
             let mut record = subnet.record.clone();
-            record.network_acl = AclAssociation { association_id: new_id.clone(), network_acl_id: acl_id.clone() };
+            record.network_acl =
+                AclAssociation { association_id: new_id.clone(), network_acl_id: acl_id.clone() };
             changes.expect(&acl);
             changes.topology(call, &acl.vpc_id);
             changes.replace(subnet, &record)?;
@@ -245,6 +254,22 @@ struct WantedEntry {
     ipv6_cidr_block: Option<String>,
     icmp: Option<IcmpTypeCode>,
     ports: Option<PortRange>,
+}
+
+/// From either request: the shapes differ, their members do not.
+macro_rules! wanted {
+    ($input:ident) => {
+        WantedEntry {
+            rule_number: $input.rule_number,
+            protocol: $input.protocol,
+            rule_action: $input.rule_action,
+            egress: $input.egress,
+            cidr_block: $input.cidr_block,
+            ipv6_cidr_block: $input.ipv6_cidr_block,
+            icmp: $input.icmp_type_code,
+            ports: $input.port_range,
+        }
+    };
 }
 
 impl WantedEntry {
@@ -282,7 +307,9 @@ impl WantedEntry {
 fn check_rule_number(number: i32) -> Result<u16, ApiError> {
     let checked = u16::try_from(number).ok().filter(|_| (1..=RULE_NUMBER_MAX).contains(&number));
     checked.ok_or_else(|| {
-        invalid_value(format!("Value ({number}) for parameter ruleNumber is invalid. It must be from 1 to {RULE_NUMBER_MAX}."))
+        invalid_value(format!(
+            "Value ({number}) for parameter ruleNumber is invalid. It must be from 1 to {RULE_NUMBER_MAX}."
+        ))
     })
 }
 
@@ -295,7 +322,11 @@ fn check_protocol(text: &str) -> Result<i32, ApiError> {
         number => match number.parse::<u8>() {
             Ok(58) => return Err(crate::errors::unsupported("Protocol=58 (ICMPv6)")),
             Ok(number) => number.into(),
-            Err(_) => return Err(invalid_value(format!("Invalid value '{text}' for IP protocol. Unknown protocol."))),
+            Err(_) => {
+                return Err(invalid_value(format!(
+                    "Invalid value '{text}' for IP protocol. Unknown protocol."
+                )));
+            }
         },
     })
 }
@@ -312,23 +343,14 @@ pub(crate) async fn create_entry(
     input: CreateNetworkAclEntryRequest,
 ) -> Result<CreateNetworkAclEntryNoOutput, ApiError> {
     check_dry_run(input.dry_run)?;
-    let entry = WantedEntry {
-        rule_number: input.rule_number,
-        protocol: input.protocol,
-        rule_action: input.rule_action,
-        egress: input.egress,
-        cidr_block: input.cidr_block,
-        ipv6_cidr_block: input.ipv6_cidr_block,
-        icmp: input.icmp_type_code,
-        ports: input.port_range,
-    }
-    .check()?;
+    let entry = wanted!(input).check()?;
     let id = input.network_acl_id.unwrap_or_default();
     call.transact(|changes| {
         let acl = call.get::<NetworkAclRecord>(&id)?;
         let mut record = acl.record.clone();
         if position(&record, entry.rule_number, entry.egress).is_some() {
-            let message = format!("The network acl entry identified by {} already exists.", entry.rule_number);
+            let message =
+                format!("The network acl entry identified by {} already exists.", entry.rule_number);
             return Err(ApiError::new("NetworkAclEntryAlreadyExists", message));
         }
         let others = record.entries.iter().filter(|other| other.egress == entry.egress).count();
@@ -359,17 +381,7 @@ pub(crate) async fn replace_entry(
     input: ReplaceNetworkAclEntryRequest,
 ) -> Result<ReplaceNetworkAclEntryNoOutput, ApiError> {
     check_dry_run(input.dry_run)?;
-    let entry = WantedEntry {
-        rule_number: input.rule_number,
-        protocol: input.protocol,
-        rule_action: input.rule_action,
-        egress: input.egress,
-        cidr_block: input.cidr_block,
-        ipv6_cidr_block: input.ipv6_cidr_block,
-        icmp: input.icmp_type_code,
-        ports: input.port_range,
-    }
-    .check()?;
+    let entry = wanted!(input).check()?;
     let id = input.network_acl_id.unwrap_or_default();
     call.transact(|changes| {
         let acl = call.get::<NetworkAclRecord>(&id)?;
@@ -394,7 +406,8 @@ pub(crate) async fn delete_entry(
     call.transact(|changes| {
         let acl = call.get::<NetworkAclRecord>(&id)?;
         let mut record = acl.record.clone();
-        let index = position(&record, rule_number, egress).ok_or_else(|| entry_not_found(&id, rule_number, egress))?;
+        let index = position(&record, rule_number, egress)
+            .ok_or_else(|| entry_not_found(&id, rule_number, egress))?;
         record.entries.remove(index);
         changes.replace(&acl, &record)
     })

@@ -29,7 +29,9 @@ pub(crate) async fn describe(
         "attachment" => result.attachment = attachment_shape(call, &eni),
         "associatePublicIpAddress" => result.associate_public_ip_address = Some(has_own_public(&eni)),
         other => {
-            let message = format!("Value ({other}) for parameter attribute is invalid. Unknown network interface attribute.");
+            let message = format!(
+                "Value ({other}) for parameter attribute is invalid. Unknown network interface attribute."
+            );
             return Err(invalid_value(message));
         }
     }
@@ -74,7 +76,9 @@ impl Change {
             }
             changes.push(Self::DeleteOnTermination {
                 attachment_id: attachment.attachment_id.ok_or_else(|| missing("Attachment.AttachmentId"))?,
-                value: attachment.delete_on_termination.ok_or_else(|| missing("Attachment.DeleteOnTermination"))?,
+                value: attachment
+                    .delete_on_termination
+                    .ok_or_else(|| missing("Attachment.DeleteOnTermination"))?,
             });
         }
         if let Some(value) = input.associate_public_ip_address {
@@ -84,7 +88,9 @@ impl Change {
             0 => Err(missing("Attribute")),
             1 => Ok(changes.remove(0)),
             // EC2 API reference: "You can specify only one attribute at a time."
-            _ => Err(invalid_combination("Only one network interface attribute can be modified in one call.")),
+            _ => {
+                Err(invalid_combination("Only one network interface attribute can be modified in one call."))
+            }
         }
     }
 

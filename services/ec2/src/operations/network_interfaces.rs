@@ -32,13 +32,15 @@ pub(crate) struct Shapes<'a> {
 impl<'a> Shapes<'a> {
     pub(crate) fn new(call: &'a Call<'a>) -> Result<Self, ApiError> {
         let vpcs = call.all::<VpcRecord>()?;
-        let dns_hostnames = vpcs.into_iter().map(|vpc| (vpc.record.vpc_id, vpc.record.enable_dns_hostnames)).collect();
+        let dns_hostnames =
+            vpcs.into_iter().map(|vpc| (vpc.record.vpc_id, vpc.record.enable_dns_hostnames)).collect();
         Ok(Self { call, dns_hostnames })
     }
 
     pub(crate) fn shape(&self, eni: &EniRecord) -> NetworkInterface {
         let scope = &self.call.scope;
-        let private_dns_name = format!("ip-{}.{}", dashed(eni.private_ip), defaults::private_domain(&scope.region));
+        let private_dns_name =
+            format!("ip-{}.{}", dashed(eni.private_ip), defaults::private_domain(&scope.region));
         let association = self.association(eni);
         NetworkInterface {
             attachment: attachment_shape(self.call, eni),
@@ -81,7 +83,11 @@ impl<'a> Shapes<'a> {
                 Some(_) => self.call.scope.account.clone(),
                 None => "amazon".into(),
             }),
-            public_dns_name: Some(if named { public_name(&self.call.scope.region, public.ip) } else { String::new() }),
+            public_dns_name: Some(if named {
+                public_name(&self.call.scope.region, public.ip)
+            } else {
+                String::new()
+            }),
             public_ip: Some(public.ip.to_string()),
             ..NetworkInterfaceAssociation::default()
         })
@@ -189,14 +195,24 @@ impl Described for NetworkInterface {
             "addresses.private-ip-address" => {
                 Values::each(&self.private_ip_addresses, |ip| ip.private_ip_address.clone())
             }
-            "association.allocation-id" => Values::one(&association.and_then(|one| one.allocation_id.clone())),
-            "association.association-id" => Values::one(&association.and_then(|one| one.association_id.clone())),
-            "association.public-dns-name" => Values::one(&association.and_then(|one| one.public_dns_name.clone())),
+            "association.allocation-id" => {
+                Values::one(&association.and_then(|one| one.allocation_id.clone()))
+            }
+            "association.association-id" => {
+                Values::one(&association.and_then(|one| one.association_id.clone()))
+            }
+            "association.public-dns-name" => {
+                Values::one(&association.and_then(|one| one.public_dns_name.clone()))
+            }
             "attachment.attach-time" => Values::one(&attachment.and_then(|one| one.attach_time)),
             "attachment.attachment-id" => Values::one(&attachment.and_then(|one| one.attachment_id.clone())),
-            "attachment.delete-on-termination" => Values::one(&attachment.and_then(|one| one.delete_on_termination)),
+            "attachment.delete-on-termination" => {
+                Values::one(&attachment.and_then(|one| one.delete_on_termination))
+            }
             "attachment.device-index" => Values::one(&attachment.and_then(|one| one.device_index)),
-            "attachment.instance-owner-id" => Values::one(&attachment.and_then(|one| one.instance_owner_id.clone())),
+            "attachment.instance-owner-id" => {
+                Values::one(&attachment.and_then(|one| one.instance_owner_id.clone()))
+            }
             "attachment.status" => Values::one(&attachment.and_then(|one| one.status.clone())),
             "availability-zone" => Values::one(&self.availability_zone),
             "availability-zone-id" => Values::one(&self.availability_zone_id),
@@ -259,7 +275,8 @@ pub(crate) async fn create(
     let wanted_ip = wanted_address(input.private_ip_address, input.private_ip_addresses)?;
     let description = input.description.unwrap_or_default();
     if description.chars().count() > DESCRIPTION_CHARACTERS_MAX {
-        let message = format!("Invalid description: it may have up to {DESCRIPTION_CHARACTERS_MAX} characters");
+        let message =
+            format!("Invalid description: it may have up to {DESCRIPTION_CHARACTERS_MAX} characters");
         return Err(invalid_value(message));
     }
     let tags = tags::of_specifications(call, input.tag_specifications, &ids::ENI)?;
@@ -341,11 +358,7 @@ fn wanted_address(
 
 /// The groups an interface in this VPC shall have; none named: the default one. They are not compared when it is
 /// committed: a rule that changes meanwhile is no reason to begin again, and deletions wait (`admission`).
-pub(crate) fn find_groups(
-    call: &Call<'_>,
-    vpc_id: &str,
-    ids: &[String],
-) -> Result<Vec<GroupName>, ApiError> {
+pub(crate) fn find_groups(call: &Call<'_>, vpc_id: &str, ids: &[String]) -> Result<Vec<GroupName>, ApiError> {
     let default;
     let ids = if ids.is_empty() {
         default = [call.get::<VpcRecord>(vpc_id)?.record.default_group_id];
@@ -461,7 +474,8 @@ pub(crate) async fn detach(
     check_dry_run(input.dry_run)?;
     let id = input.attachment_id.unwrap_or_default();
     call.transact(|changes| {
-        let of_attachment = |eni: &Stored<EniRecord>| eni.attachment.as_ref().is_some_and(|own| own.attachment_id == id);
+        let of_attachment =
+            |eni: &Stored<EniRecord>| eni.attachment.as_ref().is_some_and(|own| own.attachment_id == id);
         let Some(eni) = call.all::<EniRecord>()?.into_iter().find(of_attachment) else {
             let message = format!("The attachment '{id}' does not exist");
             return Err(ApiError::new("InvalidAttachmentID.NotFound", message));

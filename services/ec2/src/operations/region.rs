@@ -130,7 +130,8 @@ pub(crate) async fn describe_regions(
         return Err(invalid_value(format!("Invalid region name: [{unknown}]")));
     }
     names.sort_unstable();
-    let regions = names.into_iter().filter(|name| wanted.is_empty() || wanted.iter().any(|wanted| wanted == name));
+    let regions =
+        names.into_iter().filter(|name| wanted.is_empty() || wanted.iter().any(|wanted| wanted == name));
     let regions = regions.map(|name| Region {
         opt_in_status: Some("opt-in-not-required".into()),
         geography: None,
@@ -159,7 +160,8 @@ pub(crate) async fn describe_account_attributes(
     if let Some(unknown) = wanted.iter().find(|wanted| !all.iter().any(|(name, _)| name == wanted)) {
         return Err(invalid_value(format!("Value ({unknown}) for parameter attributeName is invalid.")));
     }
-    let attributes = all.into_iter().filter(|(name, _)| wanted.is_empty() || wanted.iter().any(|wanted| wanted == name));
+    let attributes =
+        all.into_iter().filter(|(name, _)| wanted.is_empty() || wanted.iter().any(|wanted| wanted == name));
     let attributes = attributes.map(|(name, value)| AccountAttribute {
         attribute_name: Some(name.to_owned()),
         attribute_values: Some(vec![AccountAttributeValue { attribute_value: Some(value) }]),
@@ -184,7 +186,8 @@ impl Described for DhcpOptions {
             "key" => Values::each(&self.dhcp_configurations, |one| one.key.clone()),
             "owner-id" => Values::one(&self.owner_id),
             "value" => {
-                let values = self.dhcp_configurations.iter().flatten().filter_map(|one| one.values.as_ref()).flatten();
+                let values =
+                    self.dhcp_configurations.iter().flatten().filter_map(|one| one.values.as_ref()).flatten();
                 Values::each(&Some(values.collect::<Vec<_>>()), |value| value.value.clone())
             }
             _ => Values::none(),
@@ -199,21 +202,22 @@ pub(crate) async fn describe_dhcp_options(
     check_dry_run(input.dry_run)?;
     let filters = Filters::new::<DhcpOptions>(input.filters)?;
     let value = |value: &String| AttributeValue { value: Some(value.clone()) };
-    let options = call.named::<DhcpOptionsRecord>(input.dhcp_options_ids)?.into_iter().map(|options| DhcpOptions {
-        owner_id: Some(call.scope.account.clone()),
-        tags: Some(tags::shape(&options.tags)),
-        dhcp_options_id: Some(options.dhcp_options_id.clone()),
-        dhcp_configurations: Some(
-            options
-                .configurations
-                .iter()
-                .map(|(key, values)| DhcpConfiguration {
-                    key: Some(key.clone()),
-                    values: Some(values.iter().map(value).collect()),
-                })
-                .collect(),
-        ),
-    });
+    let options =
+        call.named::<DhcpOptionsRecord>(input.dhcp_options_ids)?.into_iter().map(|options| DhcpOptions {
+            owner_id: Some(call.scope.account.clone()),
+            tags: Some(tags::shape(&options.tags)),
+            dhcp_options_id: Some(options.dhcp_options_id.clone()),
+            dhcp_configurations: Some(
+                options
+                    .configurations
+                    .iter()
+                    .map(|(key, values)| DhcpConfiguration {
+                        key: Some(key.clone()),
+                        values: Some(values.iter().map(value).collect()),
+                    })
+                    .collect(),
+            ),
+        });
     let page = page(options, &filters, input.max_results, input.next_token.as_deref())?;
     Ok(DescribeDhcpOptionsResult { next_token: page.next_token, dhcp_options: Some(page.items) })
 }

@@ -2,10 +2,11 @@
 
 use ferrogate_api::ApiError;
 use ferrogate_api::ec2::{
-    self, AssociateRouteTableRequest, AssociateRouteTableResult, CreateRouteTableRequest, CreateRouteTableResult,
-    DeleteRouteTableNoOutput, DeleteRouteTableRequest, DescribeRouteTablesRequest, DescribeRouteTablesResult,
-    DisassociateRouteTableNoOutput, DisassociateRouteTableRequest, ReplaceRouteTableAssociationRequest,
-    ReplaceRouteTableAssociationResult, RouteTable, RouteTableAssociationState, Tag,
+    self, AssociateRouteTableRequest, AssociateRouteTableResult, CreateRouteTableRequest,
+    CreateRouteTableResult, DeleteRouteTableNoOutput, DeleteRouteTableRequest, DescribeRouteTablesRequest,
+    DescribeRouteTablesResult, DisassociateRouteTableNoOutput, DisassociateRouteTableRequest,
+    ReplaceRouteTableAssociationRequest, ReplaceRouteTableAssociationResult, RouteTable,
+    RouteTableAssociationState, Tag,
 };
 
 use super::{routes, tags};
@@ -65,7 +66,6 @@ impl Surroundings {
     }
 }
 
-
 impl Described for RouteTable {
     const FILTERS: &'static [&'static str] = &[
         "association.gateway-id",
@@ -108,7 +108,9 @@ impl Described for RouteTable {
             "association.subnet-id" => Values::each(associations, |one| one.subnet_id.clone()),
             "owner-id" => Values::one(&self.owner_id),
             "route-table-id" => Values::one(&self.route_table_id),
-            "route.destination-cidr-block" => Values::each(routes, |route| route.destination_cidr_block.clone()),
+            "route.destination-cidr-block" => {
+                Values::each(routes, |route| route.destination_cidr_block.clone())
+            }
             "route.gateway-id" => Values::each(routes, |route| route.gateway_id.clone()),
             "route.origin" => Values::each(routes, |route| route.origin.clone()),
             "route.state" => Values::each(routes, |route| route.state.clone()),
@@ -203,7 +205,10 @@ pub(crate) async fn associate(
     input: AssociateRouteTableRequest,
 ) -> Result<AssociateRouteTableResult, ApiError> {
     check_dry_run(input.dry_run)?;
-    refuse(&[("GatewayId", input.gateway_id.is_some()), ("PublicIpv4Pool", input.public_ipv4_pool.is_some())])?;
+    refuse(&[
+        ("GatewayId", input.gateway_id.is_some()),
+        ("PublicIpv4Pool", input.public_ipv4_pool.is_some()),
+    ])?;
     let subnet_id = input.subnet_id.ok_or_else(|| missing("SubnetId"))?;
     let id = input.route_table_id.unwrap_or_default();
     let association_id = call
@@ -215,14 +220,18 @@ pub(crate) async fn associate(
                 if own.route_table_id == id {
                     return Ok(own.association_id.clone());
                 }
-                let message =
-                    format!("the specified association for route table {} conflicts with an existing association", id);
+                let message = format!(
+                    "the specified association for route table {} conflicts with an existing association",
+                    id
+                );
                 return Err(ApiError::new("Resource.AlreadyAssociated", message));
             }
             let association_id = ids::ROUTE_TABLE_ASSOCIATION.new_id();
             let mut record = subnet.record.clone();
-            record.route_table =
-                Some(RouteTableAssociation { association_id: association_id.clone(), route_table_id: id.clone() });
+            record.route_table = Some(RouteTableAssociation {
+                association_id: association_id.clone(),
+                route_table_id: id.clone(),
+            });
             changes.expect(&table);
             changes.topology(call, &table.vpc_id);
             changes.replace(&subnet, &record)?;
@@ -250,7 +259,9 @@ enum Association {
 }
 
 fn find_association(call: &Call<'_>, id: &str) -> Result<Association, ApiError> {
-    let of_subnet = |subnet: &Stored<SubnetRecord>| subnet.route_table.as_ref().is_some_and(|own| own.association_id == id);
+    let of_subnet = |subnet: &Stored<SubnetRecord>| {
+        subnet.route_table.as_ref().is_some_and(|own| own.association_id == id)
+    };
     if let Some(subnet) = call.all::<SubnetRecord>()?.into_iter().find(of_subnet) {
         return Ok(Association::Of(subnet));
     }
@@ -266,7 +277,10 @@ pub(crate) async fn disassociate(
     let id = input.association_id.unwrap_or_default();
     call.transact(|changes| match find_association(call, &id)? {
         Association::Main(vpc) => {
-            let message = format!("cannot disassociate the main route table association {id} of the VPC {}", vpc.vpc_id);
+            let message = format!(
+                "cannot disassociate the main route table association {id} of the VPC {}",
+                vpc.vpc_id
+            );
             Err(invalid_value(message))
         }
         Association::Of(subnet) => {
@@ -294,7 +308,10 @@ pub(crate) async fn replace_association(
             changes.topology(call, &table.vpc_id);
             match find_association(call, &id)? {
                 Association::Main(vpc) if vpc.vpc_id != table.vpc_id => {
-                    let message = format!("Route table {table_id} and network {} belong to different networks", vpc.vpc_id);
+                    let message = format!(
+                        "Route table {table_id} and network {} belong to different networks",
+                        vpc.vpc_id
+                    );
                     return Err(invalid_combination(message));
                 }
                 Association::Main(vpc) => {
@@ -306,13 +323,18 @@ pub(crate) async fn replace_association(
                 Association::Of(subnet) => {
                     check_same_vpc(&table, &subnet)?;
                     let mut record = subnet.record.clone();
-                    record.route_table =
-                        Some(RouteTableAssociation { association_id: new_id.clone(), route_table_id: table_id.clone() });
+                    record.route_table = Some(RouteTableAssociation {
+                        association_id: new_id.clone(),
+                        route_table_id: table_id.clone(),
+                    });
                     changes.replace(&subnet, &record)?;
                 }
             }
             Ok(new_id)
         })
         .await?;
-    Ok(ReplaceRouteTableAssociationResult { new_association_id: Some(new_id), association_state: associated() })
+    Ok(ReplaceRouteTableAssociationResult {
+        new_association_id: Some(new_id),
+        association_state: associated(),
+    })
 }

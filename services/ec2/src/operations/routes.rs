@@ -89,6 +89,31 @@ struct Wanted {
     refused: [(&'static str, bool); 6],
 }
 
+/// From either request: the shapes differ, their members do not.
+macro_rules! wanted {
+    ($input:ident) => {
+        Wanted {
+            destination: $input.destination_cidr_block,
+            gateway: $input.gateway_id,
+            interface: $input.network_interface_id,
+            nat_gateway: $input.nat_gateway_id,
+            instance: $input.instance_id,
+            peering: $input.vpc_peering_connection_id,
+            transit_gateway: $input.transit_gateway_id,
+            endpoint: $input.vpc_endpoint_id,
+            egress_only: $input.egress_only_internet_gateway_id,
+            refused: [
+                ("DestinationPrefixListId", $input.destination_prefix_list_id.is_some()),
+                ("DestinationIpv6CidrBlock", $input.destination_ipv6_cidr_block.is_some()),
+                ("LocalGatewayId", $input.local_gateway_id.is_some()),
+                ("CarrierGatewayId", $input.carrier_gateway_id.is_some()),
+                ("CoreNetworkArn", $input.core_network_arn.is_some()),
+                ("OdbNetworkArn", $input.odb_network_arn.is_some()),
+            ],
+        }
+    };
+}
+
 impl Wanted {
     fn check(self) -> Result<(Ipv4Net, RouteTo), ApiError> {
         refuse(&self.refused)?;
@@ -117,7 +142,10 @@ impl Wanted {
             (Some(id), _) if id == "local" => return Err(unsupported("GatewayId=local")),
             (Some(id), _) if id.starts_with("igw-") => RouteTo::InternetGateway(id),
             (Some(id), _) => {
-                return Err(ApiError::new("InvalidGatewayID.NotFound", format!("The gateway ID '{id}' does not exist")));
+                return Err(ApiError::new(
+                    "InvalidGatewayID.NotFound",
+                    format!("The gateway ID '{id}' does not exist"),
+                ));
             }
             (None, Some(id)) => RouteTo::NetworkInterface(id),
             (None, None) => return Err(missing("gatewayId")),
@@ -127,14 +155,24 @@ impl Wanted {
 }
 
 /// The target is there, and in reach of the table's VPC. The transaction holds only while it stays so.
-fn check_target(call: &Call<'_>, changes: &mut Changes, table: &RouteTableRecord, target: &RouteTo) -> Result<(), ApiError> {
+fn check_target(
+    call: &Call<'_>,
+    changes: &mut Changes,
+    table: &RouteTableRecord,
+    target: &RouteTo,
+) -> Result<(), ApiError> {
     let vpc_id = &table.vpc_id;
     match target {
         RouteTo::InternetGateway(id) => {
-            let not_found = || ApiError::new("InvalidGatewayID.NotFound", format!("The gateway ID '{id}' does not exist"));
+            let not_found = || {
+                ApiError::new("InvalidGatewayID.NotFound", format!("The gateway ID '{id}' does not exist"))
+            };
             let gateway = call.find::<InternetGatewayRecord>(id)?.ok_or_else(not_found)?;
             if gateway.vpc_id.as_ref() != Some(vpc_id) {
-                let message = format!("route table {} and network gateway {id} belong to different networks", table.route_table_id);
+                let message = format!(
+                    "route table {} and network gateway {id} belong to different networks",
+                    table.route_table_id
+                );
                 return Err(invalid_value(message));
             }
             changes.expect(&gateway);
@@ -142,7 +180,10 @@ fn check_target(call: &Call<'_>, changes: &mut Changes, table: &RouteTableRecord
         RouteTo::NetworkInterface(id) => {
             let eni = call.get::<EniRecord>(id)?;
             if eni.vpc_id != *vpc_id {
-                let message = format!("route table {} and interface {id} belong to different networks", table.route_table_id);
+                let message = format!(
+                    "route table {} and interface {id} belong to different networks",
+                    table.route_table_id
+                );
                 return Err(invalid_value(message));
             }
             changes.expect(&eni);
@@ -164,27 +205,12 @@ fn check_not_local(call: &Call<'_>, table: &RouteTableRecord, destination: Ipv4N
     Ok(())
 }
 
-pub(crate) async fn create(call: &Call<'_>, input: CreateRouteRequest) -> Result<CreateRouteResult, ApiError> {
+pub(crate) async fn create(
+    call: &Call<'_>,
+    input: CreateRouteRequest,
+) -> Result<CreateRouteResult, ApiError> {
     check_dry_run(input.dry_run)?;
-    let wanted = Wanted {
-        destination: input.destination_cidr_block,
-        gateway: input.gateway_id,
-        interface: input.network_interface_id,
-        nat_gateway: input.nat_gateway_id,
-        instance: input.instance_id,
-        peering: input.vpc_peering_connection_id,
-        transit_gateway: input.transit_gateway_id,
-        endpoint: input.vpc_endpoint_id,
-        egress_only: input.egress_only_internet_gateway_id,
-        refused: [
-            ("DestinationPrefixListId", input.destination_prefix_list_id.is_some()),
-            ("DestinationIpv6CidrBlock", input.destination_ipv6_cidr_block.is_some()),
-            ("LocalGatewayId", input.local_gateway_id.is_some()),
-            ("CarrierGatewayId", input.carrier_gateway_id.is_some()),
-            ("CoreNetworkArn", input.core_network_arn.is_some()),
-            ("OdbNetworkArn", input.odb_network_arn.is_some()),
-        ],
-    };
+    let wanted = wanted!(input);
     let (destination, target) = wanted.check()?;
     let id = input.route_table_id.unwrap_or_default();
     call.transact(|changes| {
@@ -212,28 +238,13 @@ pub(crate) async fn create(call: &Call<'_>, input: CreateRouteRequest) -> Result
     Ok(CreateRouteResult { r#return: Some(true) })
 }
 
-pub(crate) async fn replace(call: &Call<'_>, input: ReplaceRouteRequest) -> Result<ReplaceRouteNoOutput, ApiError> {
+pub(crate) async fn replace(
+    call: &Call<'_>,
+    input: ReplaceRouteRequest,
+) -> Result<ReplaceRouteNoOutput, ApiError> {
     check_dry_run(input.dry_run)?;
     refuse(&[("LocalTarget", input.local_target == Some(true))])?;
-    let wanted = Wanted {
-        destination: input.destination_cidr_block,
-        gateway: input.gateway_id,
-        interface: input.network_interface_id,
-        nat_gateway: input.nat_gateway_id,
-        instance: input.instance_id,
-        peering: input.vpc_peering_connection_id,
-        transit_gateway: input.transit_gateway_id,
-        endpoint: input.vpc_endpoint_id,
-        egress_only: input.egress_only_internet_gateway_id,
-        refused: [
-            ("DestinationPrefixListId", input.destination_prefix_list_id.is_some()),
-            ("DestinationIpv6CidrBlock", input.destination_ipv6_cidr_block.is_some()),
-            ("LocalGatewayId", input.local_gateway_id.is_some()),
-            ("CarrierGatewayId", input.carrier_gateway_id.is_some()),
-            ("CoreNetworkArn", input.core_network_arn.is_some()),
-            ("OdbNetworkArn", input.odb_network_arn.is_some()),
-        ],
-    };
+    let wanted = wanted!(input);
     let (destination, target) = wanted.check()?;
     let id = input.route_table_id.unwrap_or_default();
     call.transact(|changes| {
@@ -251,13 +262,17 @@ pub(crate) async fn replace(call: &Call<'_>, input: ReplaceRouteRequest) -> Resu
     Ok(ReplaceRouteNoOutput {})
 }
 
-pub(crate) async fn delete(call: &Call<'_>, input: DeleteRouteRequest) -> Result<DeleteRouteNoOutput, ApiError> {
+pub(crate) async fn delete(
+    call: &Call<'_>,
+    input: DeleteRouteRequest,
+) -> Result<DeleteRouteNoOutput, ApiError> {
     check_dry_run(input.dry_run)?;
     refuse(&[
         ("DestinationPrefixListId", input.destination_prefix_list_id.is_some()),
         ("DestinationIpv6CidrBlock", input.destination_ipv6_cidr_block.is_some()),
     ])?;
-    let destination = cidr::parse(&input.destination_cidr_block.ok_or_else(|| missing("destinationCidrBlock"))?)?;
+    let destination =
+        cidr::parse(&input.destination_cidr_block.ok_or_else(|| missing("destinationCidrBlock"))?)?;
     let id = input.route_table_id.unwrap_or_default();
     call.transact(|changes| {
         let table = call.get::<RouteTableRecord>(&id)?;

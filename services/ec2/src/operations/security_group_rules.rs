@@ -10,7 +10,9 @@ use crate::errors::{check_dry_run, invalid_combination, invalid_value, missing, 
 use crate::filter::{Described, Filters, Values, page};
 use crate::ids;
 use crate::plan::cidr;
-use crate::plan::rules::{FlatPermission, WantedRule, check_description, check_protocol, permissions, wanted_rules};
+use crate::plan::rules::{
+    FlatPermission, WantedRule, check_description, check_protocol, permissions, wanted_rules,
+};
 use crate::state::*;
 
 /// VPC user guide, "Amazon VPC quotas": inbound or outbound rules per security group.
@@ -38,7 +40,11 @@ fn shape(call: &Call<'_>, group: &GroupRecord, record: &RuleRecord) -> SecurityG
         }),
         description: record.description.clone(),
         tags: Some(tags::shape(&record.tags)),
-        security_group_rule_arn: Some(ids::GROUP_RULE.arn(&call.scope.region, &call.scope.account, &record.rule_id)),
+        security_group_rule_arn: Some(ids::GROUP_RULE.arn(
+            &call.scope.region,
+            &call.scope.account,
+            &record.rule_id,
+        )),
         ..SecurityGroupRule::default()
     }
 }
@@ -73,12 +79,16 @@ pub(crate) async fn describe(
     wanted.iter().try_for_each(|id| ids::GROUP_RULE.check(id))?;
     let groups = call.all::<GroupRecord>()?;
     let all = groups.iter().flat_map(|group| group.rules.iter().map(|rule| shape(call, group, rule)));
-    let rules: Vec<_> = all.filter(|rule| wanted.is_empty() || wanted.iter().any(|id| id == rule.id())).collect();
+    let rules: Vec<_> =
+        all.filter(|rule| wanted.is_empty() || wanted.iter().any(|id| id == rule.id())).collect();
     if let Some(unknown) = wanted.iter().find(|id| !rules.iter().any(|rule| rule.id() == *id)) {
         return Err(ids::GROUP_RULE.not_found(unknown));
     }
     let page = page(rules, &filters, input.max_results, input.next_token.as_deref())?;
-    Ok(DescribeSecurityGroupRulesResult { security_group_rules: Some(page.items), next_token: page.next_token })
+    Ok(DescribeSecurityGroupRulesResult {
+        security_group_rules: Some(page.items),
+        next_token: page.next_token,
+    })
 }
 
 /// The id of the group a pair names, which must be in the same VPC.
@@ -102,7 +112,10 @@ fn resolve(call: &Call<'_>, group: &GroupRecord, pair: &UserIdGroupPair) -> Resu
         (None, None) => return Err(missing("UserIdGroupPairs.GroupId")),
     };
     if peer.vpc_id != group.vpc_id {
-        let message = format!("You have specified two resources that belong to different networks: {} and {}.", group.group_id, peer.group_id);
+        let message = format!(
+            "You have specified two resources that belong to different networks: {} and {}.",
+            group.group_id, peer.group_id
+        );
         return Err(ApiError::new("InvalidGroup.NotFound", message));
     }
     Ok(peer.group_id)
@@ -215,7 +228,8 @@ async fn authorize(
 
 /// A rule that names a group must not cross with that group's deletion, which looks at all rules of the VPC.
 fn order_after_deletes(call: &Call<'_>, changes: &mut Changes, group: &GroupRecord, added: &[RuleRecord]) {
-    let names_another = |rule: &RuleRecord| matches!(&rule.rule.peer, RulePeer::Group(peer) if *peer != group.group_id);
+    let names_another =
+        |rule: &RuleRecord| matches!(&rule.rule.peer, RulePeer::Group(peer) if *peer != group.group_id);
     if added.iter().any(names_another) {
         changes.topology(call, &group.vpc_id);
     }
@@ -302,7 +316,11 @@ async fn revoke(call: &Call<'_>, named: Named, rule_ids: Option<Vec<String>>) ->
         if rule_ids.is_empty() {
             for wanted in named.rules(call, &group)? {
                 // EC2 API reference: the description is not part of what is compared.
-                match record.rules.iter().position(|own| own.egress == named.egress && own.rule == wanted.rule) {
+                match record
+                    .rules
+                    .iter()
+                    .position(|own| own.egress == named.egress && own.rule == wanted.rule)
+                {
                     Some(index) => removed.push(record.rules.remove(index)),
                     None => unknown.push(RuleRecord {
                         rule_id: String::new(),
@@ -361,7 +379,8 @@ pub(crate) async fn modify(
         let group = call.get::<GroupRecord>(&group_id)?;
         let mut record = group.record.clone();
         for update in &updates {
-            let id = update.security_group_rule_id.as_deref().ok_or_else(|| missing("SecurityGroupRuleId"))?;
+            let id =
+                update.security_group_rule_id.as_deref().ok_or_else(|| missing("SecurityGroupRuleId"))?;
             ids::GROUP_RULE.check(id)?;
             let Some(wanted) = &update.security_group_rule else { continue };
             let index = record.rules.iter().position(|rule| rule.rule_id == id);
@@ -401,7 +420,8 @@ fn modified(
         check_protocol(wanted.ip_protocol.as_deref(), wanted.from_port, wanted.to_port)?;
     let peer = match (&wanted.cidr_ipv4, &wanted.referenced_group_id) {
         (Some(_), Some(_)) => {
-            let message = "Only one of cidrIp, cidrIpv6, sourcePrefixListId, or sourceSecurityGroupId can be specified";
+            let message =
+                "Only one of cidrIp, cidrIpv6, sourcePrefixListId, or sourceSecurityGroupId can be specified";
             return Err(invalid_value(message));
         }
         (Some(cidr), None) => RulePeer::Cidr(cidr::parse_rule(cidr)?),
@@ -410,13 +430,15 @@ fn modified(
             RulePeer::Group(resolve(call, group, &pair)?)
         }
         (None, None) => {
-            let message = "One of cidrIp, cidrIpv6, sourcePrefixListId, or sourceSecurityGroupId must be specified";
+            let message =
+                "One of cidrIp, cidrIpv6, sourcePrefixListId, or sourceSecurityGroupId must be specified";
             return Err(invalid_value(message));
         }
     };
     // EC2 API reference: "You cannot change the rule type" between address and group.
     if std::mem::discriminant(&peer) != std::mem::discriminant(&own.peer) {
-        let message = format!("Invalid rule type for security group rule '{id}'. You may not change the rule type.");
+        let message =
+            format!("Invalid rule type for security group rule '{id}'. You may not change the rule type.");
         return Err(invalid_value(message));
     }
     Ok(Rule { protocol, from_port, to_port, peer })
@@ -468,13 +490,16 @@ async fn update_descriptions(
         let group = named.group(call)?;
         let mut record = group.record.clone();
         for update in &by_id {
-            let id = update.security_group_rule_id.as_deref().ok_or_else(|| missing("SecurityGroupRuleId"))?;
+            let id =
+                update.security_group_rule_id.as_deref().ok_or_else(|| missing("SecurityGroupRuleId"))?;
             let own = record.rules.iter_mut().find(|own| own.rule_id == id && own.egress == named.egress);
-            own.ok_or_else(|| ids::GROUP_RULE.not_found(id))?.description = check_description(update.description.clone())?;
+            own.ok_or_else(|| ids::GROUP_RULE.not_found(id))?.description =
+                check_description(update.description.clone())?;
         }
         if by_id.is_empty() {
             for wanted in named.rules(call, &group)? {
-                let own = record.rules.iter_mut().find(|own| own.egress == named.egress && own.rule == wanted.rule);
+                let own =
+                    record.rules.iter_mut().find(|own| own.egress == named.egress && own.rule == wanted.rule);
                 let not_found = || {
                     let message = "The specified rule does not exist in this security group.";
                     ApiError::new("InvalidPermission.NotFound", message)

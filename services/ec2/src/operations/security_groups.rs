@@ -87,15 +87,22 @@ impl Described for SecurityGroup {
 
 fn permission_values(permissions: &Option<Vec<IpPermission>>, property: &str) -> Values {
     let pairs = |of: fn(&UserIdGroupPair) -> Option<String>| {
-        let all = permissions.iter().flatten().filter_map(|permission| permission.user_id_group_pairs.as_ref()).flatten();
+        let all = permissions
+            .iter()
+            .flatten()
+            .filter_map(|permission| permission.user_id_group_pairs.as_ref())
+            .flatten();
         Values::each(&Some(all.collect::<Vec<_>>()), |pair| of(pair))
     };
     match property {
         "cidr" => {
-            let all = permissions.iter().flatten().filter_map(|permission| permission.ip_ranges.as_ref()).flatten();
+            let all =
+                permissions.iter().flatten().filter_map(|permission| permission.ip_ranges.as_ref()).flatten();
             Values::each(&Some(all.collect::<Vec<_>>()), |range| range.cidr_ip.clone())
         }
-        "from-port" => Values::each(permissions, |permission| permission.from_port.map(|port| port.to_string())),
+        "from-port" => {
+            Values::each(permissions, |permission| permission.from_port.map(|port| port.to_string()))
+        }
         "to-port" => Values::each(permissions, |permission| permission.to_port.map(|port| port.to_string())),
         "protocol" => Values::each(permissions, |permission| permission.ip_protocol.clone()),
         "group-id" => pairs(|pair| pair.group_id.clone()),
@@ -113,7 +120,8 @@ pub(crate) async fn describe(
     let filters = Filters::new::<SecurityGroup>(input.filters)?;
     let names = input.group_names.unwrap_or_default();
     let ids = input.group_ids.unwrap_or_default();
-    let mut groups = if ids.is_empty() && !names.is_empty() { Vec::new() } else { call.named::<GroupRecord>(Some(ids))? };
+    let mut groups =
+        if ids.is_empty() && !names.is_empty() { Vec::new() } else { call.named::<GroupRecord>(Some(ids))? };
     for name in names {
         // Names alone mean groups of the default VPC.
         let group = find_by_name(call, &name)?;
@@ -121,7 +129,6 @@ pub(crate) async fn describe(
             groups.push(group);
         }
     }
-    // A rule's group has its name in the answer only through the filter `ip-permission.group-name`.
     let groups = groups.iter().map(|group| shape(call, group));
     let page = page(groups, &filters, input.max_results, input.next_token.as_deref())?;
     Ok(DescribeSecurityGroupsResult { security_groups: Some(page.items), next_token: page.next_token })
@@ -140,11 +147,15 @@ fn find_by_name(call: &Call<'_>, name: &str) -> Result<Stored<GroupRecord>, ApiE
 }
 
 /// The group an operation is for: by id, or in the default VPC by name.
-pub(crate) fn find(call: &Call<'_>, id: Option<&str>, name: Option<&str>) -> Result<Stored<GroupRecord>, ApiError> {
+pub(crate) fn find(
+    call: &Call<'_>,
+    id: Option<&str>,
+    name: Option<&str>,
+) -> Result<Stored<GroupRecord>, ApiError> {
     match (id, name) {
-        (Some(_), Some(_)) => Err(invalid_combination(
-            "The parameter groupName cannot be used with the parameter groupId",
-        )),
+        (Some(_), Some(_)) => {
+            Err(invalid_combination("The parameter groupName cannot be used with the parameter groupId"))
+        }
         (Some(id), None) => call.get(id),
         (None, Some(name)) => find_by_name(call, name),
         (None, None) => Err(missing("groupId")),
@@ -157,7 +168,8 @@ pub(crate) async fn create(
 ) -> Result<CreateSecurityGroupResult, ApiError> {
     check_dry_run(input.dry_run)?;
     let name = input.group_name.filter(|name| !name.is_empty()).ok_or_else(|| missing("groupName"))?;
-    let description = input.description.filter(|text| !text.is_empty()).ok_or_else(|| missing("GroupDescription"))?;
+    let description =
+        input.description.filter(|text| !text.is_empty()).ok_or_else(|| missing("GroupDescription"))?;
     if name.to_ascii_lowercase().starts_with("sg-") {
         let message = format!("invalid group name '{name}': group names may not be in the format sg-*");
         return Err(invalid_value(message));
@@ -238,8 +250,10 @@ pub(crate) async fn delete(
             let group = find(call, input.group_id.as_deref(), input.group_name.as_deref())?;
             let id = &group.group_id;
             if group.group_name == DEFAULT_GROUP_NAME {
-                let message =
-                    format!("the specified group: \"{id}\" name: \"{}\" cannot be deleted by a user", group.group_name);
+                let message = format!(
+                    "the specified group: \"{id}\" name: \"{}\" cannot be deleted by a user",
+                    group.group_name
+                );
                 return Err(ApiError::new("CannotDelete", message));
             }
             if is_referenced(call, id)? || has_members(call, id)? {
@@ -273,7 +287,8 @@ fn has_members(call: &Call<'_>, id: &str) -> Result<bool, ApiError> {
 
 /// A group as GetSecurityGroupsForVpc shows it.
 impl Described for SecurityGroupForVpc {
-    const FILTERS: &'static [&'static str] = &["description", "group-id", "group-name", "owner-id", "primary-vpc-id"];
+    const FILTERS: &'static [&'static str] =
+        &["description", "group-id", "group-name", "owner-id", "primary-vpc-id"];
 
     fn id(&self) -> &str {
         self.group_id.as_deref().unwrap_or_default()
@@ -312,7 +327,10 @@ pub(crate) async fn for_vpc(
         primary_vpc_id: Some(vpc_id.clone()),
     });
     let page = page(groups, &filters, input.max_results, input.next_token.as_deref())?;
-    Ok(GetSecurityGroupsForVpcResult { security_group_for_vpcs: Some(page.items), next_token: page.next_token })
+    Ok(GetSecurityGroupsForVpcResult {
+        security_group_for_vpcs: Some(page.items),
+        next_token: page.next_token,
+    })
 }
 
 /// References from other VPCs come over peering, of which there is none.

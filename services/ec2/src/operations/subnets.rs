@@ -39,7 +39,9 @@ pub(crate) fn shape(call: &Call<'_>, subnet: &SubnetRecord) -> Result<Subnet, Ap
         state: Some("available".into()),
         vpc_id: Some(subnet.vpc_id.clone()),
         cidr_block: Some(subnet.cidr.to_string()),
-        available_ip_address_count: Some(i32::try_from(free).expect("a subnet has fewer than 2^16 addresses")),
+        available_ip_address_count: Some(
+            i32::try_from(free).expect("a subnet has fewer than 2^16 addresses"),
+        ),
         availability_zone: Some(subnet.zone.clone()),
         default_for_az: Some(subnet.default_for_az),
         map_public_ip_on_launch: Some(subnet.map_public_ip_on_launch),
@@ -152,7 +154,10 @@ pub(crate) fn find_zone(call: &Call<'_>, name: Option<&str>, id: Option<&str>) -
     })
 }
 
-pub(crate) async fn create(call: &Call<'_>, input: CreateSubnetRequest) -> Result<CreateSubnetResult, ApiError> {
+pub(crate) async fn create(
+    call: &Call<'_>,
+    input: CreateSubnetRequest,
+) -> Result<CreateSubnetResult, ApiError> {
     check_dry_run(input.dry_run)?;
     refuse(&[
         ("Ipv6CidrBlock", input.ipv6_cidr_block.is_some()),
@@ -173,7 +178,10 @@ pub(crate) async fn create(call: &Call<'_>, input: CreateSubnetRequest) -> Resul
             let others: Vec<_> =
                 call.all::<SubnetRecord>()?.into_iter().filter(|subnet| subnet.vpc_id == vpc_id).collect();
             if others.len() >= SUBNETS_PER_VPC_MAX {
-                return Err(ApiError::new("SubnetLimitExceeded", "The maximum number of subnets has been reached."));
+                return Err(ApiError::new(
+                    "SubnetLimitExceeded",
+                    "The maximum number of subnets has been reached.",
+                ));
             }
             let blocks = vpc.cidr_blocks.iter().map(|block| block.cidr);
             let cidr = cidr::check_subnet(&cidr_block, blocks, others.iter().map(|subnet| subnet.cidr))?;
@@ -203,7 +211,10 @@ pub(crate) async fn create(call: &Call<'_>, input: CreateSubnetRequest) -> Resul
     Ok(CreateSubnetResult { subnet: Some(shape(call, &subnet)?) })
 }
 
-pub(crate) async fn delete(call: &Call<'_>, input: DeleteSubnetRequest) -> Result<DeleteSubnetNoOutput, ApiError> {
+pub(crate) async fn delete(
+    call: &Call<'_>,
+    input: DeleteSubnetRequest,
+) -> Result<DeleteSubnetNoOutput, ApiError> {
     check_dry_run(input.dry_run)?;
     let subnet_id = input.subnet_id.unwrap_or_default();
     let _none_joins = call.service.admission.write().await;

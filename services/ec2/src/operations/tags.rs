@@ -32,7 +32,8 @@ pub(crate) fn of_specifications(
     for specification in specifications.unwrap_or_default() {
         let resource_type = specification.resource_type.unwrap_or_default();
         if resource_type != kind.resource_type {
-            let message = format!("'{resource_type}' is not a valid taggable resource type for this operation.");
+            let message =
+                format!("'{resource_type}' is not a valid taggable resource type for this operation.");
             return Err(invalid_value(message));
         }
         for tag in specification.tags.unwrap_or_default() {
@@ -50,10 +51,14 @@ fn check(call: &Call<'_>, tag: Tag) -> Result<(String, String), ApiError> {
     let key = tag.key.filter(|key| !key.is_empty()).ok_or_else(|| missing("Tag.Key"))?;
     let value = tag.value.unwrap_or_default();
     if key.chars().count() > KEY_CHARACTERS_MAX {
-        return Err(invalid_value(format!("Tag key exceeds the maximum length of {KEY_CHARACTERS_MAX} characters")));
+        return Err(invalid_value(format!(
+            "Tag key exceeds the maximum length of {KEY_CHARACTERS_MAX} characters"
+        )));
     }
     if value.chars().count() > VALUE_CHARACTERS_MAX {
-        return Err(invalid_value(format!("Tag value exceeds the maximum length of {VALUE_CHARACTERS_MAX} characters")));
+        return Err(invalid_value(format!(
+            "Tag value exceeds the maximum length of {VALUE_CHARACTERS_MAX} characters"
+        )));
     }
     check_not_reserved(call, &key)?;
     Ok((key, value))
@@ -61,7 +66,9 @@ fn check(call: &Call<'_>, tag: Tag) -> Result<(String, String), ApiError> {
 
 fn check_not_reserved(call: &Call<'_>, key: &str) -> Result<(), ApiError> {
     // Services mark what they make (aws:ecs:serviceName); customers cannot pass for them.
-    if key.get(..4).is_some_and(|start| start.eq_ignore_ascii_case("aws:")) && call.service_principal().is_none() {
+    if key.get(..4).is_some_and(|start| start.eq_ignore_ascii_case("aws:"))
+        && call.service_principal().is_none()
+    {
         return Err(invalid_value("Tag keys starting with 'aws:' are reserved for internal use"));
     }
     Ok(())
@@ -75,7 +82,10 @@ fn check_count(tags: &Tags) -> Result<(), ApiError> {
     Ok(())
 }
 
-pub(crate) async fn create_tags(call: &Call<'_>, input: CreateTagsRequest) -> Result<CreateTagsNoOutput, ApiError> {
+pub(crate) async fn create_tags(
+    call: &Call<'_>,
+    input: CreateTagsRequest,
+) -> Result<CreateTagsNoOutput, ApiError> {
     check_dry_run(input.dry_run)?;
     let mut tags = Tags::new();
     for tag in input.tags.unwrap_or_default() {
@@ -96,7 +106,10 @@ pub(crate) async fn create_tags(call: &Call<'_>, input: CreateTagsRequest) -> Re
     Ok(CreateTagsNoOutput {})
 }
 
-pub(crate) async fn delete_tags(call: &Call<'_>, input: DeleteTagsRequest) -> Result<DeleteTagsNoOutput, ApiError> {
+pub(crate) async fn delete_tags(
+    call: &Call<'_>,
+    input: DeleteTagsRequest,
+) -> Result<DeleteTagsNoOutput, ApiError> {
     check_dry_run(input.dry_run)?;
     let tags = input.tags.unwrap_or_default();
     for tag in &tags {
@@ -131,7 +144,9 @@ fn check_resources(resources: Option<Vec<String>>) -> Result<Vec<String>, ApiErr
         return Err(missing("ResourceId"));
     }
     if resources.len() > RESOURCES_PER_CALL_MAX {
-        return Err(invalid_value(format!("At most {RESOURCES_PER_CALL_MAX} resources can be tagged in one call")));
+        return Err(invalid_value(format!(
+            "At most {RESOURCES_PER_CALL_MAX} resources can be tagged in one call"
+        )));
     }
     Ok(resources)
 }
@@ -144,7 +159,8 @@ fn change_all(
     resources: &[String],
     change: &ChangeTags<'_>,
 ) -> Result<(), ApiError> {
-    let (rules, others): (Vec<&String>, Vec<&String>) = resources.iter().partition(|id| id.starts_with("sgr-"));
+    let (rules, others): (Vec<&String>, Vec<&String>) =
+        resources.iter().partition(|id| id.starts_with("sgr-"));
     for id in others {
         match ids::kind_of(id)?.prefix {
             "vpc" => change_one::<VpcRecord>(call, changes, id, change)?,
@@ -198,7 +214,11 @@ fn change_one<R: Record>(
 }
 
 fn change_rules(record: &mut GroupRecord, ids: &[&String], change: &ChangeTags<'_>) -> Result<(), ApiError> {
-    record.rules.iter_mut().filter(|rule| ids.contains(&&rule.rule_id)).try_for_each(|rule| change(&mut rule.tags))
+    record
+        .rules
+        .iter_mut()
+        .filter(|rule| ids.contains(&&rule.rule_id))
+        .try_for_each(|rule| change(&mut rule.tags))
 }
 
 /// A tag with the key its pages are sorted by.
@@ -209,6 +229,7 @@ struct DescribedTag {
 
 impl Described for DescribedTag {
     const FILTERS: &'static [&'static str] = &["key", "resource-id", "resource-type", "value"];
+    const TAGGED: bool = false;
 
     fn id(&self) -> &str {
         &self.sort
@@ -229,7 +250,10 @@ impl Described for DescribedTag {
     }
 }
 
-pub(crate) async fn describe_tags(call: &Call<'_>, input: DescribeTagsRequest) -> Result<DescribeTagsResult, ApiError> {
+pub(crate) async fn describe_tags(
+    call: &Call<'_>,
+    input: DescribeTagsRequest,
+) -> Result<DescribeTagsResult, ApiError> {
     check_dry_run(input.dry_run)?;
     // Here `tag:K` means: the tag K itself, with one of the values.
     let (by_tag, others): (Vec<Filter>, Vec<Filter>) = input

@@ -21,7 +21,11 @@ pub(crate) async fn describe(
         "enableNetworkAddressUsageMetrics" => {
             result.enable_network_address_usage_metrics = value(vpc.enable_network_address_usage_metrics);
         }
-        other => return Err(invalid_value(format!("Value ({other}) for parameter attribute is invalid. Unknown VPC attribute."))),
+        other => {
+            return Err(invalid_value(format!(
+                "Value ({other}) for parameter attribute is invalid. Unknown VPC attribute."
+            )));
+        }
     }
     Ok(result)
 }

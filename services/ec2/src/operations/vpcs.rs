@@ -22,7 +22,9 @@ pub(crate) fn shape(call: &Call<'_>, vpc: &VpcRecord) -> Vpc {
         owner_id: Some(call.scope.account.clone()),
         instance_tenancy: Some(vpc.instance_tenancy.clone()),
         ipv6_cidr_block_association_set: Some(Vec::new()),
-        cidr_block_association_set: Some(vpc.cidr_blocks.iter().map(|block| association(block, "associated")).collect()),
+        cidr_block_association_set: Some(
+            vpc.cidr_blocks.iter().map(|block| association(block, "associated")).collect(),
+        ),
         is_default: Some(vpc.is_default),
         tags: Some(tags::shape(&vpc.tags)),
         vpc_id: Some(vpc.vpc_id.clone()),
@@ -71,11 +73,13 @@ impl Described for Vpc {
         let blocks = &self.cidr_block_association_set;
         match filter {
             "cidr" => Values::one(&self.cidr_block),
-            "cidr-block-association.association-id" => Values::each(blocks, |block| block.association_id.clone()),
-            "cidr-block-association.cidr-block" => Values::each(blocks, |block| block.cidr_block.clone()),
-            "cidr-block-association.state" => {
-                Values::each(blocks, |block| block.cidr_block_state.as_ref().and_then(|state| state.state.clone()))
+            "cidr-block-association.association-id" => {
+                Values::each(blocks, |block| block.association_id.clone())
             }
+            "cidr-block-association.cidr-block" => Values::each(blocks, |block| block.cidr_block.clone()),
+            "cidr-block-association.state" => Values::each(blocks, |block| {
+                block.cidr_block_state.as_ref().and_then(|state| state.state.clone())
+            }),
             "dhcp-options-id" => Values::one(&self.dhcp_options_id),
             "is-default" | "isDefault" => Values::one(&self.is_default),
             "owner-id" => Values::one(&self.owner_id),
@@ -87,7 +91,10 @@ impl Described for Vpc {
     }
 }
 
-pub(crate) async fn describe(call: &Call<'_>, input: DescribeVpcsRequest) -> Result<DescribeVpcsResult, ApiError> {
+pub(crate) async fn describe(
+    call: &Call<'_>,
+    input: DescribeVpcsRequest,
+) -> Result<DescribeVpcsResult, ApiError> {
     check_dry_run(input.dry_run)?;
     let filters = Filters::new::<Vpc>(input.filters)?;
     let vpcs = call.named::<VpcRecord>(input.vpc_ids)?.into_iter().map(|vpc| shape(call, &vpc));
@@ -116,7 +123,10 @@ pub(crate) async fn create(call: &Call<'_>, input: CreateVpcRequest) -> Result<C
     let vpc = call
         .transact(|changes| {
             if call.all::<VpcRecord>()?.len() >= VPCS_MAX {
-                return Err(ApiError::new("VpcLimitExceeded", "The maximum number of VPCs has been reached."));
+                return Err(ApiError::new(
+                    "VpcLimitExceeded",
+                    "The maximum number of VPCs has been reached.",
+                ));
             }
             let dhcp_options_id = defaults::dhcp_options(call, changes)?;
             let mut new = NewVpc::new(cidr, dhcp_options_id, false, &|kind, _| kind.new_id());
@@ -137,9 +147,13 @@ pub(crate) async fn delete(call: &Call<'_>, input: DeleteVpcRequest) -> Result<D
         let tables = call.all::<RouteTableRecord>()?.into_iter().filter(|table| in_vpc(&table.vpc_id));
         let acls = call.all::<NetworkAclRecord>()?.into_iter().filter(|acl| in_vpc(&acl.vpc_id));
         let groups = call.all::<GroupRecord>()?.into_iter().filter(|group| in_vpc(&group.vpc_id));
-        let (tables, acls, groups): (Vec<_>, Vec<_>, Vec<_>) = (tables.collect(), acls.collect(), groups.collect());
+        let (tables, acls, groups): (Vec<_>, Vec<_>, Vec<_>) =
+            (tables.collect(), acls.collect(), groups.collect());
         let in_use = call.all::<SubnetRecord>()?.iter().any(|subnet| in_vpc(&subnet.vpc_id))
-            || call.all::<InternetGatewayRecord>()?.iter().any(|gateway| gateway.vpc_id.as_deref().is_some_and(in_vpc))
+            || call
+                .all::<InternetGatewayRecord>()?
+                .iter()
+                .any(|gateway| gateway.vpc_id.as_deref().is_some_and(in_vpc))
             || tables.iter().any(|table| table.route_table_id != vpc.main_route_table_id)
             || acls.iter().any(|acl| !acl.is_default)
             || groups.iter().any(|group| group.group_id != vpc.default_group_id);
@@ -215,7 +229,8 @@ fn check_no_route_into(call: &Call<'_>, vpc_id: &str, cidr: Ipv4Net) -> Result<(
         .find(|route| cidr.contains(&route.destination));
     match conflict {
         Some(route) => {
-            let message = format!("The CIDR '{cidr}' conflicts with the route to {} of the VPC.", route.destination);
+            let message =
+                format!("The CIDR '{cidr}' conflicts with the route to {} of the VPC.", route.destination);
             Err(ApiError::new("InvalidVpc.Range", message))
         }
         None => Ok(()),

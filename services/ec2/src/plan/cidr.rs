@@ -19,7 +19,9 @@ pub(crate) fn parse(text: &str) -> Result<Ipv4Net, ApiError> {
 
 /// As `parse`, with the words of the security group operations.
 pub(crate) fn parse_rule(text: &str) -> Result<Ipv4Net, ApiError> {
-    text.parse::<Ipv4Net>().map(|net| net.trunc()).map_err(|_| invalid_value(format!("CIDR block {text} is malformed")))
+    text.parse::<Ipv4Net>()
+        .map(|net| net.trunc())
+        .map_err(|_| invalid_value(format!("CIDR block {text} is malformed")))
 }
 
 pub(crate) fn overlap(a: Ipv4Net, b: Ipv4Net) -> bool {
@@ -81,7 +83,8 @@ mod tests {
 
     #[test]
     fn blocks_of_subnets() {
-        let check = |text| check_subnet(text, [net("10.0.0.0/16")], [net("10.0.1.0/24")]).map_err(|error| error.code);
+        let check =
+            |text| check_subnet(text, [net("10.0.0.0/16")], [net("10.0.1.0/24")]).map_err(|error| error.code);
         assert_eq!(check("10.0.2.0/24"), Ok(net("10.0.2.0/24")));
         assert_eq!(check("10.1.0.0/24"), Err("InvalidSubnet.Range".into()));
         assert_eq!(check("10.0.0.0/15"), Err("InvalidSubnet.Range".into()));

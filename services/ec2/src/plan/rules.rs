@@ -37,7 +37,11 @@ impl FlatPermission {
 
     fn into_permissions(self) -> Result<Vec<IpPermission>, ApiError> {
         if let Some(group_name) = self.source_group_name {
-            if self.cidr_ip.is_some() || self.ip_protocol.is_some() || self.from_port.is_some() || self.to_port.is_some() {
+            if self.cidr_ip.is_some()
+                || self.ip_protocol.is_some()
+                || self.from_port.is_some()
+                || self.to_port.is_some()
+            {
                 let message = "The parameter SourceSecurityGroupName may not be used with CidrIp, IpProtocol, FromPort or ToPort.";
                 return Err(invalid_combination(message));
             }
@@ -59,7 +63,8 @@ impl FlatPermission {
         if self.source_group_owner.is_some() {
             return Err(missing("SourceSecurityGroupName"));
         }
-        let range = IpRange { cidr_ip: Some(self.cidr_ip.ok_or_else(|| missing("CidrIp"))?), description: None };
+        let range =
+            IpRange { cidr_ip: Some(self.cidr_ip.ok_or_else(|| missing("CidrIp"))?), description: None };
         Ok(vec![IpPermission {
             ip_protocol: self.ip_protocol,
             from_port: self.from_port,
@@ -121,7 +126,10 @@ fn rules_of(
             return Err(unsupported("UserIdGroupPairs.VpcPeeringConnectionId"));
         }
         let group_id = resolve(&pair)?;
-        rules.push(WantedRule { rule: rule(RulePeer::Group(group_id)), description: check_description(pair.description)? });
+        rules.push(WantedRule {
+            rule: rule(RulePeer::Group(group_id)),
+            description: check_description(pair.description)?,
+        });
     }
     if rules.is_empty() {
         return Err(missing("IpPermissions.IpRanges"));
@@ -152,7 +160,9 @@ pub(crate) fn check_protocol(
         },
     };
     let (Some(from), Some(to)) = (from.filter(|from| *from != -1), to.filter(|to| *to != -1)) else {
-        return Err(invalid_value("Invalid value for portRange. Must specify both from and to ports with TCP/UDP."));
+        return Err(invalid_value(
+            "Invalid value for portRange. Must specify both from and to ports with TCP/UDP.",
+        ));
     };
     if !(0..=65535).contains(&from) || !(0..=65535).contains(&to) || from > to {
         return Err(invalid_value(format!("Invalid TCP/UDP port range ({from}:{to})")));
@@ -168,7 +178,9 @@ fn check_icmp(kind: i32, code: i32) -> Result<(String, i32, i32), ApiError> {
         return Err(invalid_value(format!("ICMP code ({code}) must be between -1 and 255")));
     }
     if kind == -1 && code != -1 {
-        return Err(invalid_value(format!("ICMP code ({code}) cannot be given when the ICMP type is -1 (all)")));
+        return Err(invalid_value(format!(
+            "ICMP code ({code}) cannot be given when the ICMP type is -1 (all)"
+        )));
     }
     Ok(("icmp".into(), kind, code))
 }
@@ -188,7 +200,8 @@ pub(crate) fn check_description(description: Option<String>) -> Result<Option<St
 
 /// What group names, group descriptions and rule descriptions may be made of.
 pub(crate) fn is_description(text: &str) -> bool {
-    text.len() <= 255 && text.chars().all(|c| c.is_ascii_alphanumeric() || " ._-:/()#,@[]+=&;{}!$*".contains(c))
+    text.len() <= 255
+        && text.chars().all(|c| c.is_ascii_alphanumeric() || " ._-:/()#,@[]+=&;{}!$*".contains(c))
 }
 
 impl Rule {
@@ -206,7 +219,11 @@ impl Rule {
         match self.protocol.as_str() {
             "-1" => format!("peer: {peer}, ALL, ALLOW"),
             "icmp" => {
-                format!("peer: {peer}, ICMP, type: {}, code: {}, ALLOW", or_all(self.from_port), or_all(self.to_port))
+                format!(
+                    "peer: {peer}, ICMP, type: {}, code: {}, ALLOW",
+                    or_all(self.from_port),
+                    or_all(self.to_port)
+                )
             }
             "tcp" | "udp" => format!(
                 "peer: {peer}, {}, from port: {}, to port: {}, ALLOW",
@@ -224,12 +241,16 @@ impl Rule {
 }
 
 /// Rules of one direction as `IpPermissions`: those of the same protocol and ports stand together.
-pub(crate) fn permissions<'a>(rules: impl IntoIterator<Item = &'a RuleRecord>, account: &str) -> Vec<IpPermission> {
+pub(crate) fn permissions<'a>(
+    rules: impl IntoIterator<Item = &'a RuleRecord>,
+    account: &str,
+) -> Vec<IpPermission> {
     let mut permissions: Vec<(&Rule, IpPermission)> = Vec::new();
     for record in rules {
         let rule = &record.rule;
         let same = |other: &Rule| {
-            (&other.protocol, other.from_port, other.to_port) == (&rule.protocol, rule.from_port, rule.to_port)
+            (&other.protocol, other.from_port, other.to_port)
+                == (&rule.protocol, rule.from_port, rule.to_port)
         };
         let index = permissions.iter().position(|(other, _)| same(other)).unwrap_or_else(|| {
             permissions.push((rule, empty_permission(rule)));
@@ -241,12 +262,14 @@ pub(crate) fn permissions<'a>(rules: impl IntoIterator<Item = &'a RuleRecord>, a
                 .ip_ranges
                 .get_or_insert_default()
                 .push(IpRange { cidr_ip: Some(cidr.to_string()), description: record.description.clone() }),
-            RulePeer::Group(group) => permission.user_id_group_pairs.get_or_insert_default().push(UserIdGroupPair {
-                group_id: Some(group.clone()),
-                user_id: Some(account.to_owned()),
-                description: record.description.clone(),
-                ..UserIdGroupPair::default()
-            }),
+            RulePeer::Group(group) => {
+                permission.user_id_group_pairs.get_or_insert_default().push(UserIdGroupPair {
+                    group_id: Some(group.clone()),
+                    user_id: Some(account.to_owned()),
+                    description: record.description.clone(),
+                    ..UserIdGroupPair::default()
+                })
+            }
         }
     }
     permissions.into_iter().map(|(_, permission)| permission).collect()
@@ -269,12 +292,18 @@ mod tests {
     use super::*;
 
     fn rule(protocol: &str, from: i32, to: i32, cidr: &str) -> Rule {
-        Rule { protocol: protocol.into(), from_port: from, to_port: to, peer: RulePeer::Cidr(cidr.parse().unwrap()) }
+        Rule {
+            protocol: protocol.into(),
+            from_port: from,
+            to_port: to,
+            peer: RulePeer::Cidr(cidr.parse().unwrap()),
+        }
     }
 
     #[test]
     fn protocols_have_one_form() {
-        let check = |protocol, from, to| check_protocol(Some(protocol), from, to).map_err(|error| error.message);
+        let check =
+            |protocol, from, to| check_protocol(Some(protocol), from, to).map_err(|error| error.message);
         assert_eq!(check("6", Some(80), Some(80)), Ok(("tcp".into(), 80, 80)));
         assert_eq!(check("TCP", Some(0), Some(65535)), Ok(("tcp".into(), 0, 65535)));
         assert_eq!(check("-1", Some(80), Some(80)), Ok(("-1".into(), -1, -1)));
@@ -282,8 +311,18 @@ mod tests {
         assert_eq!(check("icmp", Some(8), None), Ok(("icmp".into(), 8, -1)));
         for (protocol, from, to, message) in [
             ("tcp", Some(443), Some(80), "Invalid TCP/UDP port range (443:80)"),
-            ("tcp", None, None, "Invalid value for portRange. Must specify both from and to ports with TCP/UDP."),
-            ("udp", Some(-1), Some(-1), "Invalid value for portRange. Must specify both from and to ports with TCP/UDP."),
+            (
+                "tcp",
+                None,
+                None,
+                "Invalid value for portRange. Must specify both from and to ports with TCP/UDP.",
+            ),
+            (
+                "udp",
+                Some(-1),
+                Some(-1),
+                "Invalid value for portRange. Must specify both from and to ports with TCP/UDP.",
+            ),
             ("udp", Some(1), Some(65536), "Invalid TCP/UDP port range (1:65536)"),
             ("sctp", None, None, "Invalid value 'sctp' for IP protocol. Unknown protocol."),
             ("256", None, None, "Invalid value '256' for IP protocol. Unknown protocol."),
@@ -306,7 +345,13 @@ mod tests {
 
     #[test]
     fn permissions_group_by_protocol_and_ports() {
-        let record = |rule| RuleRecord { rule_id: "sgr-1".into(), egress: false, rule, description: None, tags: Default::default() };
+        let record = |rule| RuleRecord {
+            rule_id: "sgr-1".into(),
+            egress: false,
+            rule,
+            description: None,
+            tags: Default::default(),
+        };
         let rules = [
             record(rule("tcp", 80, 80, "10.0.0.0/8")),
             record(rule("-1", -1, -1, "10.0.0.0/8")),

@@ -13,7 +13,8 @@ pub(crate) struct Zone {
 
 pub(crate) fn zones(region: &str) -> Vec<Zone> {
     let short = short_name(region);
-    let zone = |(index, letter)| Zone { name: format!("{region}{letter}"), id: format!("{short}-az{}", index + 1) };
+    let zone =
+        |(index, letter)| Zone { name: format!("{region}{letter}"), id: format!("{short}-az{}", index + 1) };
     ZONES.into_iter().enumerate().map(zone).collect()
 }
 

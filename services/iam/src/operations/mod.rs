@@ -113,7 +113,8 @@ impl IamService {
         name: &str,
         mut change: impl FnMut(&mut T) -> Result<(), ApiError>,
     ) -> Result<T, ApiError> {
-        let changed = update_json(&*self.store, &key(&self.account, T::KIND, name), |found: Option<T>| {
+        let at = key(&self.account, T::KIND, name);
+        let changed = update_json(&*self.store, &at, |found: Option<T>| {
             let mut record = found.ok_or_else(|| not_found::<T>(name))?;
             change(&mut record)?;
             Ok(Some(record))

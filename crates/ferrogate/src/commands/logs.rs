@@ -1,0 +1,133 @@
+//! `ferrogate logs TASK`: from CloudWatch Logs where the task has awslogs, else from what the node keeps.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use ferrogate_sandbox::{LogRecord, read_logs};
+use serde_json::{Value, json};
+
+use crate::Logs;
+use crate::client::{Ask, Client, ask};
+use crate::commands::ps;
+use crate::data::DataDir;
+
+const FOLLOW_PERIOD: Duration = Duration::from_millis(500);
+
+pub(crate) fn run(options: &Logs) -> Result<()> {
+    let data = DataDir::new(&options.place.data_dir)?;
+    super::block_on(print(&data, options))
+}
+
+async fn print(data: &DataDir, options: &Logs) -> Result<()> {
+    let task = find(data, &options.task).await?;
+    let client = Client::of(data)?;
+    let definition = client
+        .ecs("DescribeTaskDefinition", json!({ "taskDefinition": task["taskDefinitionArn"] }))
+        .await?;
+    let id = task["taskArn"].as_str().unwrap_or_default().rsplit('/').next().unwrap_or_default().to_owned();
+    let containers: Vec<Value> = definition["taskDefinition"]["containerDefinitions"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter(|container| options.container.as_deref().is_none_or(|name| container["name"] == name))
+        .cloned()
+        .collect();
+    if containers.is_empty() {
+        bail!("task {id} has no container '{}'", options.container.as_deref().unwrap_or_default());
+    }
+    let kept = ask(data, &Ask::Task { id: id.clone() })?;
+    let mut sources: Vec<(String, Source)> = Vec::new();
+    for container in &containers {
+        let name = container["name"].as_str().unwrap_or_default().to_owned();
+        let source = match &container["logConfiguration"]["options"] {
+            Value::Object(logs) => Source::CloudWatch {
+                group: logs["awslogs-group"].clone(),
+                stream: format!("{}/{name}/{id}", logs["awslogs-stream-prefix"].as_str().unwrap_or_default()),
+                token: None,
+            },
+            _ => Source::Kept { dirs: serde_json::from_value(kept["output"][&name].clone()).unwrap_or_default(), offset: 0 },
+        };
+        sources.push((name, source));
+    }
+    let prefixed = sources.len() > 1;
+    loop {
+        for (name, source) in &mut sources {
+            for line in source.next(&client).await? {
+                if prefixed {
+                    println!("{name} | {line}");
+                } else {
+                    println!("{line}");
+                }
+            }
+        }
+        if !options.follow {
+            return Ok(());
+        }
+        tokio::time::sleep(FOLLOW_PERIOD).await;
+    }
+}
+
+/// The task whose id starts so.
+async fn find(data: &DataDir, given: &str) -> Result<Value> {
+    let id = given.rsplit('/').next().unwrap_or(given);
+    let all = ps::tasks(data, None, true).await?;
+    let mut found: BTreeMap<String, Value> = BTreeMap::new();
+    for task in all {
+        let arn = task["taskArn"].as_str().unwrap_or_default().to_owned();
+        if arn.rsplit('/').next().is_some_and(|of| of.starts_with(id)) {
+            found.insert(arn, task);
+        }
+    }
+    match found.len() {
+        1 => found.into_values().next().context("one task"),
+        0 => bail!("no task starts with '{given}': `ferrogate ps --all` lists them"),
+        many => bail!("{many} tasks start with '{given}': give more of the id"),
+    }
+}
+
+enum Source {
+    CloudWatch { group: Value, stream: String, token: Option<String> },
+    Kept { dirs: Vec<PathBuf>, offset: u64 },
+}
+
+impl Source {
+    /// What has come since the last time.
+    async fn next(&mut self, client: &Client) -> Result<Vec<String>> {
+        match self {
+            Self::CloudWatch { group, stream, token } => {
+                let mut lines = Vec::new();
+                loop {
+                    let mut input = json!({ "logGroupName": group, "logStreamName": stream, "startFromHead": true });
+                    if let Some(token) = token {
+                        input["nextToken"] = token.clone().into();
+                    }
+                    let answer = client.logs("GetLogEvents", input).await?;
+                    let events = answer["events"].as_array().cloned().unwrap_or_default();
+                    lines.extend(events.iter().filter_map(|event| event["message"].as_str()).map(str::to_owned));
+                    let next = answer["nextForwardToken"].as_str().map(str::to_owned);
+                    if next == *token || next.is_none() {
+                        return Ok(lines);
+                    }
+                    *token = next;
+                }
+            }
+            Self::Kept { dirs, offset } => {
+                let mut lines = Vec::new();
+                for dir in dirs.iter().filter(|dir| dir.exists()) {
+                    let records = read_logs(dir, *offset).with_context(|| format!("{}", dir.display()))?;
+                    for record in records {
+                        *offset = record.next_offset();
+                        lines.push(match record {
+                            LogRecord::Line { bytes, .. } => String::from_utf8_lossy(&bytes).into_owned(),
+                            LogRecord::Dropped { bytes, .. } => format!("[{bytes} bytes were dropped]"),
+                        });
+                    }
+                    break;
+                }
+                Ok(lines)
+            }
+        }
+    }
+}

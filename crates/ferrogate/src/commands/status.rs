@@ -1,0 +1,50 @@
+//! `ferrogate status`
+
+use anyhow::{Result, bail};
+use comfy_table::{Table, presets};
+
+use crate::Status;
+use crate::client::{Ask, ask};
+use crate::data::{DataDir, Lock};
+
+pub(crate) fn run(options: &Status) -> Result<()> {
+    let data = DataDir::new(&options.place.data_dir)?;
+    if Lock::holder(&data).is_none() {
+        if options.output == "json" {
+            println!("{}", serde_json::json!({ "running": false }));
+        }
+        bail!("no Ferrogate runs with the data folder {}: `ferrogate up` starts one", data.path().display());
+    }
+    let status = ask(&data, &Ask::Status)?;
+    if options.output == "json" {
+        println!("{status:#}");
+        return Ok(());
+    }
+    let text = |name: &str| status[name].as_str().unwrap_or_default().to_owned();
+    let tasks = status["tasks_on_node"].as_array().map_or(0, |tasks| {
+        tasks.iter().filter(|task| task["status"] != "STOPPED").count()
+    });
+    println!("Ferrogate {} runs (process {})", text("version"), status["pid"]);
+    println!("  API          {}   account {}, region {}", text("api"), text("account"), text("region"));
+    println!("  isolation    {}", text("isolation"));
+    println!("  tasks        {tasks} on this node");
+    println!("  store        revision {}", status["store_revision"]);
+    let controllers = status["controllers"].as_object().cloned().unwrap_or_default();
+    let failing: Vec<_> = controllers.iter().filter(|(_, of)| !of["last_error"].is_null()).collect();
+    if failing.is_empty() {
+        println!("  controllers  {} and all well", controllers.len());
+    }
+    for (name, of) in &failing {
+        println!("  controllers  {name} fails: {}", of["last_error"].as_str().unwrap_or_default());
+    }
+    if options.controllers {
+        let mut table = Table::new();
+        table.load_preset(presets::NOTHING).set_header(["CONTROLLER", "ACTIVATIONS", "FAILURES", "LAST MS", "DETAIL"]);
+        for (name, of) in &controllers {
+            let ms = of["last_duration_ms"].as_f64().map_or_else(String::new, |ms| format!("{ms:.1}"));
+            table.add_row([name.clone(), of["activations"].to_string(), of["failures"].to_string(), ms, of["detail"].to_string()]);
+        }
+        println!("\n{table}");
+    }
+    Ok(())
+}

@@ -1,0 +1,240 @@
+//! What each node must have, kept current from the store's watch: one record read per change, one list per node and
+//! burst of changes.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use ferrogate_nodeapi::TaskAssignment;
+use ferrogate_store::{Change, Json, Kv, Store, Watch, WatchError};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use crate::plan::assignment::assignment;
+use crate::state::{self, TaskKey, TaskRecord};
+
+type List = Arc<Vec<TaskAssignment>>;
+
+/// Changes taken before the lists are given out, so that a flood of them delays nobody for long.
+const BURST_MAX: usize = 512;
+
+pub(crate) struct Assignments {
+    shared: Arc<Shared>,
+    follower: JoinHandle<()>,
+}
+
+struct Shared {
+    store: Arc<dyn Store>,
+    held: Mutex<Held>,
+    lists: BTreeMap<String, watch::Sender<List>>,
+}
+
+#[derive(Default)]
+struct Held {
+    /// By the task's key in the store.
+    tasks: BTreeMap<Arc<str>, OnNode>,
+    /// Keys by task ARN.
+    keys: HashMap<String, Arc<str>>,
+}
+
+struct OnNode {
+    node: String,
+    assignment: TaskAssignment,
+}
+
+/// What a change means for a node.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Effect {
+    /// It has to know.
+    Tell,
+    /// The list is out of date in something that a node only reads when it begins.
+    Quiet,
+    None,
+}
+
+impl Assignments {
+    /// Reads the tasks there are and follows their changes on the current Tokio runtime, until dropped.
+    pub(crate) fn start<'a>(store: Arc<dyn Store>, nodes: impl Iterator<Item = &'a str>) -> Self {
+        let lists = nodes.map(|node| (node.to_owned(), watch::Sender::default())).collect();
+        let shared = Arc::new(Shared { store, held: Mutex::default(), lists });
+        let after = shared.load();
+        let follower = tokio::spawn(Arc::clone(&shared).follow(after));
+        Self { shared, follower }
+    }
+
+    /// The node's list, current as of now; a node that is not configured has none and never will.
+    pub(crate) fn subscribe(&self, node: &str) -> watch::Receiver<List> {
+        match self.shared.lists.get(node) {
+            Some(list) => {
+                let current = self.shared.list(&self.shared.held(), node);
+                list.send_if_modified(|list| {
+                    let differs = **list != current;
+                    if differs {
+                        *list = Arc::new(current);
+                    }
+                    differs
+                });
+                list.subscribe()
+            }
+            None => watch::channel(List::default()).1,
+        }
+    }
+
+    /// Reads a task that is on a node.
+    pub(crate) fn with<R>(&self, task_arn: &str, read: impl FnOnce(&TaskAssignment) -> R) -> Option<R> {
+        let held = self.shared.held();
+        let task = held.tasks.get(held.keys.get(task_arn)?)?;
+        Some(read(&task.assignment))
+    }
+
+    /// Tasks by node.
+    pub(crate) fn load(&self) -> BTreeMap<String, usize> {
+        let mut load = BTreeMap::new();
+        for task in self.shared.held().tasks.values() {
+            *load.entry(task.node.clone()).or_default() += 1;
+        }
+        load
+    }
+}
+
+impl Drop for Assignments {
+    fn drop(&mut self) {
+        self.follower.abort();
+    }
+}
+
+impl Shared {
+    fn held(&self) -> MutexGuard<'_, Held> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Everything anew; the revision from which to follow.
+    fn load(&self) -> u64 {
+        let revision = self.store.revision();
+        let mut held = self.held();
+        *held = Held::default();
+        for kv in self.store.range(state::PREFIX) {
+            if is_task(&kv.key) {
+                self.put(&mut held, &kv);
+            }
+        }
+        for node in self.lists.keys() {
+            self.publish(&held, node);
+        }
+        revision
+    }
+
+    async fn follow(self: Arc<Self>, mut after: u64) {
+        loop {
+            match self.store.watch(state::PREFIX, after) {
+                Ok(mut watch) => {
+                    if let Err(WatchError::Closed) = self.take_all(&mut watch).await {
+                        return;
+                    }
+                }
+                Err(WatchError::Closed) => return,
+                Err(WatchError::Compacted { .. }) => {}
+            }
+            after = self.load();
+        }
+    }
+
+    async fn take_all(&self, watch: &mut Watch) -> Result<(), WatchError> {
+        loop {
+            let mut next = Some(watch.next().await?);
+            let mut told: HashSet<String> = HashSet::new();
+            let mut taken = 0;
+            {
+                let mut held = self.held();
+                while let Some(change) = next {
+                    if is_task(&change.key) {
+                        self.take(&mut held, &change, &mut told);
+                    }
+                    taken += 1;
+                    next = if taken < BURST_MAX { watch.try_next()? } else { None };
+                }
+                for node in &told {
+                    self.publish(&held, node);
+                }
+            }
+            if taken == BURST_MAX {
+                tokio::task::yield_now().await;
+            }
+        }
+    }
+
+    fn take(&self, held: &mut Held, change: &Change, told: &mut HashSet<String>) {
+        // Something newer is on its way, or was read when the watch began: nobody sees this any more.
+        let newest = self.store.get(&change.key).map(|kv| kv.mod_revision);
+        if newest != change.kv.as_ref().map(|kv| kv.mod_revision) {
+            return;
+        }
+        let before = held.tasks.get(&change.key).map(|task| task.node.clone());
+        let effect = match &change.kv {
+            Some(kv) => self.put(held, kv),
+            None => forget(held, &change.key),
+        };
+        if effect == Effect::Tell {
+            told.extend(before);
+            told.extend(held.tasks.get(&change.key).map(|task| task.node.clone()));
+        }
+    }
+
+    fn put(&self, held: &mut Held, kv: &Kv) -> Effect {
+        let Some(Json { record: task, .. }) = Json::<TaskRecord>::parse(kv) else { return Effect::None };
+        let Some(node) = task.node.as_ref().filter(|_| task.lifecycle.status().is_on_a_node()) else {
+            return forget(held, &kv.key);
+        };
+        if let Some(known) = held.tasks.get_mut(&kv.key)
+            && known.node == *node
+        {
+            let (desired, sequence) = (task.lifecycle.desired().into(), task.lifecycle.reported_sequence());
+            let tell = known.assignment.desired != desired;
+            let quiet = known.assignment.reported_sequence != sequence;
+            known.assignment.desired = desired;
+            known.assignment.reported_sequence = sequence;
+            return match (tell, quiet) {
+                (true, _) => Effect::Tell,
+                (false, true) => Effect::Quiet,
+                (false, false) => Effect::None,
+            };
+        }
+        let definition = state::get_definition(&*self.store, &task.scope(), &task.family, task.revision);
+        let Some(assignment) = definition.and_then(|definition| assignment(&task, &definition)) else {
+            tracing::error!(task = task.arn(), definition = task.definition_arn(), "a task's definition is gone");
+            return Effect::None;
+        };
+        held.keys.insert(assignment.task_arn.clone(), Arc::clone(&kv.key));
+        held.tasks.insert(Arc::clone(&kv.key), OnNode { node: node.clone(), assignment });
+        Effect::Tell
+    }
+
+    fn list(&self, held: &Held, node: &str) -> Vec<TaskAssignment> {
+        held.tasks.values().filter(|task| task.node == node).map(|task| task.assignment.clone()).collect()
+    }
+
+    fn publish(&self, held: &Held, node: &str) {
+        if let Some(list) = self.lists.get(node) {
+            list.send_replace(Arc::new(self.list(held, node)));
+        }
+    }
+}
+
+fn forget(held: &mut Held, key: &str) -> Effect {
+    match held.tasks.remove(key) {
+        Some(task) => {
+            held.keys.remove(&task.assignment.task_arn);
+            Effect::Tell
+        }
+        None => Effect::None,
+    }
+}
+
+/// `/ecs/<account>/<region>/task/…`
+fn is_task(key: &str) -> bool {
+    key.strip_prefix(state::PREFIX).and_then(|rest| rest.split('/').nth(2)) == Some("task")
+}
+
+/// For the tasks that are on no node any more.
+pub(crate) fn read_task(store: &dyn Store, task_arn: &str) -> Option<Json<TaskRecord>> {
+    ferrogate_store::get_json(store, &TaskKey::of_arn(task_arn)?.record())
+}

@@ -1,0 +1,128 @@
+//! The service as nodes see it: what they must have, what they say, what they may ask about a task.
+
+use std::sync::Arc;
+
+use ferrogate_nodeapi::{LogConfiguration, TaskAssignment, TaskReport};
+use ferrogate_store::{StoreError, Txn};
+use tokio::sync::watch;
+
+use crate::EcsService;
+use crate::assignments::read_task;
+use crate::lifecycle::Event;
+use crate::plan::assignment::log_configuration;
+use crate::state;
+
+/// Reports of one transaction: three keys each, and the store takes 1024.
+const REPORTS_PER_TXN_MAX: usize = 256;
+/// Somebody else changed one of the tasks so many times: they get through, we come again.
+const ATTEMPTS_MAX: usize = 64;
+
+/// Whose rights a task has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TaskRoles {
+    /// For what is done on the task's behalf: pulling images, writing logs.
+    pub execution_role_arn: Option<String>,
+    /// What the containers get.
+    pub task_role_arn: Option<String>,
+    pub account: String,
+    pub region: String,
+}
+
+/// Why reports were not taken. They have to be sent again.
+#[derive(Debug, thiserror::Error)]
+pub enum ReportError {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error("the tasks that were reported changed {ATTEMPTS_MAX} times meanwhile")]
+    Contended,
+}
+
+impl EcsService {
+    /// The tasks a node must have, complete. A task that is in no list any more is to be dropped: it is over and all
+    /// about it has been taken, or it is unknown here.
+    pub fn assignments(&self, node_id: &str) -> watch::Receiver<Arc<Vec<TaskAssignment>>> {
+        self.assignments.subscribe(node_id)
+    }
+
+    /// Takes what nodes say; durable when it returns. Reports of tasks that are unknown or over, and those older than
+    /// one already taken, are dropped.
+    pub async fn report(&self, reports: Vec<TaskReport>) -> Result<(), ReportError> {
+        for reports in reports.chunks(REPORTS_PER_TXN_MAX) {
+            self.take(reports).await?;
+        }
+        Ok(())
+    }
+
+    async fn take(&self, reports: &[TaskReport]) -> Result<(), ReportError> {
+        for _ in 0..ATTEMPTS_MAX {
+            let txn = self.transaction(reports);
+            if txn.then.is_empty() || self.store.txn(txn).await?.succeeded {
+                return Ok(());
+            }
+        }
+        Err(ReportError::Contended)
+    }
+
+    fn transaction(&self, reports: &[TaskReport]) -> Txn {
+        let now = self.clock.now();
+        let mut by_task: std::collections::BTreeMap<&str, Vec<&TaskReport>> = std::collections::BTreeMap::new();
+        for report in reports {
+            by_task.entry(&report.task_arn).or_default().push(report);
+        }
+        let mut txn = Txn::new();
+        for (task_arn, mut reports) in by_task {
+            let Some(found) = read_task(&*self.store, task_arn) else {
+                tracing::debug!(task_arn, "a report of a task that is unknown here");
+                continue;
+            };
+            reports.sort_by_key(|report| report.sequence);
+            let was = found.record;
+            let mut task = was.clone();
+            let mut changed = false;
+            for report in reports {
+                match task.lifecycle.apply(Event::Reported(report), now) {
+                    Ok(change) => changed |= change,
+                    Err(illegal) => tracing::warn!(task_arn, %illegal, "a report was dropped"),
+                }
+            }
+            if changed {
+                txn = task.put(txn.when_revision(&*found.key, found.mod_revision), Some(&was));
+            }
+        }
+        txn
+    }
+
+    /// `None`: no such task.
+    pub fn task_roles(&self, task_arn: &str) -> Option<TaskRoles> {
+        let task = read_task(&*self.store, task_arn)?.record;
+        Some(TaskRoles {
+            execution_role_arn: task.execution_role_arn,
+            task_role_arn: task.task_role_arn,
+            account: task.account,
+            region: task.region,
+        })
+    }
+
+    /// Where a container's output goes; `None`: no such task or container, or it has no log configuration.
+    pub fn log_configuration(&self, task_arn: &str, container: &str) -> Option<LogConfiguration> {
+        let on_node = self.assignments.with(task_arn, |task| {
+            task.containers.iter().find(|one| one.name == container).and_then(|one| one.logs.clone())
+        });
+        if let Some(configuration) = on_node {
+            return configuration;
+        }
+        // Output may arrive after the task has left its node.
+        let task = read_task(&*self.store, task_arn)?.record;
+        let definition = state::get_definition(&*self.store, &task.scope(), &task.family, task.revision)?;
+        let record = task.containers.iter().find(|one| one.name == container)?;
+        let containers = definition.container_definitions.unwrap_or_default();
+        let definition = containers.iter().find(|one| one.name.as_deref() == Some(container))?;
+        log_configuration(&task, record, definition)
+    }
+
+    /// The image of a container as its definition names it; `None`: no such task or container.
+    pub fn container_image(&self, task_arn: &str, container: &str) -> Option<String> {
+        let task = read_task(&*self.store, task_arn)?.record;
+        task.containers.into_iter().find(|one| one.name == container).map(|one| one.image)
+    }
+}

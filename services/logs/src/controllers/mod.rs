@@ -1,0 +1,6 @@
+//! The controllers.
+
+mod retention;
+
+pub use retention::Swept;
+pub(crate) use retention::{Retention, sweep};
