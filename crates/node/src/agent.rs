@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+use crate::dns::Resolvers;
 use crate::record::{Record, TaskDirs};
 use crate::reporter::Reporter;
 use crate::task::{Actor, Shared};
@@ -87,13 +88,14 @@ impl Agent {
         let mut assignments = self.shared.control.assignments();
         let mut fabric = self.shared.control.fabric();
         let mut sweep = tokio::time::interval(SWEEP_PERIOD);
-        self.sync_fabric(&mut fabric).await;
+        let mut resolvers = Resolvers::default();
+        self.sync_fabric(&mut fabric, &mut resolvers).await;
         assignments.mark_changed();
         loop {
             tokio::select! {
                 changed = fabric.changed() => {
                     if changed.is_err() { return }
-                    self.sync_fabric(&mut fabric).await;
+                    self.sync_fabric(&mut fabric, &mut resolvers).await;
                 }
                 changed = assignments.changed() => {
                     if changed.is_err() { return }
@@ -122,11 +124,17 @@ impl Agent {
         record.containers.keys().map(of).collect()
     }
 
-    async fn sync_fabric(&self, fabric: &mut watch::Receiver<Arc<ferrogate_nodeapi::Fabric>>) {
+    async fn sync_fabric(
+        &self,
+        fabric: &mut watch::Receiver<Arc<ferrogate_nodeapi::Fabric>>,
+        resolvers: &mut Resolvers,
+    ) {
         let wanted = Arc::clone(&fabric.borrow_and_update());
-        if let Err(error) = self.shared.fabric.sync(wanted).await {
+        if let Err(error) = self.shared.fabric.sync(Arc::clone(&wanted)).await {
             tracing::error!(%error, "the VPC fabric could not be brought up to date");
+            return;
         }
+        resolvers.sync(&self.shared.fabric, &wanted).await;
     }
 
     fn folders(&self) -> Vec<PathBuf> {

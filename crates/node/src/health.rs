@@ -66,12 +66,12 @@ async fn probe(sandbox: &dyn TaskSandbox, container: &str, check: &HealthCheck) 
     let spec = ExecSpec { argv: check.argv.clone(), ..ExecSpec::default() };
     let Ok(mut exec) = sandbox.exec(container, spec).await else { return false };
     let timeout = Duration::from_secs(u64::from(check.timeout_seconds));
-    match tokio::time::timeout(timeout, exec.wait()).await {
+    match tokio::time::timeout(timeout, exec.wait_discarding()).await {
         Ok(Ok(code)) => code == 0,
         Ok(Err(_)) => false,
         Err(_) => {
             let _ = exec.signal(SIGKILL).await;
-            let _ = exec.wait().await;
+            let _ = exec.wait_discarding().await;
             false
         }
     }

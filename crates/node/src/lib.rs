@@ -17,6 +17,7 @@
 
 mod agent;
 mod credentials;
+mod dns;
 mod files;
 mod health;
 mod logs;

@@ -227,7 +227,8 @@ class Generator:
     def fits(self, text, location):
         if any(0xD800 <= ord(c) <= 0xDFFF or c in "\ufffe\uffff" for c in text):
             return False
-        if self.protocol in XML and any(c < " " and c not in "\t\n" or c == "\r" for c in text):
+        in_xml = self.protocol == "rest-xml" or (self.protocol in XML and not self.is_input)
+        if in_xml and any(c < " " and c not in "\t\n" for c in text):
             return False
         if location in ("header", "headers", "key"):
             return text and all(" " < c < "\x7f" and c not in ',"' for c in text)

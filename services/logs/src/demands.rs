@@ -10,9 +10,15 @@ pub(crate) fn of(service: &LogsService, cx: &Context, operation: &'static str, i
     let action = format!("logs:{operation}");
     let name = group_of(cx, input);
     let mut demands = match (operation, name) {
-        // Over any number of groups: the resource is all of them.
-        ("DescribeLogGroups" | "ListLogGroups", _) => vec![Demand::new(action, group_arn(cx, "*"))],
+        // Over any number of groups: AWS evaluates this ARN, which log-group:* and log-group:*:* match.
+        ("DescribeLogGroups" | "ListLogGroups", _) => {
+            vec![Demand::new(action, group_arn(cx, ":log-stream:"))]
+        }
         ("TestMetricFilter", _) => vec![Demand::new(action, "*")],
+        // The tagging calls' ARN is the one without `:*` (Overview of managing access permissions, CloudWatch Logs).
+        ("TagResource" | "UntagResource" | "ListTagsForResource", Some(name)) => {
+            vec![Demand::new(action, group_arn(cx, name))]
+        }
         // An ARN that is not of a log group: named as it is.
         ("TagResource" | "UntagResource" | "ListTagsForResource", None) => {
             vec![Demand::new(action, input.get_str("resourceArn").unwrap_or("*"))]
@@ -21,12 +27,13 @@ pub(crate) fn of(service: &LogsService, cx: &Context, operation: &'static str, i
             let stream = input.get_str("logStreamName").unwrap_or("*");
             vec![Demand::new(action, format!("{}:log-stream:{stream}", group_arn(cx, name)))]
         }
-        (_, Some(name)) => vec![Demand::new(action, format!("{}:*", group_arn(cx, name)))],
+        // What AWS names in its refusals; `log-group:NAME:*` matches it.
+        (_, Some(name)) => vec![Demand::new(action, format!("{}:log-stream:", group_arn(cx, name)))],
         (_, None) => vec![Demand::new(action, "*")],
     };
     if operation == "CreateLogGroup" && input.get("tags").is_some() {
         // "If you specify tags, you must have both logs:CreateLogGroup and logs:TagResource."
-        demands.push(Demand::new("logs:TagResource", format!("{}:*", group_arn(cx, name.unwrap_or("*")))));
+        demands.push(Demand::new("logs:TagResource", group_arn(cx, name.unwrap_or("*"))));
     }
     if input.get("unmask").and_then(Value::as_bool) == Some(true) {
         demands.push(Demand::new("logs:Unmask", demands[0].resource.clone()));
@@ -35,11 +42,18 @@ pub(crate) fn of(service: &LogsService, cx: &Context, operation: &'static str, i
 }
 
 fn group_of<'a>(cx: &Context, input: &'a Value) -> Option<&'a str> {
-    let identifier = ["logGroupIdentifier", "resourceArn"].into_iter().find_map(|member| input.get_str(member));
+    let identifier =
+        ["logGroupIdentifier", "resourceArn"].into_iter().find_map(|member| input.get_str(member));
     input.get_str("logGroupName").or_else(|| identifier.and_then(|identifier| group_name_of(cx, identifier)))
 }
 
-fn with_tags(service: &LogsService, cx: &Context, mut demand: Demand, name: Option<&str>, input: &Value) -> Demand {
+fn with_tags(
+    service: &LogsService,
+    cx: &Context,
+    mut demand: Demand,
+    name: Option<&str>,
+    input: &Value,
+) -> Demand {
     if let Some(group) = name.and_then(|name| state::group(service, cx, name).ok()) {
         for (key, value) in group.tags {
             demand = demand.with(format!("aws:ResourceTag/{key}"), [value]);

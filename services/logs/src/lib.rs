@@ -46,7 +46,11 @@ pub struct LogsService {
 impl LogsService {
     /// `dir` belongs to this service alone and is made if it is not there (0700; files 0600). It is locked for as
     /// long as the service lives: a second process is refused.
-    pub fn open(account: impl Into<Arc<str>>, store: Arc<dyn Store>, dir: PathBuf) -> Result<Self, LogsError> {
+    pub fn open(
+        account: impl Into<Arc<str>>,
+        store: Arc<dyn Store>,
+        dir: PathBuf,
+    ) -> Result<Self, LogsError> {
         let segments = Arc::new(Segments::open(dir)?);
         Ok(Self { account: account.into(), store, segments })
     }
@@ -73,79 +77,155 @@ impl Logs for LogsService {
         demands::of(self, cx, operation, input)
     }
 
-    async fn create_log_group(&self, cx: &Context, input: CreateLogGroupRequest) -> Result<CreateLogGroupNoOutput, ApiError> {
+    async fn create_log_group(
+        &self,
+        cx: &Context,
+        input: CreateLogGroupRequest,
+    ) -> Result<CreateLogGroupNoOutput, ApiError> {
         operations::groups::create(self, cx, input).await
     }
 
-    async fn delete_log_group(&self, cx: &Context, input: DeleteLogGroupRequest) -> Result<DeleteLogGroupNoOutput, ApiError> {
+    async fn delete_log_group(
+        &self,
+        cx: &Context,
+        input: DeleteLogGroupRequest,
+    ) -> Result<DeleteLogGroupNoOutput, ApiError> {
         operations::groups::delete(self, cx, input).await
     }
 
-    async fn describe_log_groups(&self, cx: &Context, input: DescribeLogGroupsRequest) -> Result<DescribeLogGroupsResponse, ApiError> {
+    async fn describe_log_groups(
+        &self,
+        cx: &Context,
+        input: DescribeLogGroupsRequest,
+    ) -> Result<DescribeLogGroupsResponse, ApiError> {
         operations::groups::describe(self, cx, input).await
     }
 
-    async fn list_log_groups(&self, cx: &Context, input: ListLogGroupsRequest) -> Result<ListLogGroupsResponse, ApiError> {
+    async fn list_log_groups(
+        &self,
+        cx: &Context,
+        input: ListLogGroupsRequest,
+    ) -> Result<ListLogGroupsResponse, ApiError> {
         operations::groups::list(self, cx, input)
     }
 
-    async fn put_retention_policy(&self, cx: &Context, input: PutRetentionPolicyRequest) -> Result<PutRetentionPolicyNoOutput, ApiError> {
+    async fn put_retention_policy(
+        &self,
+        cx: &Context,
+        input: PutRetentionPolicyRequest,
+    ) -> Result<PutRetentionPolicyNoOutput, ApiError> {
         operations::groups::put_retention(self, cx, input).await
     }
 
-    async fn delete_retention_policy(&self, cx: &Context, input: DeleteRetentionPolicyRequest) -> Result<DeleteRetentionPolicyNoOutput, ApiError> {
+    async fn delete_retention_policy(
+        &self,
+        cx: &Context,
+        input: DeleteRetentionPolicyRequest,
+    ) -> Result<DeleteRetentionPolicyNoOutput, ApiError> {
         operations::groups::delete_retention(self, cx, input).await
     }
 
-    async fn tag_resource(&self, cx: &Context, input: TagResourceRequest) -> Result<TagResourceNoOutput, ApiError> {
+    async fn tag_resource(
+        &self,
+        cx: &Context,
+        input: TagResourceRequest,
+    ) -> Result<TagResourceNoOutput, ApiError> {
         operations::tags::tag_resource(self, cx, input).await
     }
 
-    async fn untag_resource(&self, cx: &Context, input: UntagResourceRequest) -> Result<UntagResourceNoOutput, ApiError> {
+    async fn untag_resource(
+        &self,
+        cx: &Context,
+        input: UntagResourceRequest,
+    ) -> Result<UntagResourceNoOutput, ApiError> {
         operations::tags::untag_resource(self, cx, input).await
     }
 
-    async fn list_tags_for_resource(&self, cx: &Context, input: ListTagsForResourceRequest) -> Result<ListTagsForResourceResponse, ApiError> {
+    async fn list_tags_for_resource(
+        &self,
+        cx: &Context,
+        input: ListTagsForResourceRequest,
+    ) -> Result<ListTagsForResourceResponse, ApiError> {
         operations::tags::list_for_resource(self, cx, input)
     }
 
-    async fn tag_log_group(&self, cx: &Context, input: TagLogGroupRequest) -> Result<TagLogGroupNoOutput, ApiError> {
+    async fn tag_log_group(
+        &self,
+        cx: &Context,
+        input: TagLogGroupRequest,
+    ) -> Result<TagLogGroupNoOutput, ApiError> {
         operations::tags::tag_log_group(self, cx, input).await
     }
 
-    async fn untag_log_group(&self, cx: &Context, input: UntagLogGroupRequest) -> Result<UntagLogGroupNoOutput, ApiError> {
+    async fn untag_log_group(
+        &self,
+        cx: &Context,
+        input: UntagLogGroupRequest,
+    ) -> Result<UntagLogGroupNoOutput, ApiError> {
         operations::tags::untag_log_group(self, cx, input).await
     }
 
-    async fn list_tags_log_group(&self, cx: &Context, input: ListTagsLogGroupRequest) -> Result<ListTagsLogGroupResponse, ApiError> {
+    async fn list_tags_log_group(
+        &self,
+        cx: &Context,
+        input: ListTagsLogGroupRequest,
+    ) -> Result<ListTagsLogGroupResponse, ApiError> {
         operations::tags::list_log_group(self, cx, input)
     }
 
-    async fn create_log_stream(&self, cx: &Context, input: CreateLogStreamRequest) -> Result<CreateLogStreamNoOutput, ApiError> {
+    async fn create_log_stream(
+        &self,
+        cx: &Context,
+        input: CreateLogStreamRequest,
+    ) -> Result<CreateLogStreamNoOutput, ApiError> {
         operations::streams::create(self, cx, input).await
     }
 
-    async fn delete_log_stream(&self, cx: &Context, input: DeleteLogStreamRequest) -> Result<DeleteLogStreamNoOutput, ApiError> {
+    async fn delete_log_stream(
+        &self,
+        cx: &Context,
+        input: DeleteLogStreamRequest,
+    ) -> Result<DeleteLogStreamNoOutput, ApiError> {
         operations::streams::delete(self, cx, input).await
     }
 
-    async fn describe_log_streams(&self, cx: &Context, input: DescribeLogStreamsRequest) -> Result<DescribeLogStreamsResponse, ApiError> {
+    async fn describe_log_streams(
+        &self,
+        cx: &Context,
+        input: DescribeLogStreamsRequest,
+    ) -> Result<DescribeLogStreamsResponse, ApiError> {
         operations::streams::describe(self, cx, input).await
     }
 
-    async fn put_log_events(&self, cx: &Context, input: PutLogEventsRequest) -> Result<PutLogEventsResponse, ApiError> {
+    async fn put_log_events(
+        &self,
+        cx: &Context,
+        input: PutLogEventsRequest,
+    ) -> Result<PutLogEventsResponse, ApiError> {
         operations::put::put(self, cx, input).await
     }
 
-    async fn get_log_events(&self, cx: &Context, input: GetLogEventsRequest) -> Result<GetLogEventsResponse, ApiError> {
+    async fn get_log_events(
+        &self,
+        cx: &Context,
+        input: GetLogEventsRequest,
+    ) -> Result<GetLogEventsResponse, ApiError> {
         operations::get::get(self, cx, input).await
     }
 
-    async fn filter_log_events(&self, cx: &Context, input: FilterLogEventsRequest) -> Result<FilterLogEventsResponse, ApiError> {
+    async fn filter_log_events(
+        &self,
+        cx: &Context,
+        input: FilterLogEventsRequest,
+    ) -> Result<FilterLogEventsResponse, ApiError> {
         operations::filter::filter(self, cx, input).await
     }
 
-    async fn test_metric_filter(&self, _cx: &Context, input: TestMetricFilterRequest) -> Result<TestMetricFilterResponse, ApiError> {
+    async fn test_metric_filter(
+        &self,
+        _cx: &Context,
+        input: TestMetricFilterRequest,
+    ) -> Result<TestMetricFilterResponse, ApiError> {
         operations::filter::test_metric_filter(input)
     }
 }

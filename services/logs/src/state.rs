@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 
 use ferrogate_api::{ApiError, Context};
 use ferrogate_model::Arn;
-use ferrogate_store::{KEY_BYTES_MAX, Store, get_json};
+use ferrogate_store::{KEY_BYTES_MAX, get_json};
 use serde::{Deserialize, Serialize};
 
 use crate::LogsService;

@@ -91,6 +91,25 @@ impl Exec {
         self.client.done(Call::SignalExec { exec: self.id.clone(), signal }).await
     }
 
+    /// As [`Exec::wait`], with everything it writes read and thrown away: a process whose output nobody takes would
+    /// wait for ever once a pipe is full.
+    pub async fn wait_discarding(&mut self) -> Result<i32, Error> {
+        use tokio::io::{copy, sink};
+        let Exec { stdout, stderr, exit, .. } = self;
+        let (mut out, mut err) = (sink(), sink());
+        let output = async {
+            let _ = tokio::join!(copy(stdout, &mut out), copy(stderr, &mut err));
+            std::future::pending::<()>().await;
+        };
+        let code = tokio::select! {
+            code = exit => code,
+            () = output => unreachable!("it never ends"),
+        };
+        let code = code.map_err(|_| self.client.lost())?;
+        self.client.done(Call::DeleteExec { exec: self.id.clone() }).await?;
+        Ok(code)
+    }
+
     /// Its exit code, 128 + signal when one ended it. Collects it: the shim forgets the exec. Cancel-safe.
     pub async fn wait(&mut self) -> Result<i32, Error> {
         let code = (&mut self.exit).await.map_err(|_| self.client.lost())?;

@@ -94,7 +94,9 @@ fn records(service: &LogsService) -> (BTreeMap<String, GroupRecord>, BTreeSet<St
         for found in range_json::<GroupRecord>(store, &format!("{below}group/")) {
             groups.insert(found.record.id.clone(), found.record);
         }
-        streams.extend(range_json::<StreamRecord>(store, &format!("{below}stream/")).into_iter().map(|s| s.record.id));
+        streams.extend(
+            range_json::<StreamRecord>(store, &format!("{below}stream/")).into_iter().map(|s| s.record.id),
+        );
         // Beyond every key of the region: '0' follows '/'.
         last = Some(format!("{prefix}{region}0"));
     }

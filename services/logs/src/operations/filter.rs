@@ -21,7 +21,8 @@ pub(crate) async fn filter(
     cx: &Context,
     input: FilterLogEventsRequest,
 ) -> Result<FilterLogEventsResponse, ApiError> {
-    let pattern = Pattern::parse(input.filter_pattern.as_deref().unwrap_or_default()).map_err(errors::pattern)?;
+    let pattern =
+        Pattern::parse(input.filter_pattern.as_deref().unwrap_or_default()).map_err(errors::pattern)?;
     let group =
         named_group(service, cx, input.log_group_name.as_deref(), input.log_group_identifier.as_deref())?;
     let records = records(service, cx, &group, &input)?;
@@ -135,8 +136,11 @@ fn parse(token: &str, direction: Direction, group: &GroupRecord) -> Option<Key> 
     })
 }
 
-pub(crate) fn test_metric_filter(input: TestMetricFilterRequest) -> Result<TestMetricFilterResponse, ApiError> {
-    let pattern = Pattern::parse(input.filter_pattern.as_deref().unwrap_or_default()).map_err(errors::pattern)?;
+pub(crate) fn test_metric_filter(
+    input: TestMetricFilterRequest,
+) -> Result<TestMetricFilterResponse, ApiError> {
+    let pattern =
+        Pattern::parse(input.filter_pattern.as_deref().unwrap_or_default()).map_err(errors::pattern)?;
     let messages = input.log_event_messages.unwrap_or_default();
     let matches = messages.into_iter().enumerate().filter(|(_, message)| pattern.matches(message)).map(
         |(place, message)| MetricFilterMatchRecord {

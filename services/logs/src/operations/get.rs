@@ -10,6 +10,9 @@ use crate::pattern::Pattern;
 use crate::segments::{Direction, Key, Query};
 use crate::state::{self, named_group};
 
+/// What a token has digits for; no event is that late.
+const TIMESTAMP_MAX: i64 = 99_999_999_999_999_999;
+
 pub(crate) async fn get(
     service: &LogsService,
     cx: &Context,
@@ -47,7 +50,11 @@ pub(crate) async fn get(
         events.reverse();
     }
     // At the end, the place stays where it was: the caller gets the token it came with.
-    let here = if input.next_token.is_some() { cursor } else { Key { stream: number, ..Key::at(start.max(0)) } };
+    let here = if input.next_token.is_some() {
+        cursor
+    } else {
+        Key { stream: number, ..Key::at(start.clamp(0, TIMESTAMP_MAX)) }
+    };
     let (first, after) = match (events.first(), events.last()) {
         (Some(first), Some(last)) => (first.key, last.key.next()),
         _ => (here, here),

@@ -53,10 +53,11 @@ pub(crate) async fn delete(
 ) -> Result<DeleteLogGroupNoOutput, ApiError> {
     let key = group_key(service, cx, input.log_group_name.as_deref().unwrap_or_default());
     let found = get_json::<GroupRecord>(&*service.store, &key).ok_or_else(errors::no_group)?;
-    let txn = Txn::new()
-        .when_revision(&key, found.mod_revision)
-        .delete(&key)
-        .delete_prefix(streams_prefix(service, &cx.region, &found.record));
+    let txn = Txn::new().when_revision(&key, found.mod_revision).delete(&key).delete_prefix(streams_prefix(
+        service,
+        &cx.region,
+        &found.record,
+    ));
     if !service.store.txn(txn).await.map_err(errors::store)?.succeeded {
         return Err(errors::aborted());
     }
@@ -143,7 +144,9 @@ pub(crate) fn list(
     }
     for filter in input.log_group_tags.unwrap_or_default() {
         let (key, values) = (filter.key.unwrap_or_default(), filter.values.unwrap_or_default());
-        groups.retain(|group| group.tags.get(&key).is_some_and(|tag| values.is_empty() || values.contains(tag)));
+        groups.retain(|group| {
+            group.tags.get(&key).is_some_and(|tag| values.is_empty() || values.contains(tag))
+        });
     }
     if input.log_group_class.as_deref().is_some_and(|class| class != CLASS) {
         groups.clear();

@@ -123,7 +123,13 @@ mod tests {
     #[test]
     fn the_borders_of_old_and_new() {
         let now = 100 * DAY_MS;
-        let events = at(&[now - PAST_MS_MAX - 1, now - PAST_MS_MAX, now, now + FUTURE_MS_MAX, now + FUTURE_MS_MAX + 1]);
+        let events = at(&[
+            now - PAST_MS_MAX - 1,
+            now - PAST_MS_MAX,
+            now,
+            now + FUTURE_MS_MAX,
+            now + FUTURE_MS_MAX + 1,
+        ]);
         let (from, to, rejected) = accepted(&events, &group(None), now);
         assert_eq!((from, to), (1, 4));
         let rejected = rejected.unwrap();

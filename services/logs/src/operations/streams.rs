@@ -18,12 +18,15 @@ pub(crate) async fn create(
     cx: &Context,
     input: CreateLogStreamRequest,
 ) -> Result<CreateLogStreamNoOutput, ApiError> {
-    let (group_name, name) = (input.log_group_name.unwrap_or_default(), input.log_stream_name.unwrap_or_default());
+    let (group_name, name) =
+        (input.log_group_name.unwrap_or_default(), input.log_stream_name.unwrap_or_default());
     let group = state::group(service, cx, &group_name)?;
     let key = stream_key(service, cx, &group, &name)?;
     let record = StreamRecord { name, id: hex_id(), created_ms: cx.now.as_millisecond() };
-    let txn =
-        Txn::new().when_present(group_key(service, cx, &group_name)).when_absent(&key).put_json(&key, &record);
+    let txn = Txn::new()
+        .when_present(group_key(service, cx, &group_name))
+        .when_absent(&key)
+        .put_json(&key, &record);
     if service.store.txn(txn).await.map_err(errors::store)?.succeeded {
         return Ok(CreateLogStreamNoOutput {});
     }
@@ -63,7 +66,8 @@ pub(crate) async fn describe(
     if by_time && input.log_stream_name_prefix.is_some() {
         return Err(errors::invalid("Cannot order by LastEventTime with a logStreamNamePrefix."));
     }
-    let prefix = streams_prefix(service, &cx.region, &group) + input.log_stream_name_prefix.as_deref().unwrap_or_default();
+    let prefix = streams_prefix(service, &cx.region, &group)
+        + input.log_stream_name_prefix.as_deref().unwrap_or_default();
     let records = range_json::<StreamRecord>(&*service.store, &prefix).into_iter().map(|found| found.record);
     // The rank sorts as the call wants and is the place the token names.
     let mut ranked: Vec<(String, StreamRecord)> = Vec::new();
@@ -96,7 +100,11 @@ pub(crate) async fn describe(
 type Ranked = Vec<(String, StreamRecord)>;
 
 /// A page from the end backward; the token names the last rank given.
-fn descending(mut ranked: Ranked, token: Option<&str>, limit: usize) -> Result<(Ranked, Option<String>), ApiError> {
+fn descending(
+    mut ranked: Ranked,
+    token: Option<&str>,
+    limit: usize,
+) -> Result<(Ranked, Option<String>), ApiError> {
     if let Some(token) = token {
         let bytes = hex::decode(token).map_err(|_| errors::bad_token())?;
         let rank = String::from_utf8(bytes).ok().and_then(|text| text.strip_prefix("d:").map(str::to_owned));
@@ -110,7 +118,11 @@ fn descending(mut ranked: Ranked, token: Option<&str>, limit: usize) -> Result<(
     Ok((ranked, next_token))
 }
 
-async fn statistics(service: &LogsService, group: &GroupRecord, stream: &StreamRecord) -> Result<Statistics, ApiError> {
+async fn statistics(
+    service: &LogsService,
+    group: &GroupRecord,
+    stream: &StreamRecord,
+) -> Result<Statistics, ApiError> {
     let stream = service.segments.stream(&group.id, &stream.id).await.map_err(errors::segments)?;
     Ok(stream.statistics())
 }

@@ -23,10 +23,15 @@ pub(crate) fn check(tags: &BTreeMap<String, String>) -> Result<(), ApiError> {
     }
 }
 
-fn add(tags: &mut BTreeMap<String, String>, new: &BTreeMap<String, String>, name: &str) -> Result<(), ApiError> {
+fn add(
+    tags: &mut BTreeMap<String, String>,
+    new: &BTreeMap<String, String>,
+    name: &str,
+) -> Result<(), ApiError> {
     tags.extend(new.iter().map(|(key, value)| (key.clone(), value.clone())));
     if tags.len() > TAGS_MAX {
-        let message = format!("The resource would have {} tags; no more than {TAGS_MAX} are allowed.", tags.len());
+        let message =
+            format!("The resource would have {} tags; no more than {TAGS_MAX} are allowed.", tags.len());
         return Err(ApiError::new("TooManyTagsException", message)
             .with_member("resourceName", ferrogate_api::Value::String(name.to_owned())));
     }
@@ -55,7 +60,9 @@ pub(crate) async fn tag_resource(
 ) -> Result<TagResourceNoOutput, ApiError> {
     let (name, tags) = (resource(cx, input.resource_arn)?, input.tags.unwrap_or_default());
     check(&tags)?;
-    change(service, cx, Some(&name), |group| add(&mut group.tags, &tags, &name)).await.map_err(of_resource)?;
+    change(service, cx, Some(&name), |group| add(&mut group.tags, &tags, &name))
+        .await
+        .map_err(of_resource)?;
     Ok(TagResourceNoOutput {})
 }
 

@@ -47,8 +47,8 @@ impl Columns {
         let mut names = BTreeSet::new();
         loop {
             parser.scanner.skip_spaces();
-            // `[]`, and a comma before the end, have no column there.
-            if parser.scanner.eat("]") {
+            // `[]` has no column; after a comma, nothing is a column without a name.
+            if head.is_empty() && tail.is_none() && parser.scanner.eat("]") {
                 break;
             }
             if parser.scanner.eat("...") {
@@ -79,7 +79,9 @@ impl Columns {
         let fields = fields(message);
         self.places(fields.len()).is_some_and(|places| {
             places.iter().zip(&fields).all(|(column, field)| {
-                column.and_then(|column| column.condition.as_ref()).is_none_or(|condition| condition.holds(field))
+                column
+                    .and_then(|column| column.condition.as_ref())
+                    .is_none_or(|condition| condition.holds(field))
             })
         })
     }
@@ -89,7 +91,8 @@ impl Columns {
         let fields = fields(message);
         let places = self.places(fields.len()).unwrap_or_default();
         let named = places.iter().zip(&fields).enumerate().map(|(place, (column, field))| {
-            let name = column.and_then(|column| column.name.clone()).unwrap_or_else(|| (place + 1).to_string());
+            let name =
+                column.and_then(|column| column.name.clone()).unwrap_or_else(|| (place + 1).to_string());
             (format!("${name}"), (*field).to_owned())
         });
         named.collect()
@@ -169,7 +172,9 @@ impl Parser<'_> {
         self.scanner.skip_spaces();
         let condition = if self.scanner.eat("(") {
             if depth >= DEPTH_MAX {
-                return Err(PatternError::new(format!("more than {DEPTH_MAX} parentheses within each other")));
+                return Err(PatternError::new(format!(
+                    "more than {DEPTH_MAX} parentheses within each other"
+                )));
             }
             let condition = self.any(depth + 1)?;
             self.scanner.expect(")")?;
@@ -180,7 +185,9 @@ impl Parser<'_> {
                 return Err(self.scanner.unexpected("a column's name"));
             }
             if *self.name.get_or_insert(name) != name {
-                return Err(PatternError::new(format!("the condition on '{name}' has to be in its own column")));
+                return Err(PatternError::new(format!(
+                    "the condition on '{name}' has to be in its own column"
+                )));
             }
             self.scanner.skip_spaces();
             let bare = |c: char| !c.is_whitespace() && !"()[]\"&|=<>!,".contains(c);

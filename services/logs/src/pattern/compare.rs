@@ -50,7 +50,10 @@ impl Operator {
 #[derive(Clone, Debug)]
 pub(super) enum Operand {
     /// A literal, with its value if it is a number that was not quoted.
-    Text { text: Vec<Piece>, number: Option<f64> },
+    Text {
+        text: Vec<Piece>,
+        number: Option<f64>,
+    },
     Regex(Regex),
 }
 
@@ -123,7 +126,9 @@ pub(super) fn regex(scanner: &mut Scanner<'_>, regexes: &mut usize) -> Result<Re
             break;
         }
         if !scanner.eat("\\") {
-            return Err(PatternError::new(format!("% is missing at the end of the regular expression '{text}'")));
+            return Err(PatternError::new(format!(
+                "% is missing at the end of the regular expression '{text}'"
+            )));
         }
         text.push('\\');
         if scanner.eat("%") {
@@ -132,7 +137,8 @@ pub(super) fn regex(scanner: &mut Scanner<'_>, regexes: &mut usize) -> Result<Re
             text.push('\\');
         }
     }
-    let allowed = |c: char| c.is_ascii_alphanumeric() || "_#=@/;,-:^$?[]{}|\\*+.%".contains(c) || c.is_whitespace();
+    let allowed =
+        |c: char| c.is_ascii_alphanumeric() || "_#=@/;,-:^$?[]{}|\\*+.%".contains(c) || c.is_whitespace();
     if let Some(c) = text.chars().find(|c| !allowed(*c)) {
         return Err(PatternError::new(format!("'{c}' is not supported in the regular expression '{text}'")));
     }

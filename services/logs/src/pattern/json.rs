@@ -124,7 +124,9 @@ fn select<'a>(steps: &[Step], value: &'a Value, found: &mut Vec<&'a Value>) {
             items.get(*index).into_iter().for_each(|value| select(rest, value, found));
         }
         (Step::Every, Value::Array(items)) => items.iter().for_each(|value| select(rest, value, found)),
-        (Step::Every, Value::Object(members)) => members.values().for_each(|value| select(rest, value, found)),
+        (Step::Every, Value::Object(members)) => {
+            members.values().for_each(|value| select(rest, value, found))
+        }
         _ => {}
     }
 }
@@ -164,7 +166,9 @@ impl Parser<'_> {
         self.scanner.skip_spaces();
         let condition = if self.scanner.eat("(") {
             if depth >= DEPTH_MAX {
-                return Err(PatternError::new(format!("more than {DEPTH_MAX} parentheses within each other")));
+                return Err(PatternError::new(format!(
+                    "more than {DEPTH_MAX} parentheses within each other"
+                )));
             }
             let condition = self.any(depth + 1)?;
             self.scanner.expect(")")?;

@@ -75,7 +75,8 @@ mod tests {
     const JSON: &str = r#"{"eventType":"UpdateTrail","sourceIPAddress":"111.111.111.111","n":3,"f":1.5,"ok":true,
         "no":false,"nothing":null,"arrayKey":["value","another value"],"code":"404",
         "objectList":[{"name":"a","id":1},{"name":"b","id":2}],"cluster.name":"c"}"#;
-    const LINE: &str = r#"127.0.0.1 - frank [10/Oct/2000:13:25:15 -0700] "GET /index.html HTTP/1.0" 404 1534"#;
+    const LINE: &str =
+        r#"127.0.0.1 - frank [10/Oct/2000:13:25:15 -0700] "GET /index.html HTTP/1.0" 404 1534"#;
 
     #[test]
     fn table() {
@@ -143,6 +144,9 @@ mod tests {
             ("[ip = 127.*, ..., size >= 1534]", LINE, true),
             ("[ip = %^127[.]0%, ...]", LINE, true),
             ("[a, ..., b]", "one", false),
+            ("[a, , c]", "1 2 3", true),
+            ("[a,]", "1 2", true),
+            ("[a,]", "1", false),
             ("[]", "", true),
         ] {
             let parsed = Pattern::parse(pattern).unwrap_or_else(|error| panic!("{pattern}: {error}"));
@@ -198,11 +202,12 @@ mod tests {
         assert_eq!(columns["$3"], "frank");
         assert_eq!(columns["$5"], "GET /index.html HTTP/1.0");
         assert_eq!(columns["$status"], "404");
-        let json = Pattern::parse("{ $.n = 3 && $.eventType = * && $.missing NOT EXISTS }").unwrap().extract(JSON);
-        assert_eq!(json.into_iter().collect::<Vec<_>>(), [
-            ("$.eventType".to_owned(), "UpdateTrail".to_owned()),
-            ("$.n".to_owned(), "3".to_owned()),
-        ]);
+        let json =
+            Pattern::parse("{ $.n = 3 && $.eventType = * && $.missing NOT EXISTS }").unwrap().extract(JSON);
+        assert_eq!(
+            json.into_iter().collect::<Vec<_>>(),
+            [("$.eventType".to_owned(), "UpdateTrail".to_owned()), ("$.n".to_owned(), "3".to_owned()),]
+        );
     }
 
     #[test]

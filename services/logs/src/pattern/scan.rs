@@ -58,7 +58,11 @@ impl<'a> Scanner<'a> {
 
     /// The text up to `close`, whose opening has been taken; `\` takes the next character literally when
     /// `unescape` says so of it.
-    pub(super) fn quoted(&mut self, close: char, unescape: impl Fn(char) -> bool) -> Result<String, PatternError> {
+    pub(super) fn quoted(
+        &mut self,
+        close: char,
+        unescape: impl Fn(char) -> bool,
+    ) -> Result<String, PatternError> {
         let mut text = String::new();
         let mut chars = self.rest.char_indices().peekable();
         while let Some((at, c)) = chars.next() {

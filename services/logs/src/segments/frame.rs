@@ -23,8 +23,9 @@ const EVENTS_HEADER: usize = 37;
 pub(crate) const EVENT_OVERHEAD_BYTES: usize = 26;
 /// Longest frame: a batch of 1 MiB, of which each event has less overhead than AWS counts for it, with room.
 pub(crate) const FRAME_BYTES_MAX: usize = 2 << 20;
-/// A reader takes a block at a time; frames are gathered into a block until it is this long.
-const BLOCK_BYTES: u32 = 128 << 10;
+/// A reader takes a block at a time; frames are gathered into a block until it is this long. Unit tests have small
+/// ones, to have many.
+const BLOCK_BYTES: u32 = if cfg!(test) { 256 } else { 128 << 10 };
 
 /// A run of whole frames of a segment and the event times in it (milliseconds since the epoch).
 #[derive(Clone, Debug, PartialEq)]

@@ -8,6 +8,8 @@
 mod frame;
 mod read;
 mod stream;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeSet, HashMap};
 use std::fs::{self, DirBuilder, File, OpenOptions};
@@ -110,7 +112,8 @@ impl Segments {
     /// Adds an encoded frame to the stream; durable when it returns. Gives the number of the next event.
     pub(crate) async fn append(&self, stream: &Arc<Stream>, frame: Vec<u8>) -> Result<u64, SegmentsError> {
         let kib = (frame.len() as u32).div_ceil(1024).min(WAITING_KIB_MAX);
-        let permit = Arc::clone(&self.waiting).acquire_many_owned(kib).await.map_err(|_| SegmentsError::Gone)?;
+        let permit =
+            Arc::clone(&self.waiting).acquire_many_owned(kib).await.map_err(|_| SegmentsError::Gone)?;
         stream.append(frame, permit).await
     }
 
@@ -172,6 +175,8 @@ impl Segments {
             }
         }
         let folder = self.dir.join(group);
-        tokio::task::spawn_blocking(move || stream::remove_folder(&folder)).await.unwrap_or(Err(SegmentsError::Gone))
+        tokio::task::spawn_blocking(move || stream::remove_folder(&folder))
+            .await
+            .unwrap_or(Err(SegmentsError::Gone))
     }
 }

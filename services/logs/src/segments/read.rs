@@ -196,9 +196,7 @@ pub(crate) fn read(query: &Query) -> Result<PageRead, SegmentsError> {
 fn best_of(direction: Direction, block: &Block) -> Key {
     match direction {
         Direction::Forward => Key::at(block.min),
-        Direction::Backward => {
-            rank(direction, Key { timestamp: block.max, stream: u64::MAX, seq: u64::MAX })
-        }
+        Direction::Backward => rank(direction, Key { timestamp: block.max, stream: u64::MAX, seq: u64::MAX }),
     }
 }
 

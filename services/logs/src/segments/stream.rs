@@ -13,8 +13,8 @@ use super::SegmentsError;
 use super::frame::{self, FRAME_BYTES_MAX, Frame, MAGIC, Segment};
 use super::read::Unit;
 
-/// A segment that has grown to this gets its footer.
-const SEGMENT_BYTES_MAX: u64 = 16 << 20;
+/// A segment that has grown to this gets its footer. Unit tests have small ones, to have many.
+const SEGMENT_BYTES_MAX: u64 = if cfg!(test) { 1024 } else { 16 << 20 };
 /// Bytes of waiting puts that go to the disk as one write and one fdatasync.
 const GROUP_BYTES_MAX: usize = 4 << 20;
 const SUFFIX: &str = "seg";
@@ -61,8 +61,12 @@ impl Stream {
             Ok(entries) => {
                 for entry in entries {
                     let path = entry.map_err(fail)?.path();
-                    let seq = path.file_stem().and_then(|stem| stem.to_str()).and_then(|stem| stem.parse::<u64>().ok());
-                    if let Some(seq) = seq.filter(|_| path.extension().is_some_and(|suffix| suffix == SUFFIX)) {
+                    let seq = path
+                        .file_stem()
+                        .and_then(|stem| stem.to_str())
+                        .and_then(|stem| stem.parse::<u64>().ok());
+                    if let Some(seq) = seq.filter(|_| path.extension().is_some_and(|suffix| suffix == SUFFIX))
+                    {
                         names.push((seq, path));
                     }
                 }
@@ -142,7 +146,9 @@ impl Stream {
             }
         }
         match self.write(&mut group) {
-            Ok(next) => group.into_iter().zip(next).for_each(|(waiting, next)| _ = waiting.done.send(Ok(next))),
+            Ok(next) => {
+                group.into_iter().zip(next).for_each(|(waiting, next)| _ = waiting.done.send(Ok(next)))
+            }
             Err(error) => {
                 tracing::error!(%error, "log events cannot be written");
                 group.into_iter().for_each(|waiting| _ = waiting.done.send(Err(error.clone())));
@@ -297,7 +303,9 @@ fn load_segment(path: &Path, first_seq: u64, last: bool) -> io::Result<Segment> 
     let mut buffer = Vec::new();
     file.seek(SeekFrom::Start(0))?;
     // A segment without its footer is shorter than this; no more is read of one that is not ours.
-    file.by_ref().take(SEGMENT_BYTES_MAX + (GROUP_BYTES_MAX + FRAME_BYTES_MAX) as u64).read_to_end(&mut buffer)?;
+    file.by_ref()
+        .take(SEGMENT_BYTES_MAX + (GROUP_BYTES_MAX + FRAME_BYTES_MAX) as u64)
+        .read_to_end(&mut buffer)?;
     if buffer.starts_with(MAGIC) {
         while let Some(frame) = Frame::parse(&buffer[segment.data_len as usize..]) {
             if frame.first_seq != segment.first_seq + segment.count {

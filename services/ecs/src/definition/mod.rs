@@ -1,0 +1,241 @@
+//! What a task definition may say, and how it is kept: checked, with defaults and units made plain.
+//!
+//! Definitions for EC2 are taken too, as on AWS, though nothing here can run them; Fargate's own limits are checked
+//! where a definition asks for Fargate. What a later version will serve is refused by name.
+
+mod attributes;
+pub(crate) mod container;
+mod fargate;
+mod graph;
+pub(crate) mod logs;
+pub(crate) mod size;
+
+use std::collections::BTreeSet;
+
+use ferrogate_api::{ApiError, ecs};
+use ferrogate_model::Arn;
+
+use crate::errors::{client, refuse, unsupported};
+use crate::names::is_name;
+use crate::state::Scope;
+
+pub(crate) const FARGATE: &str = "FARGATE";
+const CONTAINERS_MAX: usize = 10;
+/// As JSON.
+const BYTES_MAX: usize = 65_536;
+
+/// The definition as it is kept, but for what its registration adds (ARN, revision, date).
+pub(crate) fn checked(scope: &Scope, input: ecs::RegisterTaskDefinitionRequest) -> Result<ecs::TaskDefinition, ApiError> {
+    refuse_later(&input)?;
+    let family = input.family.unwrap_or_default();
+    if !is_name(&family) {
+        return Err(bad_name("family", &family));
+    }
+    let containers = input.container_definitions.unwrap_or_default();
+    if containers.is_empty() {
+        return Err(client("Container list cannot be empty."));
+    }
+    if containers.len() > CONTAINERS_MAX {
+        return Err(client("Too many containers."));
+    }
+    let mut definition = ecs::TaskDefinition {
+        family: Some(family),
+        task_role_arn: role(scope, input.task_role_arn)?,
+        execution_role_arn: role(scope, input.execution_role_arn)?,
+        network_mode: input.network_mode,
+        volumes: Some(volumes(input.volumes.unwrap_or_default())?),
+        placement_constraints: Some(input.placement_constraints.unwrap_or_default()),
+        requires_compatibilities: input.requires_compatibilities.filter(|list| !list.is_empty()),
+        cpu: input.cpu.as_deref().map(size::cpu_units).transpose()?.map(|units| units.to_string()),
+        memory: input.memory.as_deref().map(size::memory_mib).transpose()?.map(|mib| mib.to_string()),
+        runtime_platform: input.runtime_platform,
+        container_definitions: Some(containers),
+        ..Default::default()
+    };
+    check_platform(&definition)?;
+    check_containers(&mut definition)?;
+    let for_fargate = fargate::check(&definition);
+    let mut compatibilities = vec!["EC2".to_owned()];
+    if requires(&definition, FARGATE) {
+        for_fargate?;
+        compatibilities.push(FARGATE.into());
+    } else if for_fargate.is_ok() {
+        compatibilities.push(FARGATE.into());
+    }
+    definition.compatibilities = Some(compatibilities);
+    definition.requires_attributes = Some(attributes::required(&definition));
+    let length = serde_json::to_vec(&definition).map_or(0, |json| json.len());
+    if length > BYTES_MAX {
+        return Err(client(format!("Actual length: '{length}'. Max allowed length is '{BYTES_MAX}' bytes.")));
+    }
+    Ok(definition)
+}
+
+pub(crate) fn requires(definition: &ecs::TaskDefinition, compatibility: &str) -> bool {
+    definition.requires_compatibilities.iter().flatten().any(|one| one == compatibility)
+}
+
+/// The named values of a list, those without a name left out.
+pub(crate) fn pairs(list: Option<&[ecs::KeyValuePair]>) -> impl Iterator<Item = (String, String)> {
+    list.unwrap_or_default().iter().filter_map(|pair| Some((pair.name.clone()?, pair.value.clone().unwrap_or_default())))
+}
+
+fn is_set<T>(list: &Option<Vec<T>>) -> bool {
+    list.as_ref().is_some_and(|list| !list.is_empty())
+}
+
+fn bad_name(what: &str, name: &str) -> ApiError {
+    client(format!(
+        "Invalid {what} name '{name}'. Up to 255 letters (uppercase and lowercase), numbers, underscores, and hyphens \
+         are allowed."
+    ))
+}
+
+/// Parameters of later versions.
+fn refuse_later(input: &ecs::RegisterTaskDefinitionRequest) -> Result<(), ApiError> {
+    let asks_for_fargate = input.requires_compatibilities.iter().flatten().any(|one| one == FARGATE);
+    if asks_for_fargate {
+        refuse_namespaces(input)?;
+    }
+    refuse(&[
+        ("pidMode", input.pid_mode.is_some()),
+        ("ipcMode", input.ipc_mode.is_some()),
+        ("proxyConfiguration", input.proxy_configuration.is_some()),
+        ("inferenceAccelerators", is_set(&input.inference_accelerators)),
+        ("ephemeralStorage", input.ephemeral_storage.is_some()),
+        ("enableFaultInjection", input.enable_fault_injection == Some(true)),
+        ("trustedExecutionConfiguration", input.trusted_execution_configuration.is_some()),
+    ])?;
+    for volume in input.volumes.iter().flatten() {
+        refuse(&[
+            ("dockerVolumeConfiguration", volume.docker_volume_configuration.is_some()),
+            ("efsVolumeConfiguration", volume.efs_volume_configuration.is_some()),
+            ("s3filesVolumeConfiguration", volume.s3files_volume_configuration.is_some()),
+            ("fsxWindowsFileServerVolumeConfiguration", volume.fsx_windows_file_server_volume_configuration.is_some()),
+            ("configuredAtLaunch", volume.configured_at_launch == Some(true)),
+        ])?;
+    }
+    for container in input.container_definitions.iter().flatten() {
+        refuse(&[
+            ("repositoryCredentials", container.repository_credentials.is_some()),
+            ("restartPolicy", container.restart_policy.as_ref().is_some_and(|policy| policy.enabled == Some(true))),
+            ("environmentFiles", is_set(&container.environment_files)),
+            ("volumesFrom", is_set(&container.volumes_from)),
+            ("secrets", is_set(&container.secrets)),
+            ("resourceRequirements", is_set(&container.resource_requirements)),
+            ("firelensConfiguration", container.firelens_configuration.is_some()),
+            ("credentialSpecs", is_set(&container.credential_specs)),
+        ])?;
+    }
+    Ok(())
+}
+
+/// What Fargate refuses for itself, in its words.
+fn refuse_namespaces(input: &ecs::RegisterTaskDefinitionRequest) -> Result<(), ApiError> {
+    if let Some(mode) = input.pid_mode.as_deref().filter(|mode| *mode != "task") {
+        return Err(client(format!(
+            "Tasks using the Fargate launch type do not support pidMode '{mode}'. The supported value for pidMode is 'task'."
+        )));
+    }
+    if input.ipc_mode.is_some() {
+        return Err(client("Tasks using the Fargate launch type do not support ipcMode."));
+    }
+    Ok(())
+}
+
+/// A role's ARN, of its ARN or its name.
+pub(crate) fn role(scope: &Scope, role: Option<String>) -> Result<Option<String>, ApiError> {
+    let Some(role) = role.filter(|role| !role.is_empty()) else { return Ok(None) };
+    let invalid = || client("Role is not valid");
+    if !role.starts_with("arn:") {
+        let of_name = |b: u8| b.is_ascii_alphanumeric() || b"+=,.@_-".contains(&b);
+        let is_role_name = role.len() <= 64 && role.bytes().all(of_name);
+        let arn = format!("arn:aws:iam::{}:role/{role}", scope.account);
+        return if is_role_name { Ok(Some(arn)) } else { Err(invalid()) };
+    }
+    let arn: Arn = role.parse().map_err(|_| invalid())?;
+    let name = arn.resource.strip_prefix("role/").unwrap_or_default();
+    if arn.service == "iam" && arn.account.len() == 12 && !name.is_empty() { Ok(Some(role)) } else { Err(invalid()) }
+}
+
+fn volumes(volumes: Vec<ecs::Volume>) -> Result<Vec<ecs::Volume>, ApiError> {
+    let mut names = BTreeSet::new();
+    let mut checked = Vec::with_capacity(volumes.len());
+    for volume in volumes {
+        let name = volume.name.unwrap_or_default();
+        if !is_name(&name) {
+            return Err(bad_name("volume", &name));
+        }
+        if !names.insert(name.clone()) {
+            return Err(client(format!("Volume names should be unique: '{name}' is there twice.")));
+        }
+        let host = volume.host.unwrap_or_default();
+        checked.push(ecs::Volume { name: Some(name), host: Some(host), ..Default::default() });
+    }
+    Ok(checked)
+}
+
+fn check_platform(definition: &ecs::TaskDefinition) -> Result<(), ApiError> {
+    let platform = definition.runtime_platform.as_ref();
+    match platform.and_then(|platform| platform.operating_system_family.as_deref()) {
+        None | Some("LINUX") => Ok(()),
+        Some(other) => Err(unsupported(&format!("runtimePlatform.operatingSystemFamily '{other}'"))),
+    }
+}
+
+fn check_containers(definition: &mut ecs::TaskDefinition) -> Result<(), ApiError> {
+    let volumes: BTreeSet<String> =
+        definition.volumes.iter().flatten().filter_map(|volume| volume.name.clone()).collect();
+    let awsvpc = definition.network_mode.as_deref() == Some("awsvpc");
+    let mut containers = definition.container_definitions.take().unwrap_or_default();
+    let mut names = BTreeSet::new();
+    for container in &mut containers {
+        container::check(container, &volumes, awsvpc)?;
+        let name = container.name.clone().unwrap_or_default();
+        if names.contains(&name) {
+            return Err(client(format!("Container names should be unique: '{name}' is there twice.")));
+        }
+        names.insert(name);
+    }
+    if !containers.iter().any(|container| container.essential == Some(true)) {
+        return Err(client("A task definition must have at least one essential container."));
+    }
+    check_sums(definition, &containers)?;
+    container::check_ports(&containers, awsvpc)?;
+    graph::check(&containers)?;
+    definition.container_definitions = Some(containers);
+    Ok(())
+}
+
+/// What the containers want together is no more than the task has.
+fn check_sums(definition: &ecs::TaskDefinition, containers: &[ecs::ContainerDefinition]) -> Result<(), ApiError> {
+    let (task_cpu, task_memory) = (number(definition.cpu.as_deref()), number(definition.memory.as_deref()));
+    for container in containers {
+        let name = container.name.as_deref().unwrap_or_default();
+        let (memory, reservation) = (container.memory.map(i64::from), container.memory_reservation);
+        if task_memory.is_some_and(|task_memory| memory.is_some_and(|memory| memory > task_memory)) {
+            return Err(client(format!("The 'memory' setting for container '{name}' is greater than for the task.")));
+        }
+        if task_memory.is_none() && memory.is_none() && reservation.is_none() && !requires(definition, FARGATE) {
+            return Err(client(format!(
+                "Invalid setting for container '{name}'. At least one of 'memory' or 'memoryReservation' must be specified."
+            )));
+        }
+    }
+    let cpu: i64 = containers.iter().filter_map(|container| container.cpu).map(i64::from).sum();
+    if task_cpu.is_some_and(|task_cpu| cpu > task_cpu) {
+        return Err(client("The sum of all container 'cpu' values cannot be greater than the value of the task 'cpu'."));
+    }
+    let reserved: i64 =
+        containers.iter().filter_map(|one| one.memory_reservation.or(one.memory)).map(i64::from).sum();
+    if task_memory.is_some_and(|task_memory| reserved > task_memory) {
+        return Err(client(
+            "The sum of all container 'memory' values cannot be greater than the value of the task 'memory'.",
+        ));
+    }
+    Ok(())
+}
+
+fn number(text: Option<&str>) -> Option<i64> {
+    text.and_then(|text| text.parse().ok())
+}
