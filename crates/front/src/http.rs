@@ -57,7 +57,7 @@ impl Front {
         loop {
             let slot = tokio::select! {
                 slot = Arc::clone(&slots).acquire_owned() => slot.expect("the semaphore is never closed"),
-                _ = stop.wait_for(|stop| *stop) => break,
+                () = stopped(&mut stop) => break,
             };
             let (stream, peer) = tokio::select! {
                 accepted = listener.accept() => match accepted {
@@ -69,7 +69,7 @@ impl Front {
                         continue;
                     }
                 },
-                _ = stop.wait_for(|stop| *stop) => break,
+                () = stopped(&mut stop) => break,
             };
             let _ = stream.set_nodelay(true);
             let front = Arc::clone(&self);
@@ -208,6 +208,11 @@ impl Front {
         };
         Ok((credential.principal, body))
     }
+}
+
+/// The guard that `wait_for` gives must not live across an await.
+async fn stopped(stop: &mut watch::Receiver<bool>) {
+    let _ = stop.wait_for(|stop| *stop).await;
 }
 
 /// HTTP/2 has `:authority` where a signature covers `host`.
