@@ -192,7 +192,7 @@ fn field(member: &str) -> String {
 }
 
 /// `sizeInGiB` → `size_in_gib`, `DBInstance` → `db_instance`, `availabilityZoneID` → `availability_zone_id`.
-fn snake(name: &str) -> String {
+pub(crate) fn snake(name: &str) -> String {
     let chars: Vec<char> = name.chars().collect();
     let mut out = String::new();
     for (at, c) in chars.iter().enumerate() {

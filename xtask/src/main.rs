@@ -1,6 +1,7 @@
 //! The project's own chores: `cargo xtask <chore>`.
 
 mod codegen;
+mod compatibility;
 mod images;
 mod models;
 mod tidy;
@@ -11,6 +12,7 @@ const USAGE: &str = "\
 cargo xtask models            take the service models anew from botocore (pinned; needs python3 and pip)
 cargo xtask codegen           write crates/api/src/generated from api/models
 cargo xtask codegen --check   fail if that would change anything
+cargo xtask compatibility     write docs/compatibility.md from the services' sources (--check: fail if that changes it)
 cargo xtask tidy              the rules no compiler knows: see docs/architecture.md
 cargo xtask images            OCI images from the distribution's packages, for tests and the demo (--help)
 ";
@@ -25,6 +27,8 @@ fn main() -> Result<()> {
             print!("{USAGE}");
             Ok(())
         }
+        ["compatibility"] => compatibility::write(),
+        ["compatibility", "--check"] => compatibility::check(),
         ["tidy"] => tidy::run(),
         ["images", ..] => images::run(&args[1..]),
         other => bail!("no chore '{}'\n{USAGE}", other.join(" ")),

@@ -1,0 +1,99 @@
+//! What Fargate has none of, and what cannot be made yet: answered with nothing, which is true.
+
+use ferrogate_api::{ApiError, ecs};
+
+use super::clusters::missing;
+use super::{check_count, page, tasks};
+use crate::call::Call;
+use crate::errors::invalid;
+use crate::names;
+
+/// A valid page of nothing.
+fn no_page(next_token: Option<&str>, max_results: Option<i32>) -> Result<(), ApiError> {
+    page(Vec::<String>::new(), |item| item, next_token, max_results).map(drop)
+}
+
+pub(crate) fn list_container_instances(
+    call: &Call<'_>,
+    input: ecs::ListContainerInstancesRequest,
+) -> Result<ecs::ListContainerInstancesResponse, ApiError> {
+    call.cluster(input.cluster.as_deref())?;
+    no_page(input.next_token.as_deref(), input.max_results)?;
+    Ok(ecs::ListContainerInstancesResponse { container_instance_arns: Some(Vec::new()), next_token: None })
+}
+
+pub(crate) fn describe_container_instances(
+    call: &Call<'_>,
+    input: ecs::DescribeContainerInstancesRequest,
+) -> Result<ecs::DescribeContainerInstancesResponse, ApiError> {
+    let cluster = call.cluster(input.cluster.as_deref())?.record.name;
+    let instances = input.container_instances.unwrap_or_default();
+    check_count("Container instances", instances.len())?;
+    let arn = |id: &str| full_arn(call, id, &format!("container-instance/{cluster}"));
+    let failures = instances.iter().map(|id| missing(arn(id))).collect();
+    Ok(ecs::DescribeContainerInstancesResponse { container_instances: Some(Vec::new()), failures: Some(failures) })
+}
+
+fn full_arn(call: &Call<'_>, id: &str, of: &str) -> String {
+    if id.starts_with("arn:") { id.to_owned() } else { call.scope.arn(format!("{of}/{id}")) }
+}
+
+pub(crate) fn list_services(
+    call: &Call<'_>,
+    input: ecs::ListServicesRequest,
+) -> Result<ecs::ListServicesResponse, ApiError> {
+    call.cluster(input.cluster.as_deref())?;
+    no_page(input.next_token.as_deref(), input.max_results)?;
+    Ok(ecs::ListServicesResponse { service_arns: Some(Vec::new()), next_token: None })
+}
+
+pub(crate) fn list_services_by_namespace(
+    input: &ecs::ListServicesByNamespaceRequest,
+) -> Result<ecs::ListServicesByNamespaceResponse, ApiError> {
+    no_page(input.next_token.as_deref(), input.max_results)?;
+    Ok(ecs::ListServicesByNamespaceResponse { service_arns: Some(Vec::new()), next_token: None })
+}
+
+pub(crate) fn describe_services(
+    call: &Call<'_>,
+    input: ecs::DescribeServicesRequest,
+) -> Result<ecs::DescribeServicesResponse, ApiError> {
+    let cluster = call.cluster(input.cluster.as_deref())?.record.name;
+    let services = input.services.unwrap_or_default();
+    if services.len() > 10 {
+        return Err(invalid("Services can have at most 10 items."));
+    }
+    check_count("Services", services.len())?;
+    let failures = services.iter().map(|id| missing(full_arn(call, id, &format!("service/{cluster}")))).collect();
+    Ok(ecs::DescribeServicesResponse { services: Some(Vec::new()), failures: Some(failures) })
+}
+
+pub(crate) fn list_attributes(
+    call: &Call<'_>,
+    input: ecs::ListAttributesRequest,
+) -> Result<ecs::ListAttributesResponse, ApiError> {
+    call.cluster(input.cluster.as_deref())?;
+    no_page(input.next_token.as_deref(), input.max_results)?;
+    Ok(ecs::ListAttributesResponse { attributes: Some(Vec::new()), next_token: None })
+}
+
+/// Tasks of services can be protected; there are none.
+pub(crate) fn get_task_protection(
+    call: &Call<'_>,
+    input: ecs::GetTaskProtectionRequest,
+) -> Result<ecs::GetTaskProtectionResponse, ApiError> {
+    let cluster = call.cluster(input.cluster.as_deref())?.record.name;
+    let mut failures = Vec::new();
+    for identifier in input.tasks.unwrap_or_default() {
+        let id = names::task(&call.scope, &cluster, &identifier)?;
+        failures.push(match tasks::find(call, &cluster, &id) {
+            Some(task) => ecs::Failure {
+                arn: Some(task.record.arn()),
+                reason: Some("TASK_NOT_VALID".into()),
+                detail: Some("Task is not part of a service.".into()),
+            },
+            None => missing(call.scope.arn(format!("task/{cluster}/{id}"))),
+        });
+    }
+    Ok(ecs::GetTaskProtectionResponse { protected_tasks: Some(Vec::new()), failures: Some(failures) })
+}

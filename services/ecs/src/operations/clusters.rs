@@ -1,0 +1,291 @@
+//! Clusters: names under which tasks are counted and permitted.
+
+use ferrogate_api::{ApiError, ecs};
+use ferrogate_store::{Json, Txn};
+
+use super::{check_count, page, tags};
+use crate::call::Call;
+use crate::errors::{cluster_not_found, invalid, refuse, unsupported};
+use crate::lifecycle::Status;
+use crate::names::{self, DEFAULT_CLUSTER, is_name};
+use crate::operations::capacity_providers::{check_providers, check_strategy};
+use crate::state::{ClusterRecord, ClusterStatus, Scope, TaskSummary};
+
+/// The cluster of this name as it is when it is made.
+pub(crate) fn new_record(name: &str) -> ClusterRecord {
+    ClusterRecord {
+        name: name.to_owned(),
+        status: ClusterStatus::Active,
+        capacity_providers: Vec::new(),
+        default_capacity_provider_strategy: Vec::new(),
+        tags: tags_none(),
+        deleted_at: None,
+    }
+}
+
+fn tags_none() -> crate::state::Tags {
+    crate::state::Tags::new()
+}
+
+/// `default`, as AWS makes it for those who use Fargate first.
+pub(crate) fn default_record() -> ClusterRecord {
+    ClusterRecord { capacity_providers: vec![crate::definition::FARGATE.into()], ..new_record(DEFAULT_CLUSTER) }
+}
+
+/// Container Insights is the one setting there is, and there are no metrics yet.
+fn check_settings(settings: Option<&[ecs::ClusterSetting]>) -> Result<(), ApiError> {
+    for setting in settings.unwrap_or_default() {
+        let (name, value) = (setting.name.as_deref().unwrap_or_default(), setting.value.as_deref().unwrap_or_default());
+        match (name, value) {
+            ("containerInsights", "disabled") => {}
+            ("containerInsights", "enabled" | "enhanced") => {
+                return Err(unsupported(&format!("the cluster setting 'containerInsights={value}'")));
+            }
+            ("containerInsights", _) => return Err(invalid(format!("Invalid value '{value}' for cluster setting {name}."))),
+            _ => return Err(invalid(format!("Invalid cluster setting name '{name}'."))),
+        }
+    }
+    Ok(())
+}
+
+pub(crate) async fn create(
+    call: &Call<'_>,
+    input: ecs::CreateClusterRequest,
+) -> Result<ecs::CreateClusterResponse, ApiError> {
+    refuse(&[
+        ("configuration", input.configuration.is_some()),
+        ("serviceConnectDefaults", input.service_connect_defaults.is_some()),
+    ])?;
+    check_settings(input.settings.as_deref())?;
+    let name = input.cluster_name.filter(|name| !name.is_empty()).unwrap_or_else(|| DEFAULT_CLUSTER.into());
+    if !is_name(&name) {
+        return Err(invalid(format!(
+            "Invalid cluster name '{name}'. Up to 255 letters (uppercase and lowercase), numbers, underscores, and hyphens are allowed."
+        )));
+    }
+    let capacity_providers = input.capacity_providers.unwrap_or_default();
+    let strategy = input.default_capacity_provider_strategy.unwrap_or_default();
+    check_providers(&capacity_providers)?;
+    check_strategy(&strategy, &capacity_providers)?;
+    let wanted = ClusterRecord {
+        capacity_providers,
+        default_capacity_provider_strategy: strategy,
+        tags: tags::checked(input.tags)?,
+        ..new_record(&name)
+    };
+    let made = call
+        .update::<ClusterRecord>(&call.scope.cluster(&name), |found| match found {
+            Some(found) if found.status != ClusterStatus::Inactive => {
+                let asks = |is_default: bool, is_same: bool| is_default || is_same;
+                let same = asks(wanted.capacity_providers.is_empty(), wanted.capacity_providers == found.capacity_providers)
+                    && asks(
+                        wanted.default_capacity_provider_strategy.is_empty(),
+                        wanted.default_capacity_provider_strategy == found.default_capacity_provider_strategy,
+                    )
+                    && asks(wanted.tags.is_empty(), wanted.tags == found.tags);
+                if same {
+                    Ok(Some(found))
+                } else {
+                    Err(invalid(
+                        "Arguments on this idempotent request are inconsistent with arguments used in previous request(s).",
+                    ))
+                }
+            }
+            _ => Ok(Some(wanted.clone())),
+        })
+        .await?;
+    Ok(ecs::CreateClusterResponse { cluster: made.map(|record| shape(call, &record, &Include::all())) })
+}
+
+/// Which parts a caller wants to see.
+struct Include {
+    settings: bool,
+    statistics: bool,
+    tags: bool,
+}
+
+impl Include {
+    fn all() -> Self {
+        Self { settings: true, statistics: false, tags: true }
+    }
+
+    fn of(fields: Option<&[String]>) -> Self {
+        let has = |name: &str| fields.unwrap_or_default().iter().any(|field| field == name);
+        Self { settings: has("SETTINGS"), statistics: has("STATISTICS"), tags: has("TAGS") }
+    }
+}
+
+fn shape(call: &Call<'_>, cluster: &ClusterRecord, include: &Include) -> ecs::Cluster {
+    let tasks: Vec<Json<TaskSummary>> = call.range(&call.scope.tasks(&cluster.name));
+    let count = |counts: fn(Status) -> bool| {
+        let counted = tasks.iter().filter(|task| counts(task.record.lifecycle.status)).count();
+        i32::try_from(counted).unwrap_or(i32::MAX)
+    };
+    let (running, pending) = (count(|status| status == Status::Running), count(Status::is_before_running));
+    let setting = ecs::ClusterSetting { name: Some("containerInsights".into()), value: Some("disabled".into()) };
+    ecs::Cluster {
+        cluster_arn: Some(call.scope.cluster_arn(&cluster.name)),
+        cluster_name: Some(cluster.name.clone()),
+        status: Some(cluster.status.name().into()),
+        registered_container_instances_count: Some(0),
+        running_tasks_count: Some(running),
+        pending_tasks_count: Some(pending),
+        active_services_count: Some(0),
+        statistics: Some(if include.statistics { statistics(running, pending) } else { Vec::new() }),
+        tags: Some(if include.tags { tags::shape(&cluster.tags) } else { Vec::new() }),
+        settings: Some(if include.settings { vec![setting] } else { Vec::new() }),
+        capacity_providers: Some(cluster.capacity_providers.clone()),
+        default_capacity_provider_strategy: Some(cluster.default_capacity_provider_strategy.clone()),
+        ..Default::default()
+    }
+}
+
+fn statistics(running: i32, pending: i32) -> Vec<ecs::KeyValuePair> {
+    let pair = |name: &str, value: i32| ecs::KeyValuePair { name: Some(name.into()), value: Some(value.to_string()) };
+    vec![
+        pair("runningEC2TasksCount", 0),
+        pair("runningFargateTasksCount", running),
+        pair("pendingEC2TasksCount", 0),
+        pair("pendingFargateTasksCount", pending),
+        pair("activeEC2ServiceCount", 0),
+        pair("activeFargateServiceCount", 0),
+        pair("drainingEC2ServiceCount", 0),
+        pair("drainingFargateServiceCount", 0),
+    ]
+}
+
+pub(crate) fn describe(
+    call: &Call<'_>,
+    input: ecs::DescribeClustersRequest,
+) -> Result<ecs::DescribeClustersResponse, ApiError> {
+    let mut identifiers = input.clusters.unwrap_or_default();
+    if identifiers.is_empty() {
+        identifiers.push(DEFAULT_CLUSTER.into());
+    }
+    check_count("Clusters", identifiers.len())?;
+    let include = Include::of(input.include.as_deref());
+    let (mut clusters, mut failures) = (Vec::new(), Vec::new());
+    for identifier in identifiers {
+        let name = names::cluster(&call.scope, Some(&identifier))?;
+        match call.get::<ClusterRecord>(&call.scope.cluster(&name)) {
+            Some(found) => clusters.push(shape(call, &found.record, &include)),
+            None => failures.push(missing(call.scope.cluster_arn(&name))),
+        }
+    }
+    Ok(ecs::DescribeClustersResponse { clusters: Some(clusters), failures: Some(failures) })
+}
+
+pub(crate) fn missing(arn: String) -> ecs::Failure {
+    ecs::Failure { arn: Some(arn), reason: Some("MISSING".into()), detail: None }
+}
+
+pub(crate) fn list(call: &Call<'_>, input: ecs::ListClustersRequest) -> Result<ecs::ListClustersResponse, ApiError> {
+    let clusters: Vec<Json<ClusterRecord>> = call.range(&call.scope.clusters());
+    let active = clusters.into_iter().filter(|cluster| cluster.record.status != ClusterStatus::Inactive);
+    let page = page(active, |cluster| &cluster.record.name, input.next_token.as_deref(), input.max_results)?;
+    let arns = page.items.iter().map(|cluster| call.scope.cluster_arn(&cluster.record.name)).collect();
+    Ok(ecs::ListClustersResponse { cluster_arns: Some(arns), next_token: page.next_token })
+}
+
+/// First nothing new may begin in it, then it is looked for tasks, then it is gone: a RunTask that comes between finds
+/// either the cluster or its end.
+pub(crate) async fn delete(
+    call: &Call<'_>,
+    input: ecs::DeleteClusterRequest,
+) -> Result<ecs::DeleteClusterResponse, ApiError> {
+    let name = names::cluster(&call.scope, input.cluster.as_deref())?;
+    let key = call.scope.cluster(&name);
+    let found = call.get::<ClusterRecord>(&key).ok_or_else(cluster_not_found)?.record;
+    if found.status == ClusterStatus::Inactive {
+        return Ok(ecs::DeleteClusterResponse { cluster: Some(shape(call, &found, &Include::all())) });
+    }
+    check_empty(call, &name)?;
+    set_status(call, &key, ClusterStatus::Deprovisioning).await?;
+    if let Err(busy) = check_empty(call, &name) {
+        set_status(call, &key, ClusterStatus::Active).await?;
+        return Err(busy);
+    }
+    let record = set_status(call, &key, ClusterStatus::Inactive).await?;
+    Ok(ecs::DeleteClusterResponse { cluster: Some(shape(call, &record, &Include::all())) })
+}
+
+fn check_empty(call: &Call<'_>, name: &str) -> Result<(), ApiError> {
+    let tasks: Vec<Json<TaskSummary>> = call.range(&call.scope.tasks(name));
+    if tasks.iter().all(|task| task.record.lifecycle.status == Status::Stopped) {
+        return Ok(());
+    }
+    let message = "The Cluster cannot be deleted while Tasks are active.";
+    Err(ApiError::new("ClusterContainsTasksException", message))
+}
+
+async fn set_status(call: &Call<'_>, key: &str, status: ClusterStatus) -> Result<ClusterRecord, ApiError> {
+    let written = call
+        .update::<ClusterRecord>(key, |found| {
+            let mut record = found.ok_or_else(cluster_not_found)?;
+            record.status = status;
+            record.deleted_at = (status == ClusterStatus::Inactive).then_some(call.cx.now);
+            Ok(Some(record))
+        })
+        .await?;
+    written.ok_or_else(cluster_not_found)
+}
+
+pub(crate) fn update(
+    call: &Call<'_>,
+    input: ecs::UpdateClusterRequest,
+) -> Result<ecs::UpdateClusterResponse, ApiError> {
+    refuse(&[
+        ("configuration", input.configuration.is_some()),
+        ("serviceConnectDefaults", input.service_connect_defaults.is_some()),
+    ])?;
+    let cluster = with_settings(call, input.cluster.as_deref(), input.settings.as_deref())?;
+    Ok(ecs::UpdateClusterResponse { cluster: Some(cluster) })
+}
+
+pub(crate) fn update_settings(
+    call: &Call<'_>,
+    input: ecs::UpdateClusterSettingsRequest,
+) -> Result<ecs::UpdateClusterSettingsResponse, ApiError> {
+    let cluster = with_settings(call, input.cluster.as_deref(), input.settings.as_deref())?;
+    Ok(ecs::UpdateClusterSettingsResponse { cluster: Some(cluster) })
+}
+
+/// The one value the one setting can have is the one it has: nothing is written.
+fn with_settings(
+    call: &Call<'_>,
+    cluster: Option<&str>,
+    settings: Option<&[ecs::ClusterSetting]>,
+) -> Result<ecs::Cluster, ApiError> {
+    let cluster = call.cluster(cluster)?.record;
+    check_settings(settings)?;
+    Ok(shape(call, &cluster, &Include::all()))
+}
+
+pub(crate) async fn put_capacity_providers(
+    call: &Call<'_>,
+    input: ecs::PutClusterCapacityProvidersRequest,
+) -> Result<ecs::PutClusterCapacityProvidersResponse, ApiError> {
+    let name = call.cluster(input.cluster.as_deref())?.record.name;
+    let providers = input.capacity_providers.unwrap_or_default();
+    let strategy = input.default_capacity_provider_strategy.unwrap_or_default();
+    check_providers(&providers)?;
+    check_strategy(&strategy, &providers)?;
+    let written = call
+        .transact(|| {
+            let found = call.cluster(Some(&name))?;
+            let record = ClusterRecord {
+                capacity_providers: providers.clone(),
+                default_capacity_provider_strategy: strategy.clone(),
+                ..found.record
+            };
+            let txn = Txn::new().when_revision(&*found.key, found.mod_revision).put_json(&*found.key, &record);
+            Ok((txn, record))
+        })
+        .await?;
+    Ok(ecs::PutClusterCapacityProvidersResponse { cluster: Some(shape(call, &written, &Include::all())) })
+}
+
+/// For conditions on a cluster's tags.
+pub(crate) fn tags_of(call: &Call<'_>, scope: &Scope, name: &str) -> crate::state::Tags {
+    call.get::<ClusterRecord>(&scope.cluster(name)).map(|found| found.record.tags).unwrap_or_default()
+}
