@@ -1,0 +1,278 @@
+//! One Ferrogate of a test's own.
+
+use std::cell::OnceCell;
+use std::ffi::OsStr;
+use std::fs::{File, OpenOptions};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::boto::{Boto, Keys};
+use crate::registry::{self, Registry};
+use crate::wait::until;
+use crate::world::World;
+use crate::{leaks, places};
+
+const LISTEN: &str = "127.0.0.1:4566";
+const REGION: &str = "us-east-1";
+/// Of a log that a failed test shows.
+const TOLD_BYTES_MAX: usize = 6_000;
+
+/// What a program said.
+#[derive(Clone, Debug)]
+pub struct Said {
+    pub code: Option<i32>,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+impl Said {
+    fn of(output: &Output) -> Self {
+        Self {
+            code: output.status.code(),
+            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }
+    }
+
+    /// What a program that must succeed printed.
+    #[track_caller]
+    pub fn ok(self) -> String {
+        assert_eq!(self.code, Some(0), "stdout: {}\nstderr: {}", self.stdout, self.stderr);
+        self.stdout
+    }
+
+    /// … as JSON; null where nothing was printed.
+    #[track_caller]
+    pub fn json(self) -> Value {
+        let text = self.ok();
+        if text.trim().is_empty() {
+            return Value::Null;
+        }
+        serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"))
+    }
+}
+
+/// `ferrogate up`, a registry, and clients.
+#[derive(Debug)]
+pub struct Cluster {
+    boto: OnceCell<Boto>,
+    ferrogate: Option<Child>,
+    registry: Option<Registry>,
+    world: World,
+    /// `None` once it is kept.
+    home: Option<TempDir>,
+}
+
+impl Cluster {
+    /// Started and answering.
+    #[expect(clippy::new_without_default, reason = "it starts programs")]
+    pub fn start() -> Self {
+        let home = TempDir::with_prefix("ferrogate-test-").expect("a temporary folder");
+        let world = World::new(home.path(), &home.path().join("data"));
+        let registry = Registry::start(&world, home.path());
+        let mut cluster =
+            Self { boto: OnceCell::new(), ferrogate: None, registry: Some(registry), world, home: Some(home) };
+        cluster.up();
+        cluster
+    }
+
+    fn home(&self) -> &Path {
+        self.home.as_ref().expect("until it is dropped").path()
+    }
+
+    /// The data folder.
+    pub fn data(&self) -> PathBuf {
+        self.home().join("data")
+    }
+
+    /// `ferrogate up` with the same data folder, until its API answers.
+    pub fn up(&mut self) {
+        assert!(self.ferrogate.is_none(), "it runs");
+        let log = OpenOptions::new().create(true).append(true).open(self.log()).expect("ferrogate's log");
+        let greeting = File::create(self.home().join("greeting.txt")).expect("the greeting");
+        let mirror = format!("docker.io/library/*=http://{}/library/*", registry::ADDRESS);
+        let child = self
+            .world
+            .command(places::program("ferrogate"))
+            .args(["up", "--listen", LISTEN, "--region", REGION, "--registry-mirror", &mirror, "--data-dir"])
+            .arg(self.data())
+            .env("FERROGATE_LOG", "info,ferrogate=debug")
+            .env("RUST_BACKTRACE", "1")
+            .stdout(greeting)
+            .stderr(log)
+            .process_group(0)
+            .spawn()
+            .expect("the ferrogate program");
+        self.ferrogate = Some(child);
+        until("the API answers", || {
+            let ended = self.ferrogate.as_mut().expect("just set").try_wait().expect("its status");
+            assert!(ended.is_none(), "ferrogate up ended: {ended:?}\n{}", self.told("ferrogate.log"));
+            self.curl(&["--max-time", "5", &format!("http://{LISTEN}/")]).ok()
+        });
+    }
+
+    /// Process id of `ferrogate up`.
+    pub fn pid(&self) -> u32 {
+        self.ferrogate.as_ref().expect("it runs").id()
+    }
+
+    /// kill -9 of `ferrogate up`, and nothing else.
+    pub fn kill(&mut self) {
+        let mut child = self.ferrogate.take().expect("it runs");
+        child.kill().expect("it is ours");
+        child.wait().expect("it is ours");
+    }
+
+    /// Where `ferrogate up` writes what it has to say.
+    pub fn log(&self) -> PathBuf {
+        self.home().join("ferrogate.log")
+    }
+
+    fn told(&self, name: &str) -> String {
+        let text = std::fs::read(self.home().join(name)).unwrap_or_default();
+        let from = text.len().saturating_sub(TOLD_BYTES_MAX);
+        String::from_utf8_lossy(&text[from..]).into_owned()
+    }
+
+    /// Any program, in the test's own network.
+    pub fn command(&self, program: impl AsRef<OsStr>) -> Command {
+        self.world.command(program)
+    }
+
+    #[track_caller]
+    fn run(&self, command: &mut Command) -> Said {
+        Said::of(&command.output().unwrap_or_else(|error| panic!("{command:?}: {error}")))
+    }
+
+    /// The aws CLI with the profile that `ferrogate up` wrote.
+    pub fn aws(&self, arguments: &[&str]) -> Said {
+        self.run(self.aws_command().args(arguments))
+    }
+
+    /// The aws CLI with other credentials.
+    pub fn aws_as(&self, keys: &Keys, arguments: &[&str]) -> Said {
+        let mut command = self.aws_command();
+        command.env("AWS_ACCESS_KEY_ID", &keys.access_key_id).env("AWS_SECRET_ACCESS_KEY", &keys.secret_access_key);
+        if let Some(token) = &keys.session_token {
+            command.env("AWS_SESSION_TOKEN", token);
+        }
+        self.run(command.args(arguments))
+    }
+
+    fn aws_command(&self) -> Command {
+        let mut command = self.world.command(places::venv("aws"));
+        command
+            .env("AWS_CONFIG_FILE", self.data().join("aws/config"))
+            .env("AWS_SHARED_CREDENTIALS_FILE", self.data().join("aws/credentials"))
+            .env("AWS_EC2_METADATA_DISABLED", "true")
+            .env("AWS_PAGER", "");
+        command
+    }
+
+    /// The `ferrogate` program's other commands, with this data folder.
+    pub fn ferrogate(&self, arguments: &[&str]) -> Said {
+        let mut command = self.world.command(places::program("ferrogate"));
+        self.run(command.args(arguments).env("FERROGATE_DATA_DIR", self.data()))
+    }
+
+    /// A script of `tests/python` under boto3's own configuration: `ferrogate up`'s profile.
+    pub fn python(&self, script: &str, arguments: &[&str]) -> Said {
+        let mut command = self.world.command(places::venv("python"));
+        command
+            .arg(places::script(script))
+            .args(arguments)
+            .env("AWS_CONFIG_FILE", self.data().join("aws/config"))
+            .env("AWS_SHARED_CREDENTIALS_FILE", self.data().join("aws/credentials"));
+        self.run(&mut command)
+    }
+
+    /// What was fetched, or curl's exit code.
+    pub fn curl(&self, arguments: &[&str]) -> Result<String, i32> {
+        let said = self.run(self.world.command("curl").arg("-s").args(arguments));
+        match said.code {
+            Some(0) => Ok(said.stdout),
+            code => Err(code.unwrap_or(-1)),
+        }
+    }
+
+    /// boto3 as the root user.
+    pub fn boto(&self) -> &Boto {
+        self.boto.get_or_init(|| {
+            let text = std::fs::read(self.data().join("root.json")).expect("the root key");
+            let key: Value = serde_json::from_slice(&text).expect("the root key");
+            let text = |name: &str| key[name].as_str().expect("a text").to_owned();
+            self.boto_as(&Keys {
+                access_key_id: text("access_key_id"),
+                secret_access_key: text("secret_access_key"),
+                session_token: None,
+            })
+        })
+    }
+
+    pub fn boto_as(&self, keys: &Keys) -> Boto {
+        Boto::start(&self.world, &format!("http://{LISTEN}"), REGION, keys)
+    }
+
+    /// The name in this folder's cgroups and namespaces.
+    pub fn instance(&self) -> String {
+        std::fs::read_to_string(self.data().join("instance")).expect("an instance's name").trim().to_owned()
+    }
+
+    /// Processes of one task: its containers', not its shim.
+    pub fn task_processes(&self, task_id: &str) -> Vec<u32> {
+        leaks::processes_in(&format!("/ferrogate/{}/{task_id}", self.instance()))
+    }
+
+    /// The task's shim.
+    pub fn shims(&self) -> Vec<u32> {
+        leaks::processes_in(&format!("/ferrogate/{}/.shims", self.instance()))
+    }
+
+    /// What stands of tasks, whatever the API says: processes, mounts, namespaces, cgroups, sandboxes' folders.
+    pub fn left_of_tasks(&self) -> Vec<String> {
+        let mut left = leaks::of_tasks(&self.world, &self.data(), &self.instance());
+        left.sort();
+        left
+    }
+
+    /// `ferrogate down`, and what is left then.
+    pub fn down(&mut self) -> Vec<String> {
+        let said = self.ferrogate(&["down"]);
+        if let Some(mut child) = self.ferrogate.take() {
+            until("the program has ended", || child.try_wait().expect("it is ours"));
+        }
+        assert_eq!(said.code, Some(0), "ferrogate down: {} {}", said.stdout, said.stderr);
+        let mut left = leaks::of_tasks(&self.world, &self.data(), &self.instance());
+        left.extend(leaks::of_all(&self.world, &self.data(), &self.instance()));
+        left
+    }
+
+    fn keep(&mut self) {
+        let Some(home) = self.home.take() else { return };
+        let path = home.keep();
+        eprintln!("kept: {}  (ferrogate.log, registry.log, data/)", path.display());
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("the end of ferrogate.log:\n{}", self.told("ferrogate.log"));
+            self.world.close();
+            self.keep();
+            return;
+        }
+        let down = self.data().join("endpoint.json").exists();
+        let left = if down { self.down() } else { Vec::new() };
+        self.registry = None;
+        self.world.close();
+        if !left.is_empty() {
+            self.keep();
+            panic!("ferrogate down left behind:\n  {}", left.join("\n  "));
+        }
+    }
+}
