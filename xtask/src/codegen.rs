@@ -12,10 +12,10 @@ use serde_json::Value;
 type Files = BTreeMap<PathBuf, Vec<u8>>;
 
 const KEYWORDS: &[&str] = &[
-    "abstract", "as", "async", "await", "become", "box", "break", "const", "continue", "do", "dyn", "else", "enum",
-    "extern", "false", "final", "fn", "for", "gen", "if", "impl", "in", "let", "loop", "macro", "match", "mod", "move",
-    "mut", "override", "priv", "pub", "ref", "return", "static", "struct", "trait", "true", "try", "type", "typeof",
-    "unsafe", "unsized", "use", "virtual", "where", "while", "yield",
+    "abstract", "as", "async", "await", "become", "box", "break", "const", "continue", "do", "dyn", "else",
+    "enum", "extern", "false", "final", "fn", "for", "gen", "if", "impl", "in", "let", "loop", "macro",
+    "match", "mod", "move", "mut", "override", "priv", "pub", "ref", "return", "static", "struct", "trait",
+    "true", "try", "type", "typeof", "unsafe", "unsized", "use", "virtual", "where", "while", "yield",
 ];
 
 pub(crate) fn write() -> Result<()> {
@@ -86,8 +86,10 @@ fn service_module(service: &str, model: &Value) -> Result<String> {
     let mut taken = BTreeSet::new();
     for name in shapes.keys() {
         let mut rust = upper_first(name);
-        while matches!(rust.as_str(), "String" | "Vec" | "Box" | "Option" | "Result" | "Client" | "Server" | "Value")
-            || !taken.insert(rust.clone())
+        while matches!(
+            rust.as_str(),
+            "String" | "Vec" | "Box" | "Option" | "Result" | "Client" | "Server" | "Value"
+        ) || !taken.insert(rust.clone())
         {
             rust.push('_');
         }
@@ -130,7 +132,11 @@ fn service_module(service: &str, model: &Value) -> Result<String> {
 }
 
 fn members(shape: &Value) -> impl Iterator<Item = (&str, &str)> {
-    shape["members"].as_array().into_iter().flatten().filter_map(|pair| Some((pair[0].as_str()?, pair[1]["shape"].as_str()?)))
+    shape["members"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(|pair| Some((pair[0].as_str()?, pair[1]["shape"].as_str()?)))
 }
 
 impl Shapes<'_> {
@@ -197,7 +203,8 @@ pub(crate) fn snake(name: &str) -> String {
     let mut out = String::new();
     for (at, c) in chars.iter().enumerate() {
         if c.is_ascii_uppercase() {
-            let after_lower = at > 0 && (chars[at - 1].is_ascii_lowercase() || chars[at - 1].is_ascii_digit());
+            let after_lower =
+                at > 0 && (chars[at - 1].is_ascii_lowercase() || chars[at - 1].is_ascii_digit());
             let before_lower = at > 0
                 && chars[at - 1].is_ascii_uppercase()
                 && chars.get(at + 1).is_some_and(char::is_ascii_lowercase);

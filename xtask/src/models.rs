@@ -13,17 +13,52 @@ use serde_json::{Map, Value, json};
 const BOTOCORE: &str = "1.44.5";
 
 const SHAPE_KEYS: &[&str] = &[
-    "type", "required", "member", "key", "value", "flattened", "enum", "min", "max", "pattern",
-    "timestampFormat", "streaming", "sensitive", "document", "union", "eventstream", "exception", "error", "payload",
+    "type",
+    "required",
+    "member",
+    "key",
+    "value",
+    "flattened",
+    "enum",
+    "min",
+    "max",
+    "pattern",
+    "timestampFormat",
+    "streaming",
+    "sensitive",
+    "document",
+    "union",
+    "eventstream",
+    "exception",
+    "error",
+    "payload",
     "locationName",
 ];
 const REF_KEYS: &[&str] = &[
-    "shape", "location", "locationName", "queryName", "flattened", "xmlAttribute", "xmlNamespace",
-    "timestampFormat", "streaming", "jsonvalue", "idempotencyToken", "resultWrapper",
+    "shape",
+    "location",
+    "locationName",
+    "queryName",
+    "flattened",
+    "xmlAttribute",
+    "xmlNamespace",
+    "timestampFormat",
+    "streaming",
+    "jsonvalue",
+    "idempotencyToken",
+    "resultWrapper",
 ];
 const METADATA_KEYS: &[&str] = &[
-    "apiVersion", "endpointPrefix", "signingName", "protocol", "protocols", "jsonVersion", "targetPrefix",
-    "xmlNamespace", "awsQueryCompatible", "serviceId",
+    "apiVersion",
+    "endpointPrefix",
+    "signingName",
+    "protocol",
+    "protocols",
+    "jsonVersion",
+    "targetPrefix",
+    "xmlNamespace",
+    "awsQueryCompatible",
+    "serviceId",
 ];
 const OPERATION_KEYS: &[&str] = &["http", "authtype", "endpoint"];
 
@@ -33,7 +68,8 @@ pub(crate) fn run() -> Result<()> {
     let table: BTreeMap<String, Vec<String>> =
         serde_json::from_slice(&fs::read(root.join("api/operations.json"))?)?;
     for (service, operations) in &table {
-        let model = strip(&load(&data, service)?, operations).with_context(|| format!("model of {service}"))?;
+        let model =
+            strip(&load(&data, service)?, operations).with_context(|| format!("model of {service}"))?;
         let file = root.join(format!("api/models/{service}.json"));
         fs::write(&file, format!("{:#}\n", model))?;
         println!("{service}: {} operations", operations.len());
@@ -47,7 +83,13 @@ fn botocore(root: &Path) -> Result<PathBuf> {
     if !venv.join("bin/python").exists() {
         sh(Command::new("python3").args(["-m", "venv"]).arg(&venv))?;
     }
-    sh(Command::new(venv.join("bin/python")).args(["-m", "pip", "install", "-q", &format!("botocore=={BOTOCORE}")]))?;
+    sh(Command::new(venv.join("bin/python")).args([
+        "-m",
+        "pip",
+        "install",
+        "-q",
+        &format!("botocore=={BOTOCORE}"),
+    ]))?;
     let out = Command::new(venv.join("bin/python"))
         .args(["-c", "import botocore,os;print(os.path.join(os.path.dirname(botocore.__file__),'data'))"])
         .output()?;
@@ -121,7 +163,9 @@ pub(crate) fn strip(model: &Value, operations: &[String]) -> Result<Value> {
         }
         shapes.insert(name, Value::Object(kept));
     }
-    Ok(json!({ "metadata": pick(&model["metadata"], METADATA_KEYS), "operations": kept_operations, "shapes": shapes }))
+    Ok(
+        json!({ "metadata": pick(&model["metadata"], METADATA_KEYS), "operations": kept_operations, "shapes": shapes }),
+    )
 }
 
 fn text(of: &Value, key: &str) -> Result<String> {

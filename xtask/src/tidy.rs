@@ -10,7 +10,8 @@ const LINES_MAX: usize = 620;
 /// Crates that may hold `unsafe`, each block with a SAFETY comment (clippy sees to the comment).
 const UNSAFE_IN: &[&str] = &["crates/sandbox", "crates/shim", "crates/guest", "crates/vpc"];
 /// What a planner must not touch.
-const IMPURE: &[&str] = &["async fn", ".await", "SystemTime", "Timestamp::now", "Instant::now", "dyn Store", "aws_lc_rs::rand"];
+const IMPURE: &[&str] =
+    &["async fn", ".await", "SystemTime", "Timestamp::now", "Instant::now", "dyn Store", "aws_lc_rs::rand"];
 /// Words that mean something is not done.
 const UNFINISHED: &[&str] = &["todo!(", "unimplemented!(", "FIXME", "XXX:"];
 
@@ -35,7 +36,10 @@ pub(crate) fn run() -> Result<()> {
 }
 
 fn tracked(root: &Path) -> Result<Vec<PathBuf>> {
-    let out = Command::new("git").args(["ls-files", "--cached", "--others", "--exclude-standard"]).current_dir(root).output()?;
+    let out = Command::new("git")
+        .args(["ls-files", "--cached", "--others", "--exclude-standard"])
+        .current_dir(root)
+        .output()?;
     Ok(String::from_utf8(out.stdout)?.lines().map(PathBuf::from).collect())
 }
 
@@ -76,7 +80,9 @@ fn service_manifest(path: &str, text: &str, faults: &mut Vec<String>) {
         if let Some(name) = line.strip_prefix("ferrogate-").and_then(|rest| rest.split(['.', ' ']).next())
             && SERVICES.contains(&name)
         {
-            faults.push(format!("{path}: depends on ferrogate-{name}: services know each other only by their AWS API"));
+            faults.push(format!(
+                "{path}: depends on ferrogate-{name}: services know each other only by their AWS API"
+            ));
         }
     }
 }

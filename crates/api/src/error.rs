@@ -42,7 +42,10 @@ impl ApiError {
 
     /// Something of ours failed. The cause is logged where it happens; the caller sees no internals.
     pub fn internal() -> Self {
-        Self::new("InternalFailure", "The request processing has failed because of an unknown error, exception or failure.")
-            .with_status(500)
+        Self::new(
+            "InternalFailure",
+            "The request processing has failed because of an unknown error, exception or failure.",
+        )
+        .with_status(500)
     }
 }

@@ -76,7 +76,11 @@ impl Demand {
         Self { action: action.into(), resource: resource.into(), ..Self::default() }
     }
 
-    pub fn with(mut self, key: impl Into<String>, values: impl IntoIterator<Item = impl Into<String>>) -> Self {
+    pub fn with(
+        mut self,
+        key: impl Into<String>,
+        values: impl IntoIterator<Item = impl Into<String>>,
+    ) -> Self {
         self.context.push((key.into(), values.into_iter().map(Into::into).collect()));
         self
     }

@@ -162,9 +162,9 @@ impl Model {
 
     /// The model of an error by its shape name or its wire code.
     pub fn error(&self, code: &str) -> Option<&ErrorModel> {
-        self.shape_named(code)
-            .and_then(ShapeModel::error)
-            .or_else(|| self.shapes.iter().filter_map(ShapeModel::error).find(|error| error.code == Some(code)))
+        self.shape_named(code).and_then(ShapeModel::error).or_else(|| {
+            self.shapes.iter().filter_map(ShapeModel::error).find(|error| error.code == Some(code))
+        })
     }
 
     /// Parses a stripped model. `service` is the name the model is known by here.
@@ -203,7 +203,9 @@ pub fn model(service: &str) -> Option<&'static Model> {
 fn inflate(bytes: &[u8]) -> Vec<u8> {
     use std::io::Read;
     let mut json = Vec::new();
-    flate2::read::GzDecoder::new(bytes).read_to_end(&mut json).expect("the shipped models are whole gzip files");
+    flate2::read::GzDecoder::new(bytes)
+        .read_to_end(&mut json)
+        .expect("the shipped models are whole gzip files");
     json
 }
 
@@ -378,7 +380,8 @@ mod raw {
 
     impl RawMetadata {
         fn protocols(&self) -> Vec<Protocol> {
-            let json = if self.json_version.as_deref() == Some("1.0") { Protocol::Json10 } else { Protocol::Json11 };
+            let json =
+                if self.json_version.as_deref() == Some("1.0") { Protocol::Json10 } else { Protocol::Json11 };
             let mut found = Vec::new();
             for name in std::iter::once(&self.protocol).chain(&self.protocols) {
                 let protocol = match name.as_str() {
@@ -454,8 +457,9 @@ mod raw {
     fn operation(name: &'static str, raw: RawOperation, ids: &HashMap<String, ShapeId>) -> Operation {
         let id = |raw: &RawInput| ids[&raw.shape];
         let (input, output) = (raw.input.as_ref().map(id), raw.output.as_ref().map(id));
-        let (input_location_name, input_xml_namespace) =
-            raw.input.map_or((None, None), |raw| (own(raw.location_name), raw.xml_namespace.map(|raw| namespace(raw).1)));
+        let (input_location_name, input_xml_namespace) = raw.input.map_or((None, None), |raw| {
+            (own(raw.location_name), raw.xml_namespace.map(|raw| namespace(raw).1))
+        });
         Operation {
             name,
             http_method: intern(&raw.http.method),

@@ -65,7 +65,10 @@ impl Shape for i32 {
     }
 
     fn from_value(value: Value) -> Result<Self, ShapeError> {
-        value.as_i64().and_then(|number| i32::try_from(number).ok()).ok_or(ShapeError::new("32-bit integer", &value))
+        value
+            .as_i64()
+            .and_then(|number| i32::try_from(number).ok())
+            .ok_or(ShapeError::new("32-bit integer", &value))
     }
 }
 
@@ -176,7 +179,11 @@ impl<T: Shape> Shape for BTreeMap<String, T> {
 }
 
 /// Puts a present member into a structure. Here and not in the macro, so that it is compiled once per type.
-pub(crate) fn put<T: Shape>(members: &mut Vec<(&'static str, Value)>, name: &'static str, member: &Option<T>) {
+pub(crate) fn put<T: Shape>(
+    members: &mut Vec<(&'static str, Value)>,
+    name: &'static str,
+    member: &Option<T>,
+) {
     if let Some(value) = member {
         members.push((name, value.to_value()));
     }

@@ -30,8 +30,12 @@ pub(crate) struct Client {
 impl Client {
     /// For the Ferrogate of this data folder.
     pub(crate) fn of(data: &DataDir) -> Result<Self> {
-        let (Some(endpoint), Some(key)) = (data.read_json::<Endpoint>(Endpoint::FILE)?, RootKey::kept(data)?) else {
-            bail!("there is no Ferrogate in {}: start one with `ferrogate up`, or name another --data-dir", data.path().display());
+        let (Some(endpoint), Some(key)) = (data.read_json::<Endpoint>(Endpoint::FILE)?, RootKey::kept(data)?)
+        else {
+            bail!(
+                "there is no Ferrogate in {}: start one with `ferrogate up`, or name another --data-dir",
+                data.path().display()
+            );
         };
         Ok(Self { endpoint, key, http: HttpClient::builder(TokioExecutor::new()).build_http() })
     }
@@ -49,17 +53,23 @@ impl Client {
             secret_access_key: self.key.secret_access_key.clone(),
             session_token: None,
         };
-        let signed =
-            ferrogate_sigv4::sign(&request, SignBody::Bytes(&body), &credentials, &self.endpoint.region, service, Timestamp::now())?;
-        let mut request = http::Request::builder().method(Method::POST).uri(format!("{}/", self.endpoint.url()));
+        let signed = ferrogate_sigv4::sign(
+            &request,
+            SignBody::Bytes(&body),
+            &credentials,
+            &self.endpoint.region,
+            service,
+            Timestamp::now(),
+        )?;
+        let mut request =
+            http::Request::builder().method(Method::POST).uri(format!("{}/", self.endpoint.url()));
         let all = request.headers_mut().context("a request has headers")?;
         all.extend(headers);
         all.extend(signed);
-        let response = self
-            .http
-            .request(request.body(Full::new(Bytes::from(body)))?)
-            .await
-            .with_context(|| format!("{} does not answer: does it run? (`ferrogate status`)", self.endpoint.url()))?;
+        let response =
+            self.http.request(request.body(Full::new(Bytes::from(body)))?).await.with_context(|| {
+                format!("{} does not answer: does it run? (`ferrogate status`)", self.endpoint.url())
+            })?;
         let status = response.status();
         let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX)
             .collect()
@@ -91,7 +101,9 @@ pub(crate) enum Ask {
     /// Stop every task, remove everything of theirs, and leave.
     Down,
     /// The folder of a task's kept output.
-    Task { id: String },
+    Task {
+        id: String,
+    },
 }
 
 pub(crate) const ADMIN_SOCKET: &str = "admin.sock";

@@ -58,8 +58,12 @@ impl Ferrogate {
         let invoke: Arc<dyn Invoke> = Arc::<LateInvoke>::clone(&late);
 
         let iam = Arc::new(IamService::new(&account, Arc::clone(&store), Arc::clone(&sealer)));
-        let identity: Arc<dyn Identity> =
-            Arc::new(Identities { account: account.clone(), root, iam: Arc::clone(&iam), sealer: Arc::clone(&sealer) });
+        let identity: Arc<dyn Identity> = Arc::new(Identities {
+            account: account.clone(),
+            root,
+            iam: Arc::clone(&iam),
+            sealer: Arc::clone(&sealer),
+        });
         let sts = Arc::new(StsService::new(&account, Arc::clone(&identity), sealer));
         let ec2 = Arc::new(Ec2Service::new(Arc::clone(&store), Ec2Options::default()));
         let logs = Arc::new(LogsService::open(account.as_str(), Arc::clone(&store), data.join("logs"))?);
@@ -77,7 +81,14 @@ impl Ferrogate {
             Arc::new(ferrogate_api::logs::Server(Arc::clone(&logs))),
         ];
         let trail = Arc::new(FileTrail::open(data.join("trail"))?);
-        let front = Front::new(&account, handlers, Arc::clone(&identity), trail, Arc::clone(&clock), Limits::default());
+        let front = Front::new(
+            &account,
+            handlers,
+            Arc::clone(&identity),
+            trail,
+            Arc::clone(&clock),
+            Limits::default(),
+        );
         let front = Arc::new(front);
         late.0.set(Arc::downgrade(&front)).unwrap_or_else(|_| unreachable!("set once"));
 
@@ -90,7 +101,8 @@ impl Ferrogate {
         let mut network = ferrogate_vpc::Options::new(RUN_DIR, &instance);
         network.api = options.api;
         let fabric = VpcFabric::open(network).await.context("the VPC fabric cannot be opened")?;
-        let plane = Plane { node_id: NODE_ID.into(), ecs: Arc::clone(&ecs), ec2, sts, identity, invoke, clock };
+        let plane =
+            Plane { node_id: NODE_ID.into(), ecs: Arc::clone(&ecs), ec2, sts, identity, invoke, clock };
         let images = ferrogate_image::Config { mirrors: options.mirrors, ..Default::default() };
         let agent = Agent::new(
             ferrogate_node::Config { instance, tasks_dir: data.join("tasks") },
@@ -105,7 +117,10 @@ impl Ferrogate {
     /// The ARNs of the node's tasks that nobody has asked to stop yet, in all regions; and how many there are in all.
     pub(crate) fn open_tasks(&self) -> (Vec<String>, usize) {
         let all = Arc::clone(&self.ecs.assignments(NODE_ID).borrow());
-        let open = all.iter().filter(|task| task.desired == DesiredStatus::Running).map(|task| task.task_arn.clone());
+        let open = all
+            .iter()
+            .filter(|task| task.desired == DesiredStatus::Running)
+            .map(|task| task.task_arn.clone());
         (open.collect(), all.len())
     }
 
@@ -165,7 +180,10 @@ impl Identity for Identities {
                 return Err(CredentialError::InvalidToken);
             }
             let principal = root_principal(&self.account);
-            return Ok(Credential { secret: Secret::new(&self.root.secret_access_key), principal: Arc::new(principal) });
+            return Ok(Credential {
+                secret: Secret::new(&self.root.secret_access_key),
+                principal: Arc::new(principal),
+            });
         }
         if access_key_id.starts_with("ASIA") {
             return ferrogate_sts::credential(&self.sealer, access_key_id, session_token, now);

@@ -31,7 +31,8 @@ pub(crate) struct DataDir(PathBuf);
 
 impl DataDir {
     pub(crate) fn new(path: &Path) -> Result<Self> {
-        let absolute = std::path::absolute(path).with_context(|| format!("data folder {}", path.display()))?;
+        let absolute =
+            std::path::absolute(path).with_context(|| format!("data folder {}", path.display()))?;
         Ok(Self(absolute))
     }
 
@@ -68,9 +69,9 @@ impl DataDir {
     pub(crate) fn read_json<T: for<'de> Deserialize<'de>>(&self, name: &str) -> Result<Option<T>> {
         let path = self.join(name);
         match fs::read(&path) {
-            Ok(bytes) => {
-                Ok(Some(serde_json::from_slice(&bytes).with_context(|| format!("{} is damaged", path.display()))?))
-            }
+            Ok(bytes) => Ok(Some(
+                serde_json::from_slice(&bytes).with_context(|| format!("{} is damaged", path.display()))?,
+            )),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error).with_context(|| format!("{}", path.display())),
         }
@@ -85,7 +86,8 @@ impl DataDir {
 pub(crate) fn write_private(path: &Path, content: &[u8]) -> Result<()> {
     let temporary = path.with_extension("new");
     let write = || -> std::io::Result<()> {
-        let mut file = OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&temporary)?;
+        let mut file =
+            OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&temporary)?;
         file.write_all(content)?;
         file.sync_all()?;
         fs::rename(&temporary, path)
@@ -114,7 +116,9 @@ impl RootKey {
                 key
             }
             (Some(_), None, _) | (None, Some(_), _) => {
-                bail!("FERROGATE_ROOT_ACCESS_KEY_ID and FERROGATE_ROOT_SECRET_ACCESS_KEY go together: set both or none")
+                bail!(
+                    "FERROGATE_ROOT_ACCESS_KEY_ID and FERROGATE_ROOT_SECRET_ACCESS_KEY go together: set both or none"
+                )
             }
             (None, None, Some(kept)) => return Ok(kept),
             (None, None, None) => Self {
@@ -168,7 +172,10 @@ pub(crate) fn write_profile(data: &DataDir, endpoint: &Endpoint, key: &RootKey) 
         url = endpoint.url()
     );
     let of = |name: &str| {
-        format!("[{name}]\naws_access_key_id = {}\naws_secret_access_key = {}\n", key.access_key_id, key.secret_access_key)
+        format!(
+            "[{name}]\naws_access_key_id = {}\naws_secret_access_key = {}\n",
+            key.access_key_id, key.secret_access_key
+        )
     };
     write_private(&folder.join("config"), config.as_bytes())?;
     write_private(&folder.join("credentials"), format!("{}\n{}", of("default"), of("ferrogate")).as_bytes())

@@ -58,7 +58,12 @@ struct Up {
     #[arg(long, env = "FERROGATE_REGION", default_value = "us-east-1")]
     region: String,
     /// Take images whose name starts with PREFIX from another registry: docker.io/library/*=http://127.0.0.1:5000/library/*
-    #[arg(long = "registry-mirror", env = "FERROGATE_REGISTRY_MIRROR", value_name = "PREFIX=URL", value_delimiter = ',')]
+    #[arg(
+        long = "registry-mirror",
+        env = "FERROGATE_REGISTRY_MIRROR",
+        value_name = "PREFIX=URL",
+        value_delimiter = ','
+    )]
     registry_mirrors: Vec<String>,
     /// What a task runs in: auto takes a micro-VM where one can be had
     #[arg(long, default_value = "auto", value_parser = ["auto", "container", "microvm"])]

@@ -34,7 +34,10 @@ fn refused(error: ApiError) -> ControlPlaneError {
 }
 
 fn unknown(task_arn: &str) -> ControlPlaneError {
-    ControlPlaneError::Refused { code: "InvalidParameterException".into(), message: format!("no such task: {task_arn}") }
+    ControlPlaneError::Refused {
+        code: "InvalidParameterException".into(),
+        message: format!("no such task: {task_arn}"),
+    }
 }
 
 impl Plane {
@@ -52,7 +55,11 @@ impl Plane {
         Ok(Caller::Role { role_arn, service: TASKS_SERVICE, session_name: session_name(task_arn) })
     }
 
-    fn log_configuration(&self, task_arn: &str, container: &str) -> Result<LogConfiguration, ControlPlaneError> {
+    fn log_configuration(
+        &self,
+        task_arn: &str,
+        container: &str,
+    ) -> Result<LogConfiguration, ControlPlaneError> {
         self.ecs.log_configuration(task_arn, container).ok_or_else(|| unknown(task_arn))
     }
 
@@ -84,13 +91,12 @@ impl ControlPlane for Plane {
         let to = self.log_configuration(task_arn, container)?;
         let client = self.logs(task_arn, &to.region)?;
         if to.create_group {
-            let group = logs::CreateLogGroupRequest { log_group_name: Some(to.group.clone()), ..Default::default() };
+            let group =
+                logs::CreateLogGroupRequest { log_group_name: Some(to.group.clone()), ..Default::default() };
             exists_is_fine(client.create_log_group(group).await)?;
         }
-        let stream = logs::CreateLogStreamRequest {
-            log_group_name: Some(to.group),
-            log_stream_name: Some(to.stream),
-        };
+        let stream =
+            logs::CreateLogStreamRequest { log_group_name: Some(to.group), log_stream_name: Some(to.stream) };
         exists_is_fine(client.create_log_stream(stream).await)
     }
 
@@ -106,7 +112,10 @@ impl ControlPlane for Plane {
         events.sort_by_key(|event| event.timestamp_ms);
         let events = events
             .into_iter()
-            .map(|event| logs::InputLogEvent { timestamp: Some(event.timestamp_ms), message: Some(event.message) })
+            .map(|event| logs::InputLogEvent {
+                timestamp: Some(event.timestamp_ms),
+                message: Some(event.message),
+            })
             .collect();
         let put = logs::PutLogEventsRequest {
             log_group_name: Some(to.group),
@@ -125,22 +134,36 @@ impl ControlPlane for Plane {
         let image = self.ecs.container_image(task_arn, container).ok_or_else(|| unknown(task_arn))?;
         let Some(region) = ecr_region(&image) else { return Ok(None) };
         let client = ecr::Client::new(Arc::clone(&self.invoke), self.as_execution_role(task_arn)?, region);
-        let answer = client.get_authorization_token(ecr::GetAuthorizationTokenRequest::default()).await.map_err(refused)?;
+        let answer = client
+            .get_authorization_token(ecr::GetAuthorizationTokenRequest::default())
+            .await
+            .map_err(refused)?;
         let token = answer.authorization_data.into_iter().flatten().find_map(|data| data.authorization_token);
         Ok(token.map(|token| RegistryCredentials { username: "AWS".into(), password: token }))
     }
 
-    async fn task_role_credentials(&self, task_arn: &str) -> Result<Option<RoleCredentials>, ControlPlaneError> {
+    async fn task_role_credentials(
+        &self,
+        task_arn: &str,
+    ) -> Result<Option<RoleCredentials>, ControlPlaneError> {
         let roles = self.roles(task_arn)?;
         let Some(role_arn) = roles.task_role_arn else { return Ok(None) };
         let now = self.clock.now();
         // The call is made so that it is judged and recorded like every other assumption of a role.
-        let caller = Caller::Role { role_arn: role_arn.clone(), service: TASKS_SERVICE, session_name: session_name(task_arn) };
+        let caller = Caller::Role {
+            role_arn: role_arn.clone(),
+            service: TASKS_SERVICE,
+            session_name: session_name(task_arn),
+        };
         let client = sts::Client::new(Arc::clone(&self.invoke), caller, &roles.region);
         client.get_caller_identity(sts::GetCallerIdentityRequest::default()).await.map_err(refused)?;
-        let principal = session_for_service(&*self.identity, &role_arn, TASKS_SERVICE, &session_name(task_arn), now)
-            .map_err(refused)?;
-        let issued = self.sts.session_for(&principal, now, TASK_CREDENTIALS_SECONDS).ok_or_else(|| unknown(task_arn))?;
+        let principal =
+            session_for_service(&*self.identity, &role_arn, TASKS_SERVICE, &session_name(task_arn), now)
+                .map_err(refused)?;
+        let issued = self
+            .sts
+            .session_for(&principal, now, TASK_CREDENTIALS_SECONDS)
+            .ok_or_else(|| unknown(task_arn))?;
         Ok(Some(RoleCredentials {
             role_arn,
             access_key_id: issued.access_key_id,
@@ -174,7 +197,12 @@ mod tests {
     #[test]
     fn only_ecr_images_have_an_ecr_region() {
         assert_eq!(ecr_region("123456789012.dkr.ecr.eu-west-1.amazonaws.com/a/b:1"), Some("eu-west-1"));
-        for image in ["nginx:latest", "docker.io/library/nginx", "1.dkr.ecr.eu-west-1.amazonaws.com/x", "x.dkr.ecr.com/y"] {
+        for image in [
+            "nginx:latest",
+            "docker.io/library/nginx",
+            "1.dkr.ecr.eu-west-1.amazonaws.com/x",
+            "x.dkr.ecr.com/y",
+        ] {
             assert_eq!(ecr_region(image), None, "{image}");
         }
     }

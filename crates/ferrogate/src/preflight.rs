@@ -15,9 +15,15 @@ pub(crate) fn check() -> Result<()> {
         );
     }
     for (path, what) in [
-        ("/proc/self/ns/net", "network namespaces (CONFIG_NET_NS): no task can have a network interface of its own"),
+        (
+            "/proc/self/ns/net",
+            "network namespaces (CONFIG_NET_NS): no task can have a network interface of its own",
+        ),
         ("/proc/self/ns/pid", "PID namespaces (CONFIG_PID_NS): no task can be isolated"),
-        ("/sys/fs/cgroup", "a mounted cgroup file system at /sys/fs/cgroup: CPU and memory cannot be limited"),
+        (
+            "/sys/fs/cgroup",
+            "a mounted cgroup file system at /sys/fs/cgroup: CPU and memory cannot be limited",
+        ),
     ] {
         if !Path::new(path).exists() {
             missing.push(what.into());
@@ -38,5 +44,7 @@ pub(crate) fn check() -> Result<()> {
 
 fn on_path(program: &str) -> bool {
     let path = std::env::var_os("PATH").unwrap_or_else(|| "/usr/sbin:/usr/bin:/sbin:/bin".into());
-    std::env::split_paths(&path).chain(["/usr/sbin".into(), "/sbin".into()]).any(|dir| dir.join(program).exists())
+    std::env::split_paths(&path)
+        .chain(["/usr/sbin".into(), "/sbin".into()])
+        .any(|dir| dir.join(program).exists())
 }

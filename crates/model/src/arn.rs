@@ -82,7 +82,8 @@ mod tests {
 
     #[test]
     fn refuses_what_is_none() {
-        for text in ["", "arn", "arn:aws:ecs:r:a", "arn:aws:ecs:r:a:", "urn:aws:ecs:r:a:x", "arn::ecs:r:a:x"] {
+        for text in ["", "arn", "arn:aws:ecs:r:a", "arn:aws:ecs:r:a:", "urn:aws:ecs:r:a:x", "arn::ecs:r:a:x"]
+        {
             assert!(text.parse::<Arn>().is_err(), "{text}");
         }
     }

@@ -23,10 +23,12 @@ pub fn paginate<T>(
     limit: usize,
 ) -> Result<Page<T>, BadToken> {
     let after = token.map(decode).transpose()?;
-    let mut rest = items.into_iter().skip_while(|item| after.as_deref().is_some_and(|after| key(item) <= after));
+    let mut rest =
+        items.into_iter().skip_while(|item| after.as_deref().is_some_and(|after| key(item) <= after));
     let items: Vec<T> = rest.by_ref().take(limit).collect();
     let more = rest.next().is_some();
-    let next_token = items.last().filter(|_| more).map(|last| URL_SAFE_NO_PAD.encode(format!("1:{}", key(last))));
+    let next_token =
+        items.last().filter(|_| more).map(|last| URL_SAFE_NO_PAD.encode(format!("1:{}", key(last))));
     Ok(Page { items, next_token })
 }
 

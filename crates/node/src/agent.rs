@@ -36,7 +36,11 @@ pub struct Config {
 #[derive(Debug, thiserror::Error)]
 pub enum AgentError {
     #[error("cannot use {path} for tasks")]
-    Io { path: PathBuf, #[source] source: std::io::Error },
+    Io {
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
 }
 
 /// For `ferrogate status`.
@@ -109,7 +113,8 @@ impl Agent {
 
     /// What is here, for people.
     pub fn tasks(&self) -> Vec<TaskSummary> {
-        let summary = |record: Record| TaskSummary { task_arn: record.assignment.task_arn, status: record.status };
+        let summary =
+            |record: Record| TaskSummary { task_arn: record.assignment.task_arn, status: record.status };
         self.folders().into_iter().filter_map(|dir| Record::load(&dir).ok()).map(summary).collect()
     }
 
@@ -163,9 +168,11 @@ impl Agent {
     fn reconcile(&self, wanted: &[TaskAssignment]) {
         let mut running = self.running.lock().expect("agent lock");
         running.retain(|_, task| !task.actor.is_finished());
-        let by_id: HashMap<&str, &TaskAssignment> = wanted.iter().map(|task| (task.task_id.as_str(), task)).collect();
+        let by_id: HashMap<&str, &TaskAssignment> =
+            wanted.iter().map(|task| (task.task_id.as_str(), task)).collect();
         for (id, task) in running.iter() {
-            let desired = by_id.get(id.as_str()).map_or(DesiredStatus::Stopped, |assignment| assignment.desired);
+            let desired =
+                by_id.get(id.as_str()).map_or(DesiredStatus::Stopped, |assignment| assignment.desired);
             task.desired.send_if_modified(|now| std::mem::replace(now, desired) != desired);
         }
         let new: Vec<&TaskAssignment> =
@@ -219,10 +226,9 @@ impl Agent {
         ended.sort();
         let surplus = ended.len().saturating_sub(ENDED_KEPT_MAX);
         for (index, (at, dir)) in ended.iter().enumerate() {
-            if index < surplus || at.elapsed().is_ok_and(|age| age > ENDED_KEPT) {
-                if let Err(error) = std::fs::remove_dir_all(dir) {
-                    tracing::warn!(%error, dir = %dir.display(), "an ended task's folder could not be removed");
-                }
+            let old = index < surplus || at.elapsed().is_ok_and(|age| age > ENDED_KEPT);
+            if old && let Err(error) = std::fs::remove_dir_all(dir) {
+                tracing::warn!(%error, dir = %dir.display(), "an ended task's folder could not be removed");
             }
         }
     }

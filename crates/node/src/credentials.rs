@@ -48,8 +48,13 @@ pub(crate) async fn serve(
         let (control, task_arn, path) = (Arc::clone(&control), Arc::clone(&task_arn), Arc::clone(&path));
         tokio::spawn(async move {
             let service = hyper::service::service_fn(|request: Request<Incoming>| {
-                let (control, task_arn, path) = (Arc::clone(&control), Arc::clone(&task_arn), Arc::clone(&path));
-                async move { Ok::<_, std::convert::Infallible>(answer(&*control, &task_arn, &path, request.uri().path()).await) }
+                let (control, task_arn, path) =
+                    (Arc::clone(&control), Arc::clone(&task_arn), Arc::clone(&path));
+                async move {
+                    Ok::<_, std::convert::Infallible>(
+                        answer(&*control, &task_arn, &path, request.uri().path()).await,
+                    )
+                }
             });
             let connection = hyper::server::conn::http1::Builder::new()
                 .timer(TokioTimer::new())
@@ -62,14 +67,27 @@ pub(crate) async fn serve(
 }
 
 /// The endpoint's answers and error codes are those of the ECS agent.
-async fn answer(control: &dyn ControlPlane, task_arn: &str, path: &str, asked: &str) -> Response<Full<Bytes>> {
+async fn answer(
+    control: &dyn ControlPlane,
+    task_arn: &str,
+    path: &str,
+    asked: &str,
+) -> Response<Full<Bytes>> {
     if asked != path {
         let (code, message) = match asked.strip_prefix("/v2/credentials") {
             Some("" | "/") => ("NoIdInRequest", "CredentialsV2Request: No Credential ID in the request"),
             Some(_) => ("InvalidIdInRequest", "CredentialsV2Request: Credentials not found"),
-            None => return respond(StatusCode::NOT_FOUND, &json!({"code": "NotFound", "message": "no such path"})),
+            None => {
+                return respond(
+                    StatusCode::NOT_FOUND,
+                    &json!({"code": "NotFound", "message": "no such path"}),
+                );
+            }
         };
-        return respond(StatusCode::BAD_REQUEST, &json!({"code": code, "message": message, "HTTPErrorCode": 400}));
+        return respond(
+            StatusCode::BAD_REQUEST,
+            &json!({"code": code, "message": message, "HTTPErrorCode": 400}),
+        );
     }
     match control.task_role_credentials(task_arn).await {
         Ok(Some(credentials)) => respond(
@@ -100,6 +118,8 @@ async fn answer(control: &dyn ControlPlane, task_arn: &str, path: &str, asked: &
 fn respond(status: StatusCode, body: &serde_json::Value) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::new(Bytes::from(body.to_string())));
     *response.status_mut() = status;
-    response.headers_mut().insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static("application/json"));
+    response
+        .headers_mut()
+        .insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static("application/json"));
     response
 }

@@ -71,7 +71,8 @@ async fn serve(fabric: &VpcFabric, vpc: &DesiredVpc) -> Result<JoinSet<()>, Stri
 /// The host's own resolvers.
 fn upstream() -> Vec<SocketAddr> {
     let text = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
-    let servers = text.lines().filter_map(|line| line.trim().strip_prefix("nameserver")?.trim().parse::<IpAddr>().ok());
+    let servers =
+        text.lines().filter_map(|line| line.trim().strip_prefix("nameserver")?.trim().parse::<IpAddr>().ok());
     servers.map(|ip| SocketAddr::new(ip, 53)).collect()
 }
 
@@ -90,7 +91,8 @@ impl Resolver {
                 continue;
             };
             let Ok(slot) = Arc::clone(&self.slots).try_acquire_owned() else { continue };
-            let (resolver, socket, question) = (Arc::clone(&self), Arc::clone(&socket), buffer[..length].to_vec());
+            let (resolver, socket, question) =
+                (Arc::clone(&self), Arc::clone(&socket), buffer[..length].to_vec());
             tokio::spawn(async move {
                 if let Some(answer) = resolver.answer(&question, false).await {
                     let _ = socket.send_to(&answer, peer).await;
@@ -133,7 +135,7 @@ impl Resolver {
             Own::Answer(record) => {
                 let mut response = message.into_response();
                 response.metadata.recursion_available = true;
-                response.answers.extend(record);
+                response.answers.extend(record.map(|record| *record));
                 response.to_vec().ok()
             }
             Own::NoSuchName => failure(message, ResponseCode::NXDomain),
@@ -154,17 +156,19 @@ impl Resolver {
             }
             let record = (kind == RecordType::A)
                 .then(|| Record::from_rdata(name.clone(), TTL_SECONDS, RData::A(A(address))));
-            return Own::Answer(record);
+            return Own::Answer(record.map(Box::new));
         }
         let Some(address) = reverse_of(text) else { return Own::NotOurs };
         if !self.cidrs.iter().any(|cidr| cidr.contains(&address)) {
             return Own::NotOurs;
         }
         let [a, b, c, d] = address.octets();
-        let Ok(target) = Name::from_ascii(format!("ip-{a}-{b}-{c}-{d}.ec2.internal.")) else { return Own::NoSuchName };
+        let Ok(target) = Name::from_ascii(format!("ip-{a}-{b}-{c}-{d}.ec2.internal.")) else {
+            return Own::NoSuchName;
+        };
         let record = (kind == RecordType::PTR)
             .then(|| Record::from_rdata(name.clone(), TTL_SECONDS, RData::PTR(PTR(target))));
-        Own::Answer(record)
+        Own::Answer(record.map(Box::new))
     }
 
     /// From the host's namespace, as the host itself would ask.
@@ -181,7 +185,7 @@ impl Resolver {
 
 enum Own {
     /// The name is there, perhaps without a record of that kind.
-    Answer(Option<Record>),
+    Answer(Option<Box<Record>>),
     NoSuchName,
     NotOurs,
 }
@@ -199,19 +203,29 @@ fn address_of(name: &str) -> Option<Ipv4Addr> {
     if domain != "ec2.internal" && !domain.ends_with(".compute.internal") {
         return None;
     }
-    let octets: Vec<u8> = host.strip_prefix("ip-")?.split('-').map(str::parse).collect::<Result<_, _>>().ok()?;
+    let octets: Vec<u8> =
+        host.strip_prefix("ip-")?.split('-').map(str::parse).collect::<Result<_, _>>().ok()?;
     Some(Ipv4Addr::from(<[u8; 4]>::try_from(octets).ok()?))
 }
 
 /// `5.0.31.172.in-addr.arpa`
 fn reverse_of(name: &str) -> Option<Ipv4Addr> {
-    let octets: Vec<u8> =
-        name.strip_suffix(".in-addr.arpa")?.split('.').rev().map(str::parse).collect::<Result<_, _>>().ok()?;
+    let octets: Vec<u8> = name
+        .strip_suffix(".in-addr.arpa")?
+        .split('.')
+        .rev()
+        .map(str::parse)
+        .collect::<Result<_, _>>()
+        .ok()?;
     Some(Ipv4Addr::from(<[u8; 4]>::try_from(octets).ok()?))
 }
 
 async fn ask_udp(server: SocketAddr, question: &[u8]) -> std::io::Result<Vec<u8>> {
-    let any: SocketAddr = if server.is_ipv4() { (Ipv4Addr::UNSPECIFIED, 0).into() } else { "[::]:0".parse().map_err(std::io::Error::other)? };
+    let any: SocketAddr = if server.is_ipv4() {
+        (Ipv4Addr::UNSPECIFIED, 0).into()
+    } else {
+        "[::]:0".parse().map_err(std::io::Error::other)?
+    };
     let socket = UdpSocket::bind(any).await?;
     socket.connect(server).await?;
     socket.send(question).await?;

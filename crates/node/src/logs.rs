@@ -68,7 +68,11 @@ impl Pump {
             match self.control.put_log_events(&self.task_arn, &self.container, events.clone()).await {
                 Ok(()) => return,
                 Err(ControlPlaneError::Refused { code, message }) if code == "InvalidParameterException" => {
-                    tracing::error!(message, task = self.task_arn, "CloudWatch Logs refuses these events: dropped");
+                    tracing::error!(
+                        message,
+                        task = self.task_arn,
+                        "CloudWatch Logs refuses these events: dropped"
+                    );
                     return;
                 }
                 Err(error) => {
@@ -96,7 +100,8 @@ impl Batch {
     }
 
     fn full(&self) -> bool {
-        self.events.len() >= BATCH_EVENTS_MAX - 1 || self.bytes >= BATCH_BYTES_MAX - 2 * (EVENT_BYTES_MAX + EVENT_OVERHEAD_BYTES)
+        self.events.len() >= BATCH_EVENTS_MAX - 1
+            || self.bytes >= BATCH_BYTES_MAX - 2 * (EVENT_BYTES_MAX + EVENT_OVERHEAD_BYTES)
     }
 }
 
@@ -157,7 +162,8 @@ impl Assembler {
                 self.line(LogLine { timestamp_ms: timestamp_ns / 1_000_000, message }, batch);
             }
             LogRecord::Dropped { timestamp_ns, bytes, .. } => {
-                let message = format!("[{bytes} bytes of output were dropped: the log driver's buffer was full]");
+                let message =
+                    format!("[{bytes} bytes of output were dropped: the log driver's buffer was full]");
                 self.line(LogLine { timestamp_ms: timestamp_ns / 1_000_000, message }, batch);
             }
         }

@@ -78,8 +78,10 @@ mod tests {
     use ferrogate_nodeapi::Dependency;
 
     fn container(name: &str, on: &[(&str, DependencyCondition)]) -> ContainerAssignment {
-        let depends_on =
-            on.iter().map(|(name, condition)| Dependency { container: (*name).into(), condition: *condition }).collect();
+        let depends_on = on
+            .iter()
+            .map(|(name, condition)| Dependency { container: (*name).into(), condition: *condition })
+            .collect();
         ContainerAssignment { name: name.into(), depends_on, ..Default::default() }
     }
 
@@ -112,14 +114,23 @@ mod tests {
             (Healthy, sick, shut()),
             (Healthy, ended(0), shut()),
         ] {
-            assert_eq!(gate(&container("b", &[("a", condition)]), &seen(of)), expected, "{condition:?} {of:?}");
+            assert_eq!(
+                gate(&container("b", &[("a", condition)]), &seen(of)),
+                expected,
+                "{condition:?} {of:?}"
+            );
         }
     }
 
     #[test]
     fn dependents_stop_first() {
         use DependencyCondition::Start;
-        let all = [container("a", &[]), container("b", &[("a", Start)]), container("c", &[("b", Start)]), container("d", &[])];
+        let all = [
+            container("a", &[]),
+            container("b", &[("a", Start)]),
+            container("c", &[("b", Start)]),
+            container("d", &[]),
+        ];
         let names: Vec<Vec<&str>> =
             stop_order(&all).iter().map(|group| group.iter().map(|c| c.name.as_str()).collect()).collect();
         assert_eq!(names, [vec!["c", "d"], vec!["b"], vec!["a"]]);

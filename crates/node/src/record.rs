@@ -80,7 +80,8 @@ impl Record {
         self.status = ObservedStatus::Stopped;
         self.stop = Some(StopCause {
             code: "InfrastructureHealth".into(),
-            reason: "The node lost the task: its folder was removed while the task was assigned to it.".into(),
+            reason: "The node lost the task: its folder was removed while the task was assigned to it."
+                .into(),
         });
         for container in self.containers.values_mut() {
             container.status = ContainerStatus::Stopped;

@@ -58,5 +58,8 @@ pub trait ControlPlane: Send + Sync + 'static {
     ) -> Result<Option<RegistryCredentials>, ControlPlaneError>;
 
     /// Temporary credentials of the task role; `None` when the task has none.
-    async fn task_role_credentials(&self, task_arn: &str) -> Result<Option<RoleCredentials>, ControlPlaneError>;
+    async fn task_role_credentials(
+        &self,
+        task_arn: &str,
+    ) -> Result<Option<RoleCredentials>, ControlPlaneError>;
 }

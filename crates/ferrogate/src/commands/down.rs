@@ -68,7 +68,8 @@ pub(crate) async fn stop_all(ferrogate: &Ferrogate) -> Result<usize> {
     let mut stopped = std::collections::BTreeSet::new();
     loop {
         let (open, assigned) = ferrogate.open_tasks();
-        let on_node = ferrogate.agent.tasks().into_iter().filter(|task| task.status != ObservedStatus::Stopped).count();
+        let on_node =
+            ferrogate.agent.tasks().into_iter().filter(|task| task.status != ObservedStatus::Stopped).count();
         if assigned == 0 && on_node == 0 {
             return Ok(stopped.len());
         }

@@ -7,8 +7,12 @@ use crate::data::{DataDir, Endpoint, RootKey};
 
 pub(crate) fn run(place: &Place) -> Result<()> {
     let data = DataDir::new(&place.data_dir)?;
-    let (Some(endpoint), Some(key)) = (data.read_json::<Endpoint>(Endpoint::FILE)?, RootKey::kept(&data)?) else {
-        bail!("there is no Ferrogate in {}: start one with `ferrogate up`, or name another --data-dir", data.path().display());
+    let (Some(endpoint), Some(key)) = (data.read_json::<Endpoint>(Endpoint::FILE)?, RootKey::kept(&data)?)
+    else {
+        bail!(
+            "there is no Ferrogate in {}: start one with `ferrogate up`, or name another --data-dir",
+            data.path().display()
+        );
     };
     for (name, value) in [
         ("AWS_ENDPOINT_URL", endpoint.url()),

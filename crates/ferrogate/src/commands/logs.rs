@@ -23,9 +23,8 @@ pub(crate) fn run(options: &Logs) -> Result<()> {
 async fn print(data: &DataDir, options: &Logs) -> Result<()> {
     let task = find(data, &options.task).await?;
     let client = Client::of(data)?;
-    let definition = client
-        .ecs("DescribeTaskDefinition", json!({ "taskDefinition": task["taskDefinitionArn"] }))
-        .await?;
+    let definition =
+        client.ecs("DescribeTaskDefinition", json!({ "taskDefinition": task["taskDefinitionArn"] })).await?;
     let id = task["taskArn"].as_str().unwrap_or_default().rsplit('/').next().unwrap_or_default().to_owned();
     let containers: Vec<Value> = definition["taskDefinition"]["containerDefinitions"]
         .as_array()
@@ -47,7 +46,10 @@ async fn print(data: &DataDir, options: &Logs) -> Result<()> {
                 stream: format!("{}/{name}/{id}", logs["awslogs-stream-prefix"].as_str().unwrap_or_default()),
                 token: None,
             },
-            _ => Source::Kept { dirs: serde_json::from_value(kept["output"][&name].clone()).unwrap_or_default(), offset: 0 },
+            _ => Source::Kept {
+                dirs: serde_json::from_value(kept["output"][&name].clone()).unwrap_or_default(),
+                offset: 0,
+            },
         };
         sources.push((name, source));
     }
@@ -99,13 +101,16 @@ impl Source {
             Self::CloudWatch { group, stream, token } => {
                 let mut lines = Vec::new();
                 loop {
-                    let mut input = json!({ "logGroupName": group, "logStreamName": stream, "startFromHead": true });
+                    let mut input =
+                        json!({ "logGroupName": group, "logStreamName": stream, "startFromHead": true });
                     if let Some(token) = token {
                         input["nextToken"] = token.clone().into();
                     }
                     let answer = client.logs("GetLogEvents", input).await?;
                     let events = answer["events"].as_array().cloned().unwrap_or_default();
-                    lines.extend(events.iter().filter_map(|event| event["message"].as_str()).map(str::to_owned));
+                    lines.extend(
+                        events.iter().filter_map(|event| event["message"].as_str()).map(str::to_owned),
+                    );
                     let next = answer["nextForwardToken"].as_str().map(str::to_owned);
                     if next == *token || next.is_none() {
                         return Ok(lines);

@@ -19,10 +19,19 @@ pub(crate) fn run(options: &Ps) -> Result<()> {
     }
     let mut table = Table::new();
     table.load_preset(presets::NOTHING).set_header([
-        "TASK", "CLUSTER", "DEFINITION", "STATUS", "HEALTH", "ADDRESS", "STARTED", "REASON",
+        "TASK",
+        "CLUSTER",
+        "DEFINITION",
+        "STATUS",
+        "HEALTH",
+        "ADDRESS",
+        "STARTED",
+        "REASON",
     ]);
     for task in &tasks {
-        let last = |name: &str| task[name].as_str().unwrap_or_default().rsplit('/').next().unwrap_or_default().to_owned();
+        let last = |name: &str| {
+            task[name].as_str().unwrap_or_default().rsplit('/').next().unwrap_or_default().to_owned()
+        };
         table.add_row([
             last("taskArn").chars().take(12).collect::<String>(),
             last("clusterArn"),
@@ -64,7 +73,9 @@ async fn pages(client: &Client, operation: &str, mut input: Value, member: &str)
     let mut all = Vec::new();
     loop {
         let answer = client.ecs(operation, input.clone()).await?;
-        all.extend(answer[member].as_array().into_iter().flatten().filter_map(Value::as_str).map(str::to_owned));
+        all.extend(
+            answer[member].as_array().into_iter().flatten().filter_map(Value::as_str).map(str::to_owned),
+        );
         match answer["nextToken"].as_str() {
             Some(token) => input["nextToken"] = token.into(),
             None => return Ok(all),

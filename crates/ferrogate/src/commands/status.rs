@@ -21,9 +21,9 @@ pub(crate) fn run(options: &Status) -> Result<()> {
         return Ok(());
     }
     let text = |name: &str| status[name].as_str().unwrap_or_default().to_owned();
-    let tasks = status["tasks_on_node"].as_array().map_or(0, |tasks| {
-        tasks.iter().filter(|task| task["status"] != "STOPPED").count()
-    });
+    let tasks = status["tasks_on_node"]
+        .as_array()
+        .map_or(0, |tasks| tasks.iter().filter(|task| task["status"] != "STOPPED").count());
     println!("Ferrogate {} runs (process {})", text("version"), status["pid"]);
     println!("  API          {}   account {}, region {}", text("api"), text("account"), text("region"));
     println!("  isolation    {}", text("isolation"));
@@ -39,10 +39,22 @@ pub(crate) fn run(options: &Status) -> Result<()> {
     }
     if options.controllers {
         let mut table = Table::new();
-        table.load_preset(presets::NOTHING).set_header(["CONTROLLER", "ACTIVATIONS", "FAILURES", "LAST MS", "DETAIL"]);
+        table.load_preset(presets::NOTHING).set_header([
+            "CONTROLLER",
+            "ACTIVATIONS",
+            "FAILURES",
+            "LAST MS",
+            "DETAIL",
+        ]);
         for (name, of) in &controllers {
             let ms = of["last_duration_ms"].as_f64().map_or_else(String::new, |ms| format!("{ms:.1}"));
-            table.add_row([name.clone(), of["activations"].to_string(), of["failures"].to_string(), ms, of["detail"].to_string()]);
+            table.add_row([
+                name.clone(),
+                of["activations"].to_string(),
+                of["failures"].to_string(),
+                ms,
+                of["detail"].to_string(),
+            ]);
         }
         println!("\n{table}");
     }

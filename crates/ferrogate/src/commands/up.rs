@@ -31,7 +31,9 @@ pub(crate) fn run(options: Up) -> Result<()> {
         .init();
     preflight::check()?;
     if options.isolation == "microvm" {
-        bail!("--isolation microvm: this version has no micro-VMs yet; auto and container run tasks as hardened containers");
+        bail!(
+            "--isolation microvm: this version has no micro-VMs yet; auto and container run tasks as hardened containers"
+        );
     }
     let mirrors = options
         .registry_mirrors
@@ -51,11 +53,14 @@ pub(crate) fn run(options: Up) -> Result<()> {
 async fn serve(data: &DataDir, options: &Up, mirrors: Vec<Mirror>) -> Result<()> {
     let begun = Instant::now();
     if !options.listen.ip().is_loopback() {
-        bail!("--listen {}: the API is served on loopback only until it has TLS: 127.0.0.1:PORT", options.listen);
+        bail!(
+            "--listen {}: the API is served on loopback only until it has TLS: 127.0.0.1:PORT",
+            options.listen
+        );
     }
-    let listener = TcpListener::bind(options.listen)
-        .await
-        .with_context(|| format!("{} cannot be listened on: does another program serve there?", options.listen))?;
+    let listener = TcpListener::bind(options.listen).await.with_context(|| {
+        format!("{} cannot be listened on: does another program serve there?", options.listen)
+    })?;
     let listen = listener.local_addr()?;
     let key = RootKey::of(data)?;
     let endpoint = Endpoint { listen, region: options.region.clone(), account: options.account.clone() };
@@ -92,7 +97,9 @@ async fn serve(data: &DataDir, options: &Up, mirrors: Vec<Mirror>) -> Result<()>
     let _ = agent.await;
     if let Some((answer, result)) = answer {
         let result = match result {
-            Ok(tasks) => ferrogate.fabric.clone().destroy_all().await.map(|()| tasks).map_err(anyhow::Error::from),
+            Ok(tasks) => {
+                ferrogate.fabric.clone().destroy_all().await.map(|()| tasks).map_err(anyhow::Error::from)
+            }
             Err(error) => Err(error),
         };
         let said = match &result {
@@ -104,7 +111,9 @@ async fn serve(data: &DataDir, options: &Up, mirrors: Vec<Mirror>) -> Result<()>
         }
         result?;
     } else {
-        eprintln!("ferrogate has stopped. Its tasks go on: `ferrogate up` takes them over, `ferrogate down` ends them.");
+        eprintln!(
+            "ferrogate has stopped. Its tasks go on: `ferrogate up` takes them over, `ferrogate down` ends them."
+        );
     }
     admin.abort();
     let _ = std::fs::remove_file(data.join(ADMIN_SOCKET));
@@ -118,7 +127,9 @@ fn greet(data: &DataDir, endpoint: &Endpoint, took: Duration, listen: SocketAddr
     println!("  isolation  hardened containers (this version has no micro-VMs)");
     println!("  data       {dir}");
     println!("  AWS tools  eval \"$(ferrogate env --data-dir {dir})\"");
-    println!("       or    AWS_CONFIG_FILE={dir}/aws/config AWS_SHARED_CREDENTIALS_FILE={dir}/aws/credentials");
+    println!(
+        "       or    AWS_CONFIG_FILE={dir}/aws/config AWS_SHARED_CREDENTIALS_FILE={dir}/aws/credentials"
+    );
 }
 
 /// Someone who asked for `down` and waits for the answer.
@@ -127,9 +138,9 @@ type Waiting = Option<UnixStream>;
 async fn admin(data: DataDir, ferrogate: Arc<Ferrogate>, endpoint: Endpoint, down: mpsc::Sender<Waiting>) {
     let path = data.join(ADMIN_SOCKET);
     let _ = std::fs::remove_file(&path);
-    let listener = match UnixListener::bind(&path)
-        .and_then(|listener| std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).map(|()| listener))
-    {
+    let listener = match UnixListener::bind(&path).and_then(|listener| {
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).map(|()| listener)
+    }) {
         Ok(listener) => listener,
         Err(error) => {
             tracing::error!(%error, path = %path.display(), "no admin socket: `ferrogate status` and `down` will not work");

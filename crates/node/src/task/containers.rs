@@ -4,10 +4,12 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use ferrogate_nodeapi::{ContainerAssignment, ContainerStatus, DesiredStatus, Health, ObservedStatus, StopCause};
+use ferrogate_nodeapi::{
+    ContainerAssignment, ContainerStatus, DesiredStatus, Health, ObservedStatus, StopCause,
+};
 use ferrogate_sandbox::{
-    BindMount, ContainerSpec, ContainerState, Events, Exited, ImageDefaults, LogLimits, Status, TaskEvent, TaskSandbox,
-    TaskState, Tmpfs, Ulimit, WhenFull, parse_signal,
+    BindMount, ContainerSpec, ContainerState, Events, Exited, ImageDefaults, LogLimits, Status, TaskEvent,
+    TaskSandbox, TaskState, Tmpfs, Ulimit, WhenFull, parse_signal,
 };
 use futures_util::future::join_all;
 use jiff::Timestamp;
@@ -142,7 +144,8 @@ impl Actor {
                             "TaskDependencyError: container {} depends on {on}, which ended without meeting the condition",
                             container.name
                         );
-                        return Err(Stop::failed_to_start("Task failed to start").of_container(&container.name, reason));
+                        return Err(Stop::failed_to_start("Task failed to start")
+                            .of_container(&container.name, reason));
                     }
                 }
             }
@@ -183,7 +186,8 @@ impl Actor {
             let reason = format!("{what}: {error}");
             Stop::failed_to_start(reason.clone()).of_container(name, reason)
         };
-        let spec = self.container_spec(container).map_err(|error| failed("CannotCreateContainerError", error))?;
+        let spec =
+            self.container_spec(container).map_err(|error| failed("CannotCreateContainerError", error))?;
         sandbox
             .create_container(&spec)
             .await
@@ -211,8 +215,12 @@ impl Actor {
     /// Health probes and the log driver of a container that runs.
     fn watch_container(&mut self, sandbox: &Arc<dyn TaskSandbox>, container: &ContainerAssignment) {
         if let Some(check) = &container.health_check {
-            let probes =
-                health::watch(Arc::clone(sandbox), container.name.clone(), check.clone(), self.health.0.clone());
+            let probes = health::watch(
+                Arc::clone(sandbox),
+                container.name.clone(),
+                check.clone(),
+                self.health.0.clone(),
+            );
             self.helpers.spawn(probes);
         }
         self.pump_logs(sandbox, container);
@@ -294,7 +302,9 @@ impl Actor {
     fn adopt(&mut self, sandbox: &Arc<dyn TaskSandbox>, state: &TaskState) -> Option<Stop> {
         let mut stop = None;
         for container in self.record.assignment.containers.clone() {
-            let Some(found) = state.containers.iter().find(|found| found.id == container.name) else { continue };
+            let Some(found) = state.containers.iter().find(|found| found.id == container.name) else {
+                continue;
+            };
             if found.starts == 0 || found.started_at_ns.is_none() {
                 continue;
             }
@@ -319,7 +329,9 @@ impl Actor {
             .containers
             .iter()
             .filter(|found| found.status == Status::Exited)
-            .filter(|found| self.record.containers.get(&found.id).is_some_and(|c| c.status == ContainerStatus::Running))
+            .filter(|found| {
+                self.record.containers.get(&found.id).is_some_and(|c| c.status == ContainerStatus::Running)
+            })
             .map(exited)
             .collect();
         ended.iter().filter_map(|exited| self.note_exit(exited)).next()
@@ -411,7 +423,9 @@ impl Actor {
                     let signal = record.stop_signal.as_deref().and_then(parse_signal).unwrap_or(SIGTERM);
                     let timeout = Duration::from_secs(u64::from(container.stop_timeout_seconds));
                     let sandbox = Arc::clone(&sandbox);
-                    Some(async move { (container.name.clone(), sandbox.stop(&container.name, signal, timeout).await) })
+                    Some(async move {
+                        (container.name.clone(), sandbox.stop(&container.name, signal, timeout).await)
+                    })
                 });
                 for (name, ended) in join_all(stops.collect::<Vec<_>>()).await {
                     match ended {

@@ -15,8 +15,8 @@ mod start;
 use std::sync::Arc;
 
 use ferrogate_nodeapi::{
-    ContainerReport, ContainerStatus, ControlPlane, DesiredStatus, Health, Isolation, ObservedStatus, StopCause,
-    TaskReport,
+    ContainerReport, ContainerStatus, ControlPlane, DesiredStatus, Health, Isolation, ObservedStatus,
+    StopCause, TaskReport,
 };
 use ferrogate_sandbox::{Sandbox, TaskSandbox};
 use ferrogate_vpc::VpcFabric;
@@ -24,7 +24,6 @@ use jiff::Timestamp;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
-use crate::logs::Delivered;
 use crate::record::{Record, TaskDirs};
 use crate::reporter::Reporter;
 
@@ -63,6 +62,9 @@ impl Stop {
     }
 }
 
+/// Both ends: helpers get a sender, the actor receives.
+type Queue<T> = (mpsc::Sender<T>, mpsc::Receiver<T>);
+
 pub(crate) struct Actor {
     shared: Arc<Shared>,
     dirs: TaskDirs,
@@ -74,8 +76,8 @@ pub(crate) struct Actor {
     helpers: JoinSet<()>,
     /// Log drivers: they end by themselves, at the end of the output.
     pumps: JoinSet<()>,
-    health: (mpsc::Sender<(String, Health)>, mpsc::Receiver<(String, Health)>),
-    delivered: (Delivered, mpsc::Receiver<(String, u64)>),
+    health: Queue<(String, Health)>,
+    delivered: Queue<(String, u64)>,
 }
 
 impl Actor {
@@ -182,7 +184,8 @@ impl Actor {
                 continue;
             }
             let to = self.dirs.kept_logs().join(name);
-            let moved = std::fs::create_dir_all(self.dirs.kept_logs()).and_then(|()| std::fs::rename(&from, &to));
+            let moved =
+                std::fs::create_dir_all(self.dirs.kept_logs()).and_then(|()| std::fs::rename(&from, &to));
             if let Err(error) = moved {
                 tracing::warn!(%error, container = name, "output could not be kept");
             }

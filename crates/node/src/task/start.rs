@@ -37,7 +37,9 @@ impl Actor {
         );
         // The sandbox first: whatever else failed, it is there to be removed.
         self.sandbox = Some(sandbox.map_err(|error| {
-            Stop::failed_to_start(format!("ResourceInitializationError: failed to create the task's sandbox: {error}"))
+            Stop::failed_to_start(format!(
+                "ResourceInitializationError: failed to create the task's sandbox: {error}"
+            ))
         })?);
         self.images = images?;
         if self.record.pull_stopped_at.is_none() {
@@ -50,7 +52,9 @@ impl Actor {
             }
         }
         network.map_err(|error| {
-            Stop::failed_to_start(format!("ResourceInitializationError: failed to attach the network interface: {error}"))
+            Stop::failed_to_start(format!(
+                "ResourceInitializationError: failed to attach the network interface: {error}"
+            ))
         })?;
         self.serve_credentials(&assignment).await?;
         self.make_volumes(&assignment)?;
@@ -87,7 +91,9 @@ impl Actor {
         if self.sandbox.is_none() && dir.exists() {
             match self.shared.sandbox.reattach(&dir).await {
                 Ok(sandbox) => self.sandbox = Some(sandbox),
-                Err(error) => tracing::error!(%error, dir = %dir.display(), "a sandbox is there but cannot be taken over"),
+                Err(error) => {
+                    tracing::error!(%error, dir = %dir.display(), "a sandbox is there but cannot be taken over")
+                }
             }
         }
     }
@@ -97,9 +103,13 @@ impl Actor {
             return Ok(());
         }
         let listener =
-            self.shared.fabric.task_listener(&assignment.task_id, credentials::ADDRESS).await.map_err(|error| {
-                Stop::failed_to_start(format!("ResourceInitializationError: failed to serve the credentials endpoint: {error}"))
-            })?;
+            self.shared.fabric.task_listener(&assignment.task_id, credentials::ADDRESS).await.map_err(
+                |error| {
+                    Stop::failed_to_start(format!(
+                        "ResourceInitializationError: failed to serve the credentials endpoint: {error}"
+                    ))
+                },
+            )?;
         self.helpers.spawn(credentials::serve(
             listener,
             Arc::clone(&self.shared.control),
@@ -112,7 +122,10 @@ impl Actor {
     fn make_volumes(&self, assignment: &TaskAssignment) -> Result<(), Stop> {
         for volume in &assignment.volumes {
             std::fs::create_dir_all(self.dirs.volume(&volume.name)).map_err(|error| {
-                Stop::failed_to_start(format!("CannotCreateVolumeError: failed to create volume {}: {error}", volume.name))
+                Stop::failed_to_start(format!(
+                    "CannotCreateVolumeError: failed to create volume {}: {error}",
+                    volume.name
+                ))
             })?;
         }
         Ok(())
@@ -150,10 +163,15 @@ async fn images(shared: &Shared, assignment: &TaskAssignment) -> Result<BTreeMap
     Ok(try_join_all(pulls).await?.into_iter().collect())
 }
 
-async fn image(shared: &Shared, assignment: &TaskAssignment, container: &ContainerAssignment) -> Result<Image, Stop> {
-    let refused = |reason: String| Stop::failed_to_start(reason.clone()).of_container(&container.name, reason);
-    let reference =
-        ImageRef::parse(&container.image).map_err(|error| refused(format!("CannotPullContainerError: {error}")))?;
+async fn image(
+    shared: &Shared,
+    assignment: &TaskAssignment,
+    container: &ContainerAssignment,
+) -> Result<Image, Stop> {
+    let refused =
+        |reason: String| Stop::failed_to_start(reason.clone()).of_container(&container.name, reason);
+    let reference = ImageRef::parse(&container.image)
+        .map_err(|error| refused(format!("CannotPullContainerError: {error}")))?;
     let auth = match shared.control.registry_credentials(&assignment.task_arn, &container.name).await {
         Ok(None) => Auth::Anonymous,
         Ok(Some(credentials)) => Auth::Basic { user: credentials.username, password: credentials.password },
@@ -173,7 +191,11 @@ async fn image(shared: &Shared, assignment: &TaskAssignment, container: &Contain
 }
 
 /// The awslogs stream has to be there before anything is written.
-async fn stream(shared: &Shared, assignment: &TaskAssignment, container: &ContainerAssignment) -> Result<(), Stop> {
+async fn stream(
+    shared: &Shared,
+    assignment: &TaskAssignment,
+    container: &ContainerAssignment,
+) -> Result<(), Stop> {
     if container.logs.is_none() {
         return Ok(());
     }
