@@ -74,7 +74,8 @@ impl Boto {
         writeln!(stdin, "{ask}").and_then(|()| stdin.flush()).expect("the driver reads");
         let mut line = String::new();
         stdout.read_line(&mut line).expect("the driver answers");
-        let mut answer: Value = serde_json::from_str(&line).unwrap_or_else(|_| panic!("the driver said {line:?}"));
+        let mut answer: Value =
+            serde_json::from_str(&line).unwrap_or_else(|_| panic!("the driver said {line:?}"));
         match answer["error"].take() {
             Value::Null => Ok(answer["ok"].take()),
             error => Err(AwsError {

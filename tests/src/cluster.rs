@@ -5,7 +5,7 @@ use std::ffi::OsStr;
 use std::fs::{File, OpenOptions};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Command, Output};
 
 use serde_json::Value;
 use tempfile::TempDir;
@@ -74,8 +74,13 @@ impl Cluster {
         let home = TempDir::with_prefix("ferrogate-test-").expect("a temporary folder");
         let world = World::new(home.path(), &home.path().join("data"));
         let registry = Registry::start(&world, home.path());
-        let mut cluster =
-            Self { boto: OnceCell::new(), ferrogate: None, registry: Some(registry), world, home: Some(home) };
+        let mut cluster = Self {
+            boto: OnceCell::new(),
+            ferrogate: None,
+            registry: Some(registry),
+            world,
+            home: Some(home),
+        };
         cluster.up();
         cluster
     }
@@ -156,7 +161,9 @@ impl Cluster {
     /// The aws CLI with other credentials.
     pub fn aws_as(&self, keys: &Keys, arguments: &[&str]) -> Said {
         let mut command = self.aws_command();
-        command.env("AWS_ACCESS_KEY_ID", &keys.access_key_id).env("AWS_SECRET_ACCESS_KEY", &keys.secret_access_key);
+        command
+            .env("AWS_ACCESS_KEY_ID", &keys.access_key_id)
+            .env("AWS_SECRET_ACCESS_KEY", &keys.secret_access_key);
         if let Some(token) = &keys.session_token {
             command.env("AWS_SESSION_TOKEN", token);
         }

@@ -51,7 +51,9 @@ pub(crate) fn of_all(world: &World, data: &Path, instance: &str) -> Vec<String> 
         }
     }
     left.extend(cgroups(instance).iter().map(|path| format!("cgroup {}", path.display())));
-    for line in mounts(world).lines().filter(|line| line.contains("/ferrogate/") && !line.contains("ferrogate-test ")) {
+    for line in
+        mounts(world).lines().filter(|line| line.contains("/ferrogate/") && !line.contains("ferrogate-test "))
+    {
         left.push(format!("mount {line}"));
     }
     for name in listed(&run_dir(world).join("ferrogate/netns")) {
@@ -101,8 +103,10 @@ fn command_line(pid: u32) -> String {
 
 /// Below every hierarchy: `…/ferrogate/<instance>` and what is in it.
 fn cgroups(instance: &str) -> Vec<PathBuf> {
-    let mut hierarchies: Vec<PathBuf> =
-        listed(Path::new("/sys/fs/cgroup")).into_iter().map(|name| Path::new("/sys/fs/cgroup").join(name)).collect();
+    let mut hierarchies: Vec<PathBuf> = listed(Path::new("/sys/fs/cgroup"))
+        .into_iter()
+        .map(|name| Path::new("/sys/fs/cgroup").join(name))
+        .collect();
     hierarchies.push("/sys/fs/cgroup".into());
     let mut found = Vec::new();
     for hierarchy in hierarchies {

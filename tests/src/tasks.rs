@@ -60,7 +60,11 @@ impl Cluster {
             { "Name": "vpc-id", "Values": [vpc] }, { "Name": "group-name", "Values": ["default"] },
         ]});
         let groups = self.boto().ok("ec2", "describe_security_groups", filters);
-        Network { vpc, subnet: text(&subnet["SubnetId"]), group: text(&groups["SecurityGroups"][0]["GroupId"]) }
+        Network {
+            vpc,
+            subnet: text(&subnet["SubnetId"]),
+            group: text(&groups["SecurityGroups"][0]["GroupId"]),
+        }
     }
 
     /// A Fargate task definition of the smallest size. Members of `more` are added on its top level.
@@ -77,7 +81,11 @@ impl Cluster {
 
     /// A task definition with one busybox container called `app`.
     pub fn define_busybox(&self, family: &str) {
-        self.define(family, json!([{ "name": "app", "image": "busybox:latest", "command": ["sleep", "3600"] }]), Value::Null);
+        self.define(
+            family,
+            json!([{ "name": "app", "image": "busybox:latest", "command": ["sleep", "3600"] }]),
+            Value::Null,
+        );
     }
 
     /// Starts one task: its ARN.
@@ -124,7 +132,8 @@ impl Cluster {
     #[track_caller]
     pub fn addresses(&self, task: &Value) -> (String, Option<String>) {
         let eni = detail(task, "networkInterfaceId");
-        let answer = self.boto().ok("ec2", "describe_network_interfaces", json!({ "NetworkInterfaceIds": [eni] }));
+        let answer =
+            self.boto().ok("ec2", "describe_network_interfaces", json!({ "NetworkInterfaceIds": [eni] }));
         let of = &answer["NetworkInterfaces"][0];
         let private = of["PrivateIpAddress"].as_str().expect("a private address").to_owned();
         assert_eq!(private, detail(task, "privateIPv4Address"));
@@ -142,5 +151,8 @@ impl Cluster {
 fn detail(task: &Value, name: &str) -> String {
     let details = task["attachments"][0]["details"].as_array().into_iter().flatten();
     let found = details.into_iter().find(|detail| detail["name"] == name);
-    found.and_then(|detail| detail["value"].as_str()).unwrap_or_else(|| panic!("no {name} in {task:#}")).to_owned()
+    found
+        .and_then(|detail| detail["value"].as_str())
+        .unwrap_or_else(|| panic!("no {name} in {task:#}"))
+        .to_owned()
 }

@@ -46,7 +46,12 @@ impl World {
         let mut ready = String::new();
         let stdout = holder.stdout.take().expect("its output is piped");
         BufReader::new(stdout).read_line(&mut ready).expect("the holder's first line");
-        assert_eq!(ready.trim(), "ready", "no namespaces: these tests need root; see {}/holder.log", home.display());
+        assert_eq!(
+            ready.trim(),
+            "ready",
+            "no namespaces: these tests need root; see {}/holder.log",
+            home.display()
+        );
         Self { holder, home: home.to_owned() }
     }
 

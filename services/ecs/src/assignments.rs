@@ -86,6 +86,15 @@ impl Assignments {
         Some(read(&task.assignment))
     }
 
+    /// Tasks by availability zone.
+    pub(crate) fn zones(&self) -> BTreeMap<String, usize> {
+        let mut zones = BTreeMap::new();
+        for task in self.shared.held().tasks.values() {
+            *zones.entry(task.assignment.availability_zone.clone()).or_default() += 1;
+        }
+        zones
+    }
+
     /// Tasks by node.
     pub(crate) fn load(&self) -> BTreeMap<String, usize> {
         let mut load = BTreeMap::new();

@@ -29,6 +29,7 @@ mod plan;
 mod state;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use ferrogate_api::Invoke;
 use ferrogate_control::Controller;
@@ -67,6 +68,8 @@ pub struct EcsService {
     clock: Arc<dyn Clock>,
     nodes: Arc<[Node]>,
     assignments: Arc<Assignments>,
+    /// Where the next tasks begin among zones that are equal: a hint, nothing depends on it.
+    zone_cursor: AtomicUsize,
 }
 
 impl EcsService {
@@ -77,7 +80,17 @@ impl EcsService {
     pub fn new(config: Config, store: Arc<dyn Store>, invoke: Arc<dyn Invoke>, clock: Arc<dyn Clock>) -> Self {
         let ids = config.nodes.iter().map(|node| node.id.as_str());
         let assignments = Arc::new(Assignments::start(Arc::clone(&store), ids));
-        Self { store, invoke, clock, nodes: config.nodes.into(), assignments }
+        Self { store, invoke, clock, nodes: config.nodes.into(), assignments, zone_cursor: AtomicUsize::new(0) }
+    }
+
+    fn next_zone(&self, tasks: usize) -> usize {
+        self.zone_cursor.fetch_add(tasks, Ordering::Relaxed)
+    }
+
+    /// Of an architecture as tasks show it.
+    fn has_node_of(&self, architecture: &str) -> bool {
+        let wanted = if architecture == "arm64" { Architecture::Arm64 } else { Architecture::X86_64 };
+        self.nodes.iter().any(|node| node.architecture == wanted)
     }
 
     /// To be given to the driver, all of them.

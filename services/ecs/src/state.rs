@@ -85,6 +85,11 @@ impl Scope {
         self.key(format_args!("revision/{family}/"))
     }
 
+    /// Those of every family.
+    pub(crate) fn all_revisions(&self) -> String {
+        self.key(format_args!("revision/"))
+    }
+
     pub(crate) fn tasks(&self, cluster: &str) -> String {
         self.key(format_args!("task/{cluster}/"))
     }
@@ -431,9 +436,8 @@ pub(crate) struct LifecycleSummary {
 pub(crate) struct SettingRecord {
     pub name: String,
     pub value: String,
-    /// `None`: the account's default.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub principal_arn: Option<String>,
+    /// The account's default is its root user's.
+    pub principal_arn: String,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

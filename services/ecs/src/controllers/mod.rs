@@ -1,7 +1,7 @@
 //! What has to be done for the tasks there are. Each looks at its own queue of work.
 
 mod deprovision;
-mod interfaces;
+pub(crate) mod interfaces;
 mod provision;
 mod sweep;
 

@@ -48,7 +48,8 @@ pub(crate) fn list_services(
 }
 
 pub(crate) fn list_services_by_namespace(
-    input: &ecs::ListServicesByNamespaceRequest,
+    _call: &Call<'_>,
+    input: ecs::ListServicesByNamespaceRequest,
 ) -> Result<ecs::ListServicesByNamespaceResponse, ApiError> {
     no_page(input.next_token.as_deref(), input.max_results)?;
     Ok(ecs::ListServicesByNamespaceResponse { service_arns: Some(Vec::new()), next_token: None })

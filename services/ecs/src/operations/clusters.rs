@@ -9,7 +9,7 @@ use crate::errors::{cluster_not_found, invalid, refuse, unsupported};
 use crate::lifecycle::Status;
 use crate::names::{self, DEFAULT_CLUSTER, is_name};
 use crate::operations::capacity_providers::{check_providers, check_strategy};
-use crate::state::{ClusterRecord, ClusterStatus, Scope, TaskSummary};
+use crate::state::{ClusterRecord, ClusterStatus, Tags, TaskSummary};
 
 /// The cluster of this name as it is when it is made.
 pub(crate) fn new_record(name: &str) -> ClusterRecord {
@@ -18,13 +18,9 @@ pub(crate) fn new_record(name: &str) -> ClusterRecord {
         status: ClusterStatus::Active,
         capacity_providers: Vec::new(),
         default_capacity_provider_strategy: Vec::new(),
-        tags: tags_none(),
+        tags: Tags::new(),
         deleted_at: None,
     }
-}
-
-fn tags_none() -> crate::state::Tags {
-    crate::state::Tags::new()
 }
 
 /// `default`, as AWS makes it for those who use Fargate first.
@@ -76,25 +72,24 @@ pub(crate) async fn create(
     let made = call
         .update::<ClusterRecord>(&call.scope.cluster(&name), |found| match found {
             Some(found) if found.status != ClusterStatus::Inactive => {
-                let asks = |is_default: bool, is_same: bool| is_default || is_same;
-                let same = asks(wanted.capacity_providers.is_empty(), wanted.capacity_providers == found.capacity_providers)
-                    && asks(
-                        wanted.default_capacity_provider_strategy.is_empty(),
-                        wanted.default_capacity_provider_strategy == found.default_capacity_provider_strategy,
-                    )
-                    && asks(wanted.tags.is_empty(), wanted.tags == found.tags);
-                if same {
-                    Ok(Some(found))
-                } else {
-                    Err(invalid(
-                        "Arguments on this idempotent request are inconsistent with arguments used in previous request(s).",
-                    ))
-                }
+                if agrees(&wanted, &found) { Ok(Some(found)) } else { Err(inconsistent()) }
             }
             _ => Ok(Some(wanted.clone())),
         })
         .await?;
     Ok(ecs::CreateClusterResponse { cluster: made.map(|record| shape(call, &record, &Include::all())) })
+}
+
+/// Whether what a repeated call asks for is there. What it does not mention may be anything.
+fn agrees(wanted: &ClusterRecord, found: &ClusterRecord) -> bool {
+    let strategy = &wanted.default_capacity_provider_strategy;
+    (wanted.capacity_providers.is_empty() || wanted.capacity_providers == found.capacity_providers)
+        && (strategy.is_empty() || *strategy == found.default_capacity_provider_strategy)
+        && (wanted.tags.is_empty() || wanted.tags == found.tags)
+}
+
+fn inconsistent() -> ApiError {
+    invalid("Arguments on this idempotent request are inconsistent with arguments used in previous request(s).")
 }
 
 /// Which parts a caller wants to see.
@@ -283,9 +278,4 @@ pub(crate) async fn put_capacity_providers(
         })
         .await?;
     Ok(ecs::PutClusterCapacityProvidersResponse { cluster: Some(shape(call, &written, &Include::all())) })
-}
-
-/// For conditions on a cluster's tags.
-pub(crate) fn tags_of(call: &Call<'_>, scope: &Scope, name: &str) -> crate::state::Tags {
-    call.get::<ClusterRecord>(&scope.cluster(name)).map(|found| found.record.tags).unwrap_or_default()
 }

@@ -8,9 +8,9 @@ use crate::call::Call;
 use crate::errors::{invalid, unsupported};
 use crate::state::{Scope, SettingRecord};
 
-/// A setting, its default first, then the other values that are served, then those that are not yet.
 struct Setting {
     name: &'static str,
+    /// The default first.
     served: &'static [&'static str],
     later: &'static [&'static str],
 }
@@ -97,7 +97,7 @@ async fn put_for(
         );
         return Err(invalid(message));
     }
-    let record = SettingRecord { name: setting.name.into(), value, principal_arn: Some(principal.to_owned()) };
+    let record = SettingRecord { name: setting.name.into(), value, principal_arn: principal.to_owned() };
     call.update::<SettingRecord>(&call.scope.setting(setting.name, principal), |_| Ok(Some(record.clone()))).await?;
     Ok(shape(setting.name, &record.value, principal))
 }
@@ -150,7 +150,7 @@ pub(crate) fn list(
         SETTINGS.iter().map(|setting| shape(setting.name, &value(setting.name), &principal)).collect()
     } else {
         let own: Vec<Json<SettingRecord>> = call.range(&call.scope.settings());
-        let own = own.iter().filter(|found| found.record.principal_arn.as_deref() == Some(&principal));
+        let own = own.iter().filter(|found| found.record.principal_arn == principal);
         own.map(|found| shape(&found.record.name, &found.record.value, &principal)).collect()
     };
     let wanted = all.into_iter().filter(|one| {

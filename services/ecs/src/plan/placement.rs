@@ -8,23 +8,28 @@ use crate::Node;
 use crate::state::NetworkRecord;
 
 /// Subnets for `count` tasks, spread evenly over availability zones and, within a zone, over its subnets. `running`:
-/// tasks there are by zone, so that tasks started one by one spread as well.
+/// tasks there are by zone, so that tasks started one by one spread as well. `first`: where to begin among equals.
 pub(crate) fn spread<'a>(
     subnets: &'a [NetworkRecord],
     running: &BTreeMap<String, usize>,
+    first: usize,
     count: usize,
 ) -> Vec<&'a NetworkRecord> {
     let mut by_zone: BTreeMap<&str, Vec<&NetworkRecord>> = BTreeMap::new();
     for subnet in subnets {
         by_zone.entry(&subnet.availability_zone).or_default().push(subnet);
     }
-    let mut load: BTreeMap<&str, usize> =
-        by_zone.keys().map(|zone| (*zone, running.get(*zone).copied().unwrap_or_default())).collect();
+    let taken = |zone: &str| running.get(zone).copied().unwrap_or_default();
+    let mut zones: Vec<(usize, Vec<&NetworkRecord>)> =
+        by_zone.into_iter().map(|(zone, subnets)| (taken(zone), subnets)).collect();
+    if !zones.is_empty() {
+        let middle = first % zones.len();
+        zones.rotate_left(middle);
+    }
     let mut chosen = Vec::with_capacity(count);
-    for _ in 0..count {
-        let Some((zone, taken)) = load.iter_mut().min_by_key(|(zone, taken)| (**taken, **zone)) else { break };
-        let in_zone = &by_zone[*zone];
-        chosen.push(in_zone[*taken % in_zone.len()]);
+    for turn in 0..count {
+        let Some((taken, subnets)) = zones.iter_mut().min_by_key(|(taken, _)| *taken) else { break };
+        chosen.push(subnets[(first + turn) % subnets.len()]);
         *taken += 1;
     }
     chosen
@@ -59,9 +64,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn zones_differ_by_one_at_most(zones in proptest::collection::vec(0u8..4, 1..16), count in 0usize..40) {
+        fn zones_differ_by_one_at_most(zones in proptest::collection::vec(0u8..4, 1..16), first in 0usize..9, count in 0usize..40) {
             let subnets: Vec<NetworkRecord> = zones.iter().enumerate().map(|(id, zone)| subnet(id, *zone)).collect();
-            let chosen = spread(&subnets, &BTreeMap::new(), count);
+            let chosen = spread(&subnets, &BTreeMap::new(), first, count);
             prop_assert_eq!(chosen.len(), count);
             let mut load: BTreeMap<&str, usize> = subnets.iter().map(|s| (s.availability_zone.as_str(), 0)).collect();
             for subnet in chosen {
@@ -76,7 +81,7 @@ mod tests {
     fn an_emptier_zone_comes_first() {
         let subnets = [subnet(0, 0), subnet(1, 1)];
         let running = BTreeMap::from([("us-east-1a".to_owned(), 2)]);
-        let chosen: Vec<&str> = spread(&subnets, &running, 3).iter().map(|s| s.subnet_id.as_str()).collect();
+        let chosen: Vec<&str> = spread(&subnets, &running, 0, 3).iter().map(|s| s.subnet_id.as_str()).collect();
         assert_eq!(chosen, ["subnet-1", "subnet-1", "subnet-0"]);
     }
 

@@ -1,0 +1,144 @@
+//! What RunTask may change of a definition.
+
+use ferrogate_api::{ApiError, ecs};
+
+use crate::definition::{container, role, size};
+use crate::errors::{invalid, refuse};
+use crate::state::{ContainerRecord, Scope, uuid};
+
+/// As JSON; ECS API reference, TaskOverride.
+const CHARACTERS_MAX: usize = 8192;
+
+/// What counts for the task once the overrides are applied.
+#[derive(Clone, Debug)]
+pub(crate) struct Effective {
+    pub cpu_units: u32,
+    pub memory_mib: u32,
+    pub execution_role_arn: Option<String>,
+    pub task_role_arn: Option<String>,
+    pub containers: Vec<ecs::ContainerDefinition>,
+    /// As the task shows them.
+    pub overrides: ecs::TaskOverride,
+}
+
+pub(crate) fn apply(
+    scope: &Scope,
+    definition: &ecs::TaskDefinition,
+    overrides: Option<ecs::TaskOverride>,
+) -> Result<Effective, ApiError> {
+    let overrides = overrides.unwrap_or_default();
+    let as_invalid = |error: ApiError| invalid(error.message);
+    let has = |count: Option<usize>| count.is_some_and(|count| count > 0);
+    refuse(&[
+        ("overrides.ephemeralStorage", overrides.ephemeral_storage.is_some()),
+        (
+            "overrides.inferenceAcceleratorOverrides",
+            has(overrides.inference_accelerator_overrides.as_ref().map(Vec::len)),
+        ),
+    ])?;
+    if serde_json::to_string(&overrides).map_or(0, |json| json.chars().count()) > CHARACTERS_MAX {
+        return Err(invalid(format!("Container Overrides length must be at most {CHARACTERS_MAX}")));
+    }
+    let cpu = overrides.cpu.as_deref().or(definition.cpu.as_deref()).unwrap_or_default();
+    let memory = overrides.memory.as_deref().or(definition.memory.as_deref()).unwrap_or_default();
+    let cpu_units = size::cpu_units(cpu).map_err(as_invalid)?;
+    let memory_mib = size::memory_mib(memory).map_err(as_invalid)?;
+    size::check(cpu_units, memory_mib).map_err(as_invalid)?;
+    let mut containers = definition.container_definitions.clone().unwrap_or_default();
+    let mut shown: Vec<ecs::ContainerOverride> = containers
+        .iter()
+        .map(|container| ecs::ContainerOverride { name: container.name.clone(), ..Default::default() })
+        .collect();
+    for over in overrides.container_overrides.into_iter().flatten() {
+        let name = over.name.clone().unwrap_or_default();
+        let Some(at) = containers.iter().position(|container| container.name.as_deref() == Some(&name)) else {
+            return Err(invalid(format!("Override for container named {name} is not a container in the TaskDefinition.")));
+        };
+        apply_to(&mut containers[at], &over)?;
+        shown[at] = over;
+    }
+    check_sums(&containers, cpu_units, memory_mib)?;
+    let execution_role_arn = role(scope, overrides.execution_role_arn.clone()).map_err(as_invalid)?;
+    let task_role_arn = role(scope, overrides.task_role_arn.clone()).map_err(as_invalid)?;
+    Ok(Effective {
+        cpu_units,
+        memory_mib,
+        execution_role_arn: execution_role_arn.or_else(|| definition.execution_role_arn.clone()),
+        task_role_arn: task_role_arn.or_else(|| definition.task_role_arn.clone()),
+        containers,
+        overrides: ecs::TaskOverride {
+            container_overrides: Some(shown),
+            inference_accelerator_overrides: Some(Vec::new()),
+            ..overrides_of_task(overrides.cpu, overrides.memory, overrides.execution_role_arn, overrides.task_role_arn)
+        },
+    })
+}
+
+fn overrides_of_task(
+    cpu: Option<String>,
+    memory: Option<String>,
+    execution_role_arn: Option<String>,
+    task_role_arn: Option<String>,
+) -> ecs::TaskOverride {
+    ecs::TaskOverride { cpu, memory, execution_role_arn, task_role_arn, ..Default::default() }
+}
+
+fn apply_to(container: &mut ecs::ContainerDefinition, over: &ecs::ContainerOverride) -> Result<(), ApiError> {
+    let name = over.name.as_deref().unwrap_or_default();
+    let has = |count: Option<usize>| count.is_some_and(|count| count > 0);
+    refuse(&[
+        ("containerOverrides.environmentFiles", has(over.environment_files.as_ref().map(Vec::len))),
+        ("containerOverrides.resourceRequirements", has(over.resource_requirements.as_ref().map(Vec::len))),
+    ])?;
+    for variable in over.environment.iter().flatten() {
+        container::check_variable(name, variable).map_err(|error| invalid(error.message))?;
+    }
+    for (what, value) in
+        [("cpu", over.cpu), ("memory", over.memory), ("memoryReservation", over.memory_reservation)]
+    {
+        if value.is_some_and(|value| value < 0) {
+            return Err(invalid(format!("Invalid '{what}' setting for container '{name}'.")));
+        }
+    }
+    container.cpu = over.cpu.or(container.cpu);
+    container.memory = over.memory.or(container.memory);
+    container.memory_reservation = over.memory_reservation.or(container.memory_reservation);
+    Ok(())
+}
+
+fn check_sums(containers: &[ecs::ContainerDefinition], cpu_units: u32, memory_mib: u32) -> Result<(), ApiError> {
+    let cpu: i64 = containers.iter().filter_map(|container| container.cpu).map(i64::from).sum();
+    if cpu > i64::from(cpu_units) {
+        return Err(invalid("The sum of all container 'cpu' values cannot be greater than the value of the task 'cpu'."));
+    }
+    let above = |container: &&ecs::ContainerDefinition| {
+        container.memory.or(container.memory_reservation).is_some_and(|memory| i64::from(memory) > i64::from(memory_mib))
+    };
+    match containers.iter().find(above) {
+        Some(container) => {
+            let name = container.name.as_deref().unwrap_or_default();
+            Err(invalid(format!("The 'memory' setting for container '{name}' is greater than for the task.")))
+        }
+        None => Ok(()),
+    }
+}
+
+/// The containers of one task.
+pub(crate) fn container_records(effective: &Effective, task_id: &str) -> Vec<ContainerRecord> {
+    let count = |value: Option<i32>| value.and_then(|value| u32::try_from(value).ok()).filter(|value| *value > 0);
+    let is_check = |check: &ecs::HealthCheck| {
+        check.command.as_ref().is_some_and(|command| command.first().is_some_and(|kind| kind != "NONE"))
+    };
+    let record = |container: &ecs::ContainerDefinition| ContainerRecord {
+        name: container.name.clone().unwrap_or_default(),
+        id: uuid(),
+        image: container.image.clone().unwrap_or_default(),
+        runtime_id: format!("{task_id}-{}", ferrogate_model::digits(10)),
+        essential: container.essential != Some(false),
+        has_health_check: container.health_check.as_ref().is_some_and(is_check),
+        cpu_units: count(container.cpu).unwrap_or(0),
+        memory_mib: count(container.memory),
+        memory_reservation_mib: count(container.memory_reservation),
+    };
+    effective.containers.iter().map(record).collect()
+}

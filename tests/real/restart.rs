@@ -1,0 +1,146 @@
+//! kill -9 of `ferrogate up`: its tasks do not notice, and nothing of theirs is lost.
+
+use std::os::unix::process::ExitStatusExt;
+
+use ferrogate_tests::{Cluster, TaskRun, eventually};
+use serde_json::{Value, json};
+
+const LINES: usize = 600;
+
+#[test]
+fn tasks_outlive_the_program() {
+    let mut cluster = Cluster::start();
+    let network = cluster.network();
+    let trust = json!({ "Version": "2012-10-17", "Statement": [
+        { "Effect": "Allow", "Principal": { "Service": "ecs-tasks.amazonaws.com" }, "Action": "sts:AssumeRole" },
+    ]});
+    let boto = cluster.boto();
+    let role = boto.ok(
+        "iam",
+        "create_role",
+        json!({ "RoleName": "exec", "AssumeRolePolicyDocument": trust.to_string() }),
+    );
+    boto.ok(
+        "iam",
+        "attach_role_policy",
+        json!({ "RoleName": "exec",
+        "PolicyArn": "arn:aws:iam::aws:policy/service-role/AmazonECSTaskExecutionRolePolicy" }),
+    );
+    boto.ok("logs", "create_log_group", json!({ "logGroupName": "lines" }));
+    boto.ok(
+        "ec2",
+        "authorize_security_group_ingress",
+        json!({ "GroupId": network.group, "IpPermissions": [
+            { "IpProtocol": "tcp", "FromPort": 80, "ToPort": 80, "IpRanges": [{ "CidrIp": "0.0.0.0/0" }] },
+        ]}),
+    );
+
+    let count =
+        format!("i=0; while [ $i -lt {LINES} ]; do echo line $i; i=$((i+1)); usleep 10000; done; exit 7");
+    let logs = json!({ "logDriver": "awslogs", "options": {
+        "awslogs-group": "lines", "awslogs-region": "us-east-1", "awslogs-stream-prefix": "p" }});
+    let counts = json!([{ "name": "app", "image": "busybox", "command": ["sh", "-c", count], "logConfiguration": logs }]);
+    cluster.define("counts", counts, json!({ "executionRoleArn": role["Role"]["Arn"] }));
+    cluster.define(
+        "kept",
+        json!([{ "name": "app", "image": "busybox", "command": ["sh", "-c", count] }]),
+        Value::Null,
+    );
+    cluster.define("web", json!([{ "name": "web", "image": "nginx" }]), Value::Null);
+    let web = cluster.run_task(&network, &TaskRun::of("web"));
+    let (_, public) = cluster.addresses(&cluster.running(&web));
+    let url = format!("http://{}/", public.expect("a public address"));
+    let fetch = |cluster: &Cluster| cluster.curl(&["--connect-timeout", "1", "--max-time", "5", &url]);
+    eventually("the page is served", || fetch(&cluster).is_ok());
+    let web_before = cluster.task(&web);
+
+    let counting = cluster.run_task(&network, &TaskRun::of("counts"));
+    let kept = cluster.run_task(&network, &TaskRun::of("kept"));
+    cluster.running(&counting);
+    cluster.running(&kept);
+    eventually("it counts", || cluster.output(&kept).contains("line 20\n"));
+    let id = |arn: &str| arn.rsplit('/').next().expect("an id").to_owned();
+    let web_processes = cluster.task_processes(&id(&web));
+    let shims = cluster.shims();
+    assert_eq!(shims.len(), 3, "one shim for each task: {shims:?}");
+
+    cluster.kill();
+    assert!(!cluster.task_processes(&id(&counting)).is_empty(), "it has to be counting yet");
+    assert_eq!(cluster.task_processes(&id(&web)), web_processes);
+    // One ends while nobody looks, one may go on.
+    eventually("it has counted to its end", || cluster.task_processes(&id(&counting)).is_empty());
+    cluster.up();
+
+    // What goes on is as it was.
+    let web_after = cluster.task(&web);
+    for same in ["lastStatus", "startedAt", "createdAt", "attachments"] {
+        assert_eq!(web_after[same], web_before[same], "{same}");
+    }
+    assert_eq!(cluster.task_processes(&id(&web)), web_processes);
+    assert!(cluster.shims().contains(&shims[0]) || cluster.shims().iter().any(|shim| shims.contains(shim)));
+    eventually("the page is served again", || fetch(&cluster).is_ok());
+
+    // What ended is told as it was: the exit code, and every line.
+    let all: Vec<String> = (0..LINES).map(|line| format!("line {line}")).collect();
+    for arn in [&counting, &kept] {
+        let task = cluster.stopped(arn);
+        assert_eq!(task["containers"][0]["exitCode"], 7, "{task:#}");
+        assert_eq!(task["stoppedReason"], "Essential container in task exited");
+        let output = cluster.output(arn);
+        let mut lines: Vec<&str> = output.lines().collect();
+        // A batch that was given to CloudWatch Logs in the moment of the kill may be given again.
+        lines.dedup();
+        let first: Vec<&str> = all.iter().map(String::as_str).filter(|line| lines.contains(line)).collect();
+        assert_eq!(first.len(), LINES, "lines were lost: {output}");
+    }
+    let exact = cluster.output(&kept);
+    assert_eq!(exact.lines().collect::<Vec<_>>(), all, "what the node keeps is exact");
+
+    // New tasks start, and old ones are stopped as ever.
+    let more = cluster.run_task(&network, &TaskRun::of("web"));
+    cluster.running(&more);
+    for arn in [&web, &more] {
+        cluster.boto().ok("ecs", "stop_task", json!({ "task": arn }));
+        assert_eq!(cluster.stopped(arn)["containers"][0]["exitCode"], 0);
+    }
+    assert_eq!(cluster.left_of_tasks(), Vec::<String>::new());
+}
+
+/// Killed and not started again: `down` ends what it left.
+#[test]
+fn down_ends_what_a_killed_program_left() {
+    let mut cluster = Cluster::start();
+    let network = cluster.network();
+    cluster.define_busybox("box");
+    let arns: Vec<String> = (0..3).map(|_| cluster.run_task(&network, &TaskRun::of("box"))).collect();
+    for arn in &arns {
+        cluster.running(arn);
+    }
+    cluster.kill();
+    let status = cluster.ferrogate(&["status"]);
+    assert!(status.code == Some(1) && status.stderr.contains("no Ferrogate runs"), "{status:?}");
+    assert!(!cluster.left_of_tasks().is_empty());
+    assert_eq!(cluster.down(), Vec::<String>::new());
+    cluster.up();
+    for arn in &arns {
+        let task = cluster.task(arn);
+        assert_eq!(task["lastStatus"], "STOPPED", "{task:#}");
+    }
+}
+
+/// A shim that is killed takes its task with it, and the task is told to be over.
+#[test]
+fn a_task_whose_shim_is_killed_is_stopped() {
+    let cluster = Cluster::start();
+    let network = cluster.network();
+    cluster.define_busybox("box");
+    let arn = cluster.run_task(&network, &TaskRun::of("box"));
+    cluster.running(&arn);
+    let shims = cluster.shims();
+    assert_eq!(shims.len(), 1);
+    let killed = cluster.command("kill").args(["-9", &shims[0].to_string()]).status().expect("kill");
+    assert!(killed.success() && killed.signal().is_none());
+    let task = cluster.stopped(&arn);
+    assert_eq!(task["stopCode"], "EssentialContainerExited", "{task:#}");
+    assert_eq!(cluster.left_of_tasks(), Vec::<String>::new());
+}
