@@ -32,6 +32,11 @@ pub(crate) struct Pending {
 }
 
 impl State {
+    /// Nothing yet of a state at a revision, with a log that begins after `log_after`.
+    pub(crate) fn at(revision: u64, log_after: u64) -> Self {
+        Self { revision, log_after, ..Self::default() }
+    }
+
     /// Decides a transaction against this state and the batch's transactions before it, and adds its changes to
     /// `pending`; not when it is refused.
     pub(crate) fn decide(

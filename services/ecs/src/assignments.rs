@@ -118,10 +118,11 @@ impl Shared {
 
     /// Everything anew; the revision from which to follow.
     fn load(&self) -> u64 {
-        let revision = self.store.revision();
+        let listing = self.store.range(state::PREFIX);
+        let revision = listing.revision;
         let mut held = self.held();
         *held = Held::default();
-        for kv in self.store.range(state::PREFIX) {
+        for kv in listing {
             if is_task(&kv.key) {
                 self.put(&mut held, &kv);
             }
@@ -172,7 +173,7 @@ impl Shared {
     }
 
     fn take(&self, held: &mut Held, change: &Change, told: &mut HashSet<String>) {
-        // Something newer is on its way, or was read when the watch began: nobody sees this any more.
+        // Something newer is on its way: nobody has to see this any more.
         let newest = self.store.get(&change.key).map(|kv| kv.mod_revision);
         if newest != change.kv.as_ref().map(|kv| kv.mod_revision) {
             return;

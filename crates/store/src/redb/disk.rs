@@ -237,7 +237,7 @@ fn read(database: &Database) -> Result<Kept, Error> {
     let read = database.begin_read()?;
     let meta = read.open_table(META)?;
     let number = |name| Ok::<_, Error>(meta.get(name)?.map_or(0, |value| value.value()));
-    let mut state = State { revision: number(REVISION)?, log_after: number(LOG_AFTER)?, ..State::default() };
+    let mut state = State::at(number(REVISION)?, number(LOG_AFTER)?);
     for entry in read.open_table(KEYS)?.iter()? {
         let (key, value) = entry?;
         let (create_revision, mod_revision, version, lease, value) = value.value();

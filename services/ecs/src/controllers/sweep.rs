@@ -2,7 +2,7 @@
 //! definitions once nothing refers to them. Deletes interfaces whose task is over or unknown.
 
 use std::collections::HashSet;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use ferrogate_api::Invoke;
@@ -21,6 +21,8 @@ use crate::state::{
 };
 
 const PERIOD: Duration = Duration::from_secs(60);
+/// Interfaces without a task are nobody's normal case, and EC2 is asked for all there are.
+const INTERFACES_PERIOD: SignedDuration = SignedDuration::from_mins(10);
 /// ECS API reference, "Ensuring idempotency".
 const CLIENT_TOKEN_KEPT: SignedDuration = SignedDuration::from_hours(24);
 
@@ -28,6 +30,8 @@ pub(super) struct Sweep {
     store: Arc<dyn Store>,
     invoke: Arc<dyn Invoke>,
     clock: Arc<dyn Clock>,
+    /// When the interfaces were looked through last.
+    interfaces_at: Mutex<Option<Timestamp>>,
 }
 
 impl Sweep {
@@ -36,6 +40,7 @@ impl Sweep {
             store: Arc::clone(&service.store),
             invoke: Arc::clone(&service.invoke),
             clock: Arc::clone(&service.clock),
+            interfaces_at: Mutex::default(),
         }
     }
 }
@@ -70,15 +75,27 @@ impl Sweep {
         let tasks = self.forget_tasks(now).await.map_err(in_store)?;
         let definitions = self.delete_definitions().await.map_err(in_store)?;
         let (mut tokens, mut clusters, mut interfaces) = (0, 0, 0);
+        let look_for_interfaces = self.is_time_for_interfaces(now);
         for scope in self.scopes() {
             tokens += self.forget_tokens(&scope, now).await.map_err(in_store)?;
             clusters += self.forget_clusters(&scope, now).await.map_err(in_store)?;
-            interfaces += self.delete_interfaces(&scope).await?;
+            if look_for_interfaces {
+                interfaces += self.delete_interfaces(&scope).await?;
+            }
         }
         Ok(json!({
             "tasks": tasks, "definitions": definitions, "client_tokens": tokens, "clusters": clusters,
             "interfaces": interfaces,
         }))
+    }
+
+    fn is_time_for_interfaces(&self, now: Timestamp) -> bool {
+        let mut last = self.interfaces_at.lock().unwrap_or_else(PoisonError::into_inner);
+        let due = last.is_none_or(|last| now.duration_since(last) >= INTERFACES_PERIOD);
+        if due {
+            *last = Some(now);
+        }
+        due
     }
 
     /// By one look-up each: the next key after all of the last one's.
