@@ -59,11 +59,10 @@ class Smallest(Generator):
 
 
 def clients(service, keys):
-    retry = {"total_max_attempts": 1}
-    unsigned = boto3.client(service, config=Config(signature_version=botocore.UNSIGNED, retries=retry))
-    nobody = boto3.client(
-        service, aws_access_key_id=keys[0], aws_secret_access_key=keys[1], config=Config(retries=retry)
-    )
+    # Some operations go to a host of their own, which an endpoint on an address does not have.
+    config = Config(retries={"total_max_attempts": 1}, inject_host_prefix=False)
+    unsigned = boto3.client(service, config=config.merge(Config(signature_version=botocore.UNSIGNED)))
+    nobody = boto3.client(service, aws_access_key_id=keys[0], aws_secret_access_key=keys[1], config=config)
     return unsigned, nobody
 
 

@@ -42,7 +42,7 @@ definition = ecs.register_task_definition(
 assert definition["compatibilities"] == ["EC2", "FARGATE"], definition
 assert definition["revision"] == 1
 
-ecs.create_cluster(clusterName="shop")
+ecs.create_cluster(clusterName="shop", capacityProviders=["FARGATE"])
 vpc = ec2.describe_vpcs(Filters=[{"Name": "is-default", "Values": ["true"]}])["Vpcs"][0]
 subnets = [
     subnet["SubnetId"]

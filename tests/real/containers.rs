@@ -44,7 +44,7 @@ fn how_containers_end() {
         reason.starts_with("CannotStartContainerError: ") && reason.contains("/no/such/program"),
         "{reason}"
     );
-    assert!(task["startedAt"].is_null() && container(&task, "app")["exitCode"].is_null(), "{task:#}");
+    assert!(task["startedAt"].is_null(), "{task:#}");
 
     let task = cluster.stopped(&hungry);
     assert_eq!(container(&task, "app")["exitCode"], 137, "{task:#}");
@@ -89,7 +89,7 @@ fn what_containers_are_given() {
         { "name": "prepare", "image": "busybox", "essential": false,
           "command": ["sh", "-c", "echo from prepare > /shared/file"],
           "mountPoints": [{ "sourceVolume": "scratch", "containerPath": "/shared" }] },
-        { "name": "app", "image": "busybox",
+        { "name": "app", "image": "busybox", "stopTimeout": 2,
           "command": ["sh", "-c", "cat /shared/file; echo $(cat /proc/net/tcp | wc -l) >/dev/null; touch /shared/x || echo read-only; while [ ! -e /tmp/never ]; do sleep 1; done"],
           "dependsOn": [{ "containerName": "prepare", "condition": "SUCCESS" }],
           "mountPoints": [{ "sourceVolume": "scratch", "containerPath": "/shared", "readOnly": true }] },

@@ -110,7 +110,7 @@ fn a_role_is_assumed(cluster: &Cluster, ann: &ferrogate_tests::Boto) {
     );
     let role = |name: &str| format!("arn:aws:iam::{ACCOUNT}:role/{name}");
     let refused =
-        ann.refused("sts", "assume_role", json!({ "RoleArn": role("other"), "RoleSessionName": "s" }));
+        ann.refused("sts", "assume_role", json!({ "RoleArn": role("other"), "RoleSessionName": "work" }));
     assert_eq!(refused.code, "AccessDenied", "{refused:?}");
     let assumed =
         ann.ok("sts", "assume_role", json!({ "RoleArn": role("reader"), "RoleSessionName": "work" }));

@@ -105,7 +105,7 @@ impl Cluster {
             .command(places::program("ferrogate"))
             .args(["up", "--listen", LISTEN, "--region", REGION, "--registry-mirror", &mirror, "--data-dir"])
             .arg(self.data())
-            .env("FERROGATE_LOG", "info,ferrogate=debug")
+            .env("FERROGATE_LOG", "info")
             .env("RUST_BACKTRACE", "1")
             .stdout(greeting)
             .stderr(log)

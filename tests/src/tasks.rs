@@ -79,11 +79,12 @@ impl Cluster {
         self.boto().ok("ecs", "register_task_definition", input)["taskDefinition"].take()
     }
 
-    /// A task definition with one busybox container called `app`.
+    /// A task definition with one busybox container called `app`. As process 1 most programs do not hear SIGTERM, so
+    /// it has the shortest stopTimeout there is.
     pub fn define_busybox(&self, family: &str) {
         self.define(
             family,
-            json!([{ "name": "app", "image": "busybox:latest", "command": ["sleep", "3600"] }]),
+            json!([{ "name": "app", "image": "busybox:latest", "command": ["sleep", "3600"], "stopTimeout": 2 }]),
             Value::Null,
         );
     }

@@ -12,6 +12,8 @@ const UNSAFE_IN: &[&str] = &["crates/sandbox", "crates/shim", "crates/guest", "c
 /// What a planner must not touch.
 const IMPURE: &[&str] =
     &["async fn", ".await", "SystemTime", "Timestamp::now", "Instant::now", "dyn Store", "aws_lc_rs::rand"];
+/// As in deny.toml, for machines without cargo-deny.
+const BANNED: &[&str] = &["ring", "openssl", "openssl-sys", "native-tls"];
 /// Words that mean something is not done.
 const UNFINISHED: &[&str] = &["todo!(", "unimplemented!(", "FIXME", "XXX:"];
 
@@ -29,6 +31,7 @@ pub(crate) fn run() -> Result<()> {
         }
     }
     faults.extend(missing_adr_index(&root)?);
+    faults.extend(banned_crates(&root)?);
     if faults.is_empty() {
         return Ok(());
     }
@@ -85,6 +88,18 @@ fn service_manifest(path: &str, text: &str, faults: &mut Vec<String>) {
             ));
         }
     }
+}
+
+/// What is really built: the lock file also holds what optional features would bring.
+fn banned_crates(root: &Path) -> Result<Vec<String>> {
+    let out = Command::new(env!("CARGO"))
+        .args(["tree", "--workspace", "--offline", "--locked", "--prefix", "none", "--format", "{p}"])
+        .current_dir(root)
+        .output()?;
+    let tree = String::from_utf8(out.stdout)?;
+    let built = |name: &&&str| tree.lines().any(|line| line.split(' ').next() == Some(**name));
+    let fault = |name: &&str| format!("Cargo.toml: {name} is built: aws-lc-rs is the one crypto provider (deny.toml)");
+    Ok(BANNED.iter().filter(built).map(fault).collect())
 }
 
 fn missing_adr_index(root: &Path) -> Result<Vec<String>> {

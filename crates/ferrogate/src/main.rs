@@ -112,6 +112,9 @@ struct Logs {
     /// Go on as more is written
     #[arg(long, short)]
     follow: bool,
+    /// Say when each line was written
+    #[arg(long, short)]
+    timestamps: bool,
 }
 
 fn account(text: &str) -> Result<String, String> {

@@ -1,5 +1,6 @@
 //! Every right a call demands, held against everything that speaks about the caller. Deny by default.
 
+use ferrogate_api::schema::{Model, Protocol};
 use ferrogate_api::{ApiError, Context, Demand, Principal, PrincipalKind};
 use ferrogate_policy::{self as policy, DocumentKind};
 use jiff::Timestamp;
@@ -11,7 +12,7 @@ use crate::service_roles;
 pub(crate) fn authorize(
     identity: &dyn Identity,
     cx: &Context,
-    signing_name: &str,
+    model: &Model,
     demands: &[Demand],
 ) -> Result<(), ApiError> {
     if demands.is_empty() {
@@ -44,7 +45,8 @@ pub(crate) fn authorize(
         };
         let decision = policy::evaluate(&request, &policies);
         if !decision.is_allowed() {
-            return Err(denied(signing_name, decision.message(&request)));
+            let protocol = model.protocols.first().copied().unwrap_or(Protocol::Query);
+            return Err(denied(protocol, decision.message(&request)));
         }
     }
     Ok(())
@@ -79,7 +81,7 @@ pub fn trusts(
         service_control: &[],
     };
     let decision = policy::evaluate_trust(&request, &policies);
-    if decision.is_allowed() { Ok(()) } else { Err(denied("sts", decision.message(&request))) }
+    if decision.is_allowed() { Ok(()) } else { Err(denied(Protocol::Query, decision.message(&request))) }
 }
 
 /// The session a service gets when it assumes a customer's role: the role has to be there and trust the service.
@@ -92,7 +94,7 @@ pub fn session_for_service(
 ) -> Result<Principal, ApiError> {
     let not_trusted = || {
         let message = format!("{service} is not authorized to perform: sts:AssumeRole on resource: {role_arn}");
-        denied("sts", message)
+        denied(Protocol::Query, message)
     };
     let role = identity.role(role_arn).ok_or_else(not_trusted)?;
     let mut keys = policy::Context::new();
@@ -183,8 +185,9 @@ fn global_keys(cx: &Context) -> policy::Context {
     keys.set("aws:RequestedRegion", cx.region.as_str());
     // The API's listener is plain HTTP on loopback; TLS will say true here.
     keys.set("aws:SecureTransport", "false");
-    let by_service = matches!(cx.principal.kind, PrincipalKind::Service { .. });
-    keys.set("aws:ViaAWSService", if by_service { "true" } else { "false" });
+    // From inside come the services themselves, callers they act on behalf of, and roles that are assumed by them.
+    let inside = cx.source_ip.is_none() && !matches!(cx.principal.kind, PrincipalKind::AssumedRole { .. });
+    keys.set("aws:ViaAWSService", if inside { "true" } else { "false" });
     if let Some(ip) = cx.source_ip {
         keys.set("aws:SourceIp", ip.to_string());
     }
@@ -194,18 +197,53 @@ fn global_keys(cx: &Context) -> policy::Context {
     keys
 }
 
-/// Empty where the ARN names no account: the resource counts as the caller's own.
-fn account_of(resource: &str) -> &str {
-    resource.split(':').nth(4).unwrap_or_default()
+/// Empty where the ARN names no account: the resource counts as the caller's own. (AWS's managed policies are in the
+/// account `aws`, which is nobody's.)
+pub(crate) fn account_of(resource: &str) -> &str {
+    let account = resource.split(':').nth(4).unwrap_or_default();
+    let is_account = account.len() == 12 && account.bytes().all(|byte| byte.is_ascii_digit());
+    if is_account { account } else { "" }
 }
 
-fn denied(signing_name: &str, message: String) -> ApiError {
-    match signing_name {
-        "ec2" => ApiError::new("UnauthorizedOperation", format!("You are not authorized to perform this operation. {message}"))
-            .with_status(403),
-        "iam" | "sts" | "elasticloadbalancing" | "sns" | "rds" | "cloudformation" | "s3" | "route53" => {
-            ApiError::new("AccessDenied", message).with_status(403)
+/// Each family of services has its own code and status for the same refusal.
+fn denied(protocol: Protocol, message: String) -> ApiError {
+    match protocol {
+        Protocol::Ec2 => {
+            let message = format!("You are not authorized to perform this operation. {message}");
+            ApiError::new("UnauthorizedOperation", message).with_status(403)
         }
-        _ => ApiError::new("AccessDeniedException", message).with_status(400),
+        Protocol::Query | Protocol::RestXml => ApiError::new("AccessDenied", message).with_status(403),
+        Protocol::RestJson => ApiError::new("AccessDeniedException", message).with_status(403),
+        Protocol::Json10 | Protocol::Json11 | Protocol::RpcV2Cbor => {
+            ApiError::new("AccessDeniedException", message).with_status(400)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_account_of_a_resource() {
+        assert_eq!(account_of("arn:aws:ecs:us-east-1:123456789012:cluster/default"), "123456789012");
+        for nobody in ["*", "", "arn:aws:s3:::bucket", "arn:aws:iam::aws:policy/AdministratorAccess", "arn:a:b:c:12:d"] {
+            assert_eq!(account_of(nobody), "", "{nobody}");
+        }
+    }
+
+    #[test]
+    fn one_refusal_in_each_family() {
+        let codes = [Protocol::Json11, Protocol::RestJson, Protocol::Query, Protocol::Ec2, Protocol::RestXml]
+            .map(|protocol| denied(protocol, "no".into()))
+            .map(|error| (error.code, error.status));
+        let expected = [
+            ("AccessDeniedException", 400),
+            ("AccessDeniedException", 403),
+            ("AccessDenied", 403),
+            ("UnauthorizedOperation", 403),
+            ("AccessDenied", 403),
+        ];
+        assert_eq!(codes, expected.map(|(code, status)| (code.to_owned(), Some(status))));
     }
 }

@@ -1,4 +1,4 @@
-//! Where the two roads join: validate → authorize → trail → handle.
+//! Where the two roads join: validate → authorize → handle → trail.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -7,10 +7,11 @@ use ferrogate_api::schema::{self, Model, Operation};
 use ferrogate_api::{ApiError, BoxFuture, Call, Caller, Context, Handler, Invoke, Principal, Value};
 use ferrogate_model::{Clock, hex_id};
 use ferrogate_sigv4::SigningKeyCache;
+use tokio::sync::Semaphore;
 
-use crate::authorize::{authorize, session_for_service};
-use crate::http::Limits;
+use crate::authorize::{account_of, authorize, session_for_service};
 use crate::identity::Identity;
+use crate::listener::Limits;
 use crate::service_roles;
 use crate::trail::{Trail, TrailRecord, is_data_event};
 
@@ -25,6 +26,8 @@ pub struct Front {
     trail: Arc<dyn Trail>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) limits: Limits,
+    /// Bytes that bodies may still take.
+    pub(crate) bodies: Arc<Semaphore>,
     pub(crate) signing_keys: SigningKeyCache,
 }
 
@@ -44,6 +47,7 @@ impl Front {
             trail,
             clock,
             limits,
+            bodies: Arc::new(Semaphore::new(limits.bodies_bytes_max.min(Semaphore::MAX_PERMITS))),
             signing_keys: SigningKeyCache::new(SIGNING_KEYS_MAX),
         }
     }
@@ -70,24 +74,71 @@ impl Front {
         operation: &'static Operation,
         input: Value,
     ) -> Result<Value, ApiError> {
-        let handler = self.handlers.get(model.service).filter(|_| !operation.name.is_empty());
-        let checked = match handler {
-            None => Err(ApiError::not_implemented(model.service, operation.name)),
-            Some(handler) => ferrogate_wire::validate(model, operation, &input).and_then(|()| {
-                let demands = handler.demands(cx, operation.name, &input);
-                authorize(&*self.identity, cx, model.signing_name, &demands).map(|()| handler)
-            }),
-        };
-        let recorded = (!is_data_event(model.service, operation.name)).then(|| redacted(model, operation, &input));
-        let result = match checked {
-            Ok(handler) => handler.handle(cx, operation.name, input).await,
-            Err(refused) => Err(refused),
-        };
-        if let Some(parameters) = recorded {
-            let error = result.as_ref().err();
-            self.trail.record(TrailRecord::new(cx, model.signing_name, operation.name, &parameters, error));
-        }
+        let record = Record::begin(self, cx, model, operation, &input);
+        let result = self.handle(cx, model, operation, input).await;
+        record.end(result.as_ref().err());
         result
+    }
+
+    async fn handle(
+        &self,
+        cx: &Context,
+        model: &'static Model,
+        operation: &'static Operation,
+        input: Value,
+    ) -> Result<Value, ApiError> {
+        let Some(handler) = self.handlers.get(model.service) else {
+            return Err(ApiError::not_implemented(model.service, operation.name));
+        };
+        ferrogate_wire::validate(model, operation, &input)?;
+        authorize(&*self.identity, cx, model, &handler.demands(cx, operation.name, &input))?;
+        let handled = handler.handle(cx, operation.name, input);
+        tokio::time::timeout(self.limits.call_timeout, handled).await.unwrap_or_else(|_| {
+            tracing::error!(operation = operation.name, "a call took too long and was given up");
+            Err(ApiError::internal())
+        })
+    }
+}
+
+/// The record of a call under way. A call that is given up or panics is recorded as well, for it may have changed
+/// something: then as one that failed.
+struct Record<'a> {
+    front: &'a Front,
+    cx: &'a Context,
+    model: &'static Model,
+    operation: &'static Operation,
+    /// `None`: not to be recorded, or already done.
+    parameters: Option<Value>,
+}
+
+impl<'a> Record<'a> {
+    fn begin(
+        front: &'a Front,
+        cx: &'a Context,
+        model: &'static Model,
+        operation: &'static Operation,
+        input: &Value,
+    ) -> Self {
+        let recorded = !is_data_event(model.service, operation.name);
+        let parameters = recorded.then(|| redacted(model, operation, input));
+        Self { front, cx, model, operation, parameters }
+    }
+
+    fn end(mut self, error: Option<&ApiError>) {
+        self.write(error);
+    }
+
+    fn write(&mut self, error: Option<&ApiError>) {
+        let Some(parameters) = self.parameters.take() else { return };
+        let record =
+            TrailRecord::new(self.cx, self.model.signing_name, self.operation.name, &parameters, error);
+        self.front.trail.record(record);
+    }
+}
+
+impl Drop for Record<'_> {
+    fn drop(&mut self) {
+        self.write(Some(&ApiError::internal()));
     }
 }
 
@@ -139,11 +190,19 @@ impl Invoke for Front {
             let operation = model.operation(call.operation).ok_or_else(ApiError::internal)?;
             let principal = match call.caller {
                 Caller::Service { name, account } => Arc::new(service_roles::principal(name, &account)),
+                Caller::Forward(principal) => principal,
                 Caller::Role { role_arn, service, session_name } => {
                     let now = self.clock.now();
-                    Arc::new(session_for_service(&*self.identity, &role_arn, service, &session_name, now)?)
+                    match session_for_service(&*self.identity, &role_arn, service, &session_name, now) {
+                        Ok(session) => Arc::new(session),
+                        Err(refused) => {
+                            let service = service_roles::principal(service, account_of(&role_arn));
+                            let cx = self.context(Arc::new(service), &call.region);
+                            Record::begin(self, &cx, model, operation, &call.input).end(Some(&refused));
+                            return Err(refused);
+                        }
+                    }
                 }
-                Caller::Forward(principal) => principal,
             };
             let cx = self.context(principal, &call.region);
             self.call(&cx, model, operation, call.input).await

@@ -1,44 +1,59 @@
 //! HTTP in, HTTP out. Which codec, whose signature, which call: then [`Front::call`].
 
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, OnceLock};
 
-use bytes::Bytes;
-use ferrogate_api::schema::{Model, Operation, Protocol};
-use ferrogate_api::{ApiError, Context, Principal, PrincipalKind, Value};
-use ferrogate_sigv4::{self as sigv4, Family, Payload, SigError};
+use bytes::{Bytes, BytesMut};
+use ferrogate_api::schema::{Model, Protocol};
+use ferrogate_api::{ApiError, Principal, PrincipalKind};
+use ferrogate_sigv4::{self as sigv4, Family, Payload, Presented, SigError};
 use ferrogate_wire as wire;
 use http::request::Parts;
-use http::{Response, StatusCode, header};
-use http_body_util::{BodyExt, Full, Limited};
-use hyper::body::Incoming;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use tokio::net::TcpListener;
-use tokio::sync::{Semaphore, watch};
+use http::{HeaderValue, Response, Uri, Version, header};
+use http_body_util::{BodyExt, Full};
+use hyper::body::{Body, Incoming};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::dispatch::{Front, request_id};
 use crate::identity::CredentialError;
 
-/// What one client may take of us.
-#[derive(Clone, Copy, Debug)]
-pub struct Limits {
-    pub body_bytes_max: usize,
-    pub connections_max: usize,
-    /// For the request head, and again for the body.
-    pub receive_timeout: Duration,
-    /// Signatures for another region than these are still good: any region may be named.
-    pub call_timeout: Duration,
+/// An unsigned call names no region; this one answers.
+const UNSIGNED_REGION: &str = "us-east-1";
+
+/// What the front has made of a request's head: the signature as presented, and the path the signature covers.
+struct Asked {
+    parts: Parts,
+    presented: Result<Presented, SigError>,
 }
 
-impl Default for Limits {
-    fn default() -> Self {
-        Self {
-            body_bytes_max: 32 << 20,
-            connections_max: 4096,
-            receive_timeout: Duration::from_secs(30),
-            call_timeout: Duration::from_secs(60),
-        }
+impl Asked {
+    fn new(mut parts: Parts) -> Self {
+        name_host(&mut parts);
+        let request = sigv4::Request {
+            method: parts.method.as_str(),
+            path_raw: parts.uri.path(),
+            query_raw: parts.uri.query().unwrap_or_default(),
+            headers: &parts.headers,
+        };
+        let presented = sigv4::parse(&request).and_then(|presented| {
+            route_on(&mut parts, &presented.path)?;
+            Ok(presented)
+        });
+        Self { parts, presented }
+    }
+
+    fn route(&self, body: &[u8]) -> Result<wire::Route, wire::WireError> {
+        let signing_name = self.presented.as_ref().ok().map(|presented| presented.scope.service.as_str());
+        wire::detect(&self.parts, body, signing_name)
+    }
+
+    /// How to say that the body was not read: as well as it can be told from the head.
+    fn unread(&self, refused: Unread) -> Refusal {
+        let (model, protocol) = match self.route(b"") {
+            Ok(route) => (Some(route.model), route.protocol),
+            Err(error) => (error.model, error.protocol),
+        };
+        Refusal { model, protocol, error: refused.error(protocol) }
     }
 }
 
@@ -49,140 +64,163 @@ struct Refusal {
     error: ApiError,
 }
 
+/// Why a body was not taken.
+#[derive(Clone, Copy)]
+enum Unread {
+    TooLarge { max: usize },
+    TooSlow,
+    /// All memory for bodies is in use.
+    Busy,
+    /// The client went away in the middle.
+    Broken,
+}
+
+impl Unread {
+    fn error(self, protocol: Protocol) -> ApiError {
+        let (code, status, message) = match self {
+            Self::TooLarge { max } => {
+                ("RequestEntityTooLarge", 413, format!("The body is larger than {max} bytes."))
+            }
+            Self::TooSlow => ("RequestTimeout", 408, "The body did not come in time.".to_owned()),
+            Self::Busy => (
+                "ServiceUnavailable",
+                503,
+                "Too many requests are being read; try again in a moment.".to_owned(),
+            ),
+            Self::Broken => ("IncompleteBody", 400, "The body did not come as its head said.".to_owned()),
+        };
+        let exception = matches!(
+            protocol,
+            Protocol::Json10 | Protocol::Json11 | Protocol::RestJson | Protocol::RpcV2Cbor
+        );
+        let code = if exception { format!("{code}Exception") } else { code.to_owned() };
+        ApiError::new(code, message).with_status(status)
+    }
+}
+
+/// A body, and its share of the memory for bodies.
+struct Taken {
+    bytes: Bytes,
+    _share: Option<OwnedSemaphorePermit>,
+}
+
+/// Where the codec of a request is kept for the answer to a panic.
+type Codec = OnceLock<(&'static Model, Protocol)>;
+
 impl Front {
-    /// Serves until `stop` says so; calls under way are finished.
-    pub async fn serve(self: Arc<Self>, listener: TcpListener, mut stop: watch::Receiver<bool>) {
-        let slots = Arc::new(Semaphore::new(self.limits.connections_max));
-        let graceful = hyper_util::server::graceful::GracefulShutdown::new();
-        loop {
-            let slot = tokio::select! {
-                slot = Arc::clone(&slots).acquire_owned() => slot.expect("the semaphore is never closed"),
-                () = stopped(&mut stop) => break,
-            };
-            let (stream, peer) = tokio::select! {
-                accepted = listener.accept() => match accepted {
-                    Ok(accepted) => accepted,
-                    Err(error) => {
-                        // Out of descriptors, most likely: others have to close first.
-                        tracing::warn!(%error, "no connection could be taken");
-                        tokio::time::sleep(Duration::from_millis(50)).await;
-                        continue;
-                    }
-                },
-                () = stopped(&mut stop) => break,
-            };
-            let _ = stream.set_nodelay(true);
-            let front = Arc::clone(&self);
-            let service = hyper::service::service_fn(move |request| {
-                let front = Arc::clone(&front);
-                async move { Ok::<_, std::convert::Infallible>(front.answer(request, peer).await) }
-            });
-            let mut builder = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
-            builder.http1().timer(TokioTimer::new()).header_read_timeout(self.limits.receive_timeout);
-            let connection = builder.serve_connection(TokioIo::new(stream), service).into_owned();
-            let connection = graceful.watch(connection);
-            tokio::spawn(async move {
-                if let Err(error) = connection.await {
-                    tracing::debug!(%error, %peer, "a connection ended early");
-                }
-                drop(slot);
-            });
+    pub(crate) async fn answer(
+        self: Arc<Self>,
+        request: http::Request<Incoming>,
+        peer: SocketAddr,
+    ) -> Response<Full<Bytes>> {
+        let (parts, body) = request.into_parts();
+        let (version, id) = (parts.version, request_id());
+        let asked = Asked::new(parts);
+        let limit = self.limits.receive_timeout;
+        let body = tokio::time::timeout(limit, self.take(body)).await.unwrap_or(Err(Unread::TooSlow));
+        let (response, whole) = match body {
+            Ok(body) => (self.answer_taken(asked, body, peer.ip(), &id).await, true),
+            Err(unread) => {
+                let refusal = asked.unread(unread);
+                (wire::encode_error(refusal.model, refusal.protocol, &refusal.error, &id), false)
+            }
+        };
+        let mut response = response.map(|body| Full::new(Bytes::from(body)));
+        if !whole && version < Version::HTTP_2 {
+            // What is left of the body must not be read as the next request.
+            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
-        drop(listener);
-        tokio::select! {
-            () = graceful.shutdown() => {}
-            () = tokio::time::sleep(Duration::from_secs(5)) => {}
-        }
+        response
     }
 
-    async fn answer(&self, request: http::Request<Incoming>, peer: SocketAddr) -> Response<Full<Bytes>> {
-        let (mut parts, body) = request.into_parts();
-        name_host(&mut parts);
-        let body = Limited::new(body, self.limits.body_bytes_max).collect();
-        let body = match tokio::time::timeout(self.limits.receive_timeout, body).await {
-            Ok(Ok(body)) => body.to_bytes(),
-            Ok(Err(_)) => return plain(StatusCode::PAYLOAD_TOO_LARGE),
-            Err(_) => return plain(StatusCode::REQUEST_TIMEOUT),
+    /// Reads a body, no further than the limits allow.
+    async fn take(&self, mut body: Incoming) -> Result<Taken, Unread> {
+        let max = self.limits.body_bytes_max;
+        let too_large = Unread::TooLarge { max };
+        if body.size_hint().lower() > max as u64 {
+            return Err(too_large);
+        }
+        let mut bytes = BytesMut::new();
+        let mut share: Option<OwnedSemaphorePermit> = None;
+        while let Some(frame) = body.frame().await {
+            let frame = frame.map_err(|_| Unread::Broken)?;
+            let Ok(data) = frame.into_data() else { continue };
+            if bytes.len() + data.len() > max {
+                return Err(too_large);
+            }
+            let more = reserve(&self.bodies, data.len())?;
+            match &mut share {
+                Some(share) => share.merge(more),
+                None => share = Some(more),
+            }
+            bytes.extend_from_slice(&data);
+        }
+        Ok(Taken { bytes: bytes.freeze(), _share: share })
+    }
+
+    /// In a task of its own: a client that hangs up stops no call half-way, and a panic ends nothing but the call.
+    async fn answer_taken(self: Arc<Self>, asked: Asked, body: Taken, peer: IpAddr, id: &str) -> Response<Vec<u8>> {
+        let codec = Arc::new(Codec::new());
+        let task = tokio::spawn({
+            let (id, codec) = (id.to_owned(), Arc::clone(&codec));
+            async move { self.answer_body(asked, body, peer, &id, &codec).await }
+        });
+        let refusal = match task.await {
+            Ok(Ok(response)) => return response,
+            Ok(Err(refusal)) => refusal,
+            Err(error) => {
+                tracing::error!(%error, request_id = id, "a request ended in a panic");
+                let (model, protocol) = match codec.get() {
+                    Some((model, protocol)) => (Some(*model), *protocol),
+                    None => (None, Protocol::RestJson),
+                };
+                Refusal { model, protocol, error: ApiError::internal() }
+            }
         };
-        let id = request_id();
-        let response = match self.answer_body(&parts, body, peer.ip(), &id).await {
-            Ok(response) => response,
-            Err(refusal) => wire::encode_error(refusal.model, refusal.protocol, &refusal.error, &id),
-        };
-        response.map(|body| Full::new(Bytes::from(body)))
+        wire::encode_error(refusal.model, refusal.protocol, &refusal.error, id)
     }
 
     async fn answer_body(
         &self,
-        parts: &Parts,
-        body: Bytes,
+        asked: Asked,
+        body: Taken,
         peer: IpAddr,
         id: &str,
+        codec: &Codec,
     ) -> Result<Response<Vec<u8>>, Refusal> {
-        let request = sigv4::Request {
-            method: parts.method.as_str(),
-            path_raw: parts.uri.path(),
-            query_raw: parts.uri.query().unwrap_or_default(),
-            headers: &parts.headers,
-        };
-        let presented = sigv4::parse(&request);
-        let signing_name = presented.as_ref().ok().map(|presented| presented.scope.service.as_str());
-        let route = wire::detect(parts, &body, signing_name).map_err(|error| Refusal {
+        let wire::Route { model, protocol, operation } = asked.route(&body.bytes).map_err(|error| Refusal {
             model: error.model,
             protocol: error.protocol,
             error: error.error,
         })?;
-        let wire::Route { model, protocol, operation } = route;
+        codec.get_or_init(|| (model, protocol));
         let refuse = |error| Refusal { model: Some(model), protocol, error };
+        let unverified = |error: SigError| refuse(refused_signature(&error, model, protocol));
 
-        let caller = match presented {
-            Err(SigError::MissingAuthenticationToken) if operation.unsigned => None,
-            Err(error) => return Err(refuse(unsigned(&error, model, protocol))),
-            Ok(presented) => Some(presented),
-        };
-        let (mut cx, body) = match caller {
-            None => (self.context(Arc::new(anonymous()), parts_region(parts)), body),
-            Some(presented) => {
-                let (principal, body) = self
-                    .verify(&presented, model, body)
-                    .map_err(|error| refuse(unsigned(&error, model, protocol)))?;
+        let (mut cx, bytes) = match &asked.presented {
+            Err(SigError::MissingAuthenticationToken) if operation.unsigned => {
+                (self.context(Arc::new(anonymous()), UNSIGNED_REGION), body.bytes.clone())
+            }
+            Err(error) => return Err(unverified(error.clone())),
+            Ok(presented) => {
+                let (principal, bytes) =
+                    self.verify(presented, model, body.bytes.clone()).map_err(unverified)?;
                 let mut cx = self.context(principal, &presented.scope.region);
-                cx.access_key_id = Some(presented.access_key_id);
-                (cx, body)
+                cx.access_key_id = Some(presented.access_key_id.clone());
+                (cx, bytes)
             }
         };
         cx.request_id = id.to_owned();
         cx.source_ip = Some(peer);
-        cx.user_agent = header_text(parts, header::USER_AGENT);
+        cx.user_agent = header_text(&asked.parts, header::USER_AGENT);
 
-        let input = wire::decode(model, protocol, operation, parts, &body).map_err(refuse)?;
-        let output = self.call_in_time(&cx, model, operation, input).await.map_err(refuse)?;
+        let input = wire::decode(model, protocol, operation, &asked.parts, &bytes).map_err(refuse)?;
+        let output = self.call(&cx, model, operation, input).await.map_err(refuse)?;
         Ok(wire::encode(model, protocol, operation, &output, id))
     }
 
-    async fn call_in_time(
-        &self,
-        cx: &Context,
-        model: &'static Model,
-        operation: &'static Operation,
-        input: Value,
-    ) -> Result<Value, ApiError> {
-        match tokio::time::timeout(self.limits.call_timeout, self.call(cx, model, operation, input)).await {
-            Ok(result) => result,
-            Err(_) => {
-                tracing::error!(operation = operation.name, "a call took too long and was given up");
-                Err(ApiError::internal())
-            }
-        }
-    }
-
     /// The principal behind a signature that holds, and the body it covers.
-    fn verify(
-        &self,
-        presented: &sigv4::Presented,
-        model: &Model,
-        body: Bytes,
-    ) -> Result<(Arc<Principal>, Bytes), SigError> {
+    fn verify(&self, presented: &Presented, model: &Model, body: Bytes) -> Result<(Arc<Principal>, Bytes), SigError> {
         presented.require_scope(model.signing_name, None)?;
         let now = self.clock.now();
         let credential = self
@@ -197,6 +235,9 @@ impl Front {
             .then(|| sigv4::sha256_hex(&body));
         let verified =
             presented.verify_cached(credential.secret.expose(), hash.as_deref(), now, &self.signing_keys)?;
+        if !self.is_there(&credential.principal) {
+            return Err(SigError::UnknownAccessKey);
+        }
         let body = match verified.chunk_decoder() {
             None => body,
             Some(mut decoder) => {
@@ -208,11 +249,18 @@ impl Front {
         };
         Ok((credential.principal, body))
     }
+
+    /// A session ends with its role: one of a role that is gone, or was made anew under the old name, is nobody's.
+    fn is_there(&self, principal: &Principal) -> bool {
+        let PrincipalKind::AssumedRole { role_arn, .. } = &principal.kind else { return true };
+        let id = principal.user_id.split(':').next().unwrap_or_default();
+        self.identity.role(role_arn).is_some_and(|role| role.role_id == id)
+    }
 }
 
-/// The guard that `wait_for` gives must not live across an await.
-async fn stopped(stop: &mut watch::Receiver<bool>) {
-    let _ = stop.wait_for(|stop| *stop).await;
+fn reserve(bodies: &Arc<Semaphore>, bytes: usize) -> Result<OwnedSemaphorePermit, Unread> {
+    let bytes = u32::try_from(bytes).map_err(|_| Unread::Busy)?;
+    Arc::clone(bodies).try_acquire_many_owned(bytes).map_err(|_| Unread::Busy)
 }
 
 /// HTTP/2 has `:authority` where a signature covers `host`.
@@ -227,11 +275,17 @@ fn name_host(parts: &mut Parts) {
     }
 }
 
-fn plain(status: StatusCode) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::default());
-    *response.status_mut() = status;
-    response.headers_mut().insert(header::CONNECTION, http::HeaderValue::from_static("close"));
-    response
+/// A signature over `/b` must not let a request for `/a/../b` be read as anything else.
+fn route_on(parts: &mut Parts, path: &str) -> Result<(), SigError> {
+    if parts.uri.path() == path {
+        return Ok(());
+    }
+    let uri: Result<Uri, _> = match parts.uri.query() {
+        Some(query) => format!("{path}?{query}").parse(),
+        None => path.parse(),
+    };
+    parts.uri = uri.map_err(|_| SigError::Mismatch)?;
+    Ok(())
 }
 
 fn header_text(parts: &Parts, name: header::HeaderName) -> Option<String> {
@@ -248,12 +302,7 @@ fn anonymous() -> Principal {
     }
 }
 
-/// An unsigned call names no region; the default one answers.
-fn parts_region(_parts: &Parts) -> &'static str {
-    "us-east-1"
-}
-
-fn unsigned(error: &SigError, model: &Model, protocol: Protocol) -> ApiError {
+fn refused_signature(error: &SigError, model: &Model, protocol: Protocol) -> ApiError {
     let family = match protocol {
         Protocol::Json10 | Protocol::Json11 | Protocol::RpcV2Cbor => Family::Json,
         Protocol::RestJson => Family::RestJson,

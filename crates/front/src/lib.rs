@@ -11,11 +11,12 @@ mod authorize;
 mod dispatch;
 mod http;
 mod identity;
+mod listener;
 mod service_roles;
 mod trail;
 
 pub use authorize::{session_for_service, trusts};
 pub use dispatch::Front;
-pub use http::Limits;
 pub use identity::{Credential, CredentialError, Identity, PrincipalPolicies, Role, Secret};
+pub use listener::Limits;
 pub use trail::{FileTrail, Trail, TrailError, TrailRecord};

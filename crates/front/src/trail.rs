@@ -11,6 +11,8 @@ use ferrogate_api::{ApiError, Context, PrincipalKind, Value};
 use serde::Serialize;
 use serde_json::json;
 
+use crate::dispatch::request_id;
+
 /// Records waiting for the disk; a call waits when it is full, for no record may be lost.
 const QUEUED_RECORDS_MAX: usize = 4096;
 /// A segment is closed when it is larger.
@@ -19,6 +21,8 @@ const SEGMENT_BYTES_MAX: u64 = 64 << 20;
 const SEGMENTS_KEPT_MAX: usize = 16;
 /// Longer request parameters are left out of a record, as CloudTrail does above 100 KB.
 const PARAMETERS_BYTES_MAX: usize = 100 << 10;
+/// A longer user agent or message is cut, as CloudTrail does above 1 KB.
+const TEXT_CHARS_MAX: usize = 1024;
 
 /// One call, as CloudTrail's record contents 1.11.
 #[derive(Clone, Debug, Serialize)]
@@ -64,18 +68,22 @@ impl TrailRecord {
             event_name: operation.to_owned(),
             aws_region: cx.region.clone(),
             source_ip_address: cx.source_ip.map_or_else(|| service_name(cx), |ip| ip.to_string()),
-            user_agent: cx.user_agent.clone().unwrap_or_else(|| service_name(cx)),
+            user_agent: cx.user_agent.as_deref().map_or_else(|| service_name(cx), short),
             error_code: error.map(|error| error.code.clone()),
-            error_message: error.map(|error| error.message.clone()),
+            error_message: error.map(|error| short(&error.message)),
             request_parameters: parameters,
             request_id: cx.request_id.clone(),
-            event_id: cx.request_id.clone(),
+            event_id: request_id(),
             read_only: is_read_only(operation),
             event_type: "AwsApiCall",
             management_event: true,
             recipient_account_id: cx.account.clone(),
         }
     }
+}
+
+fn short(text: &str) -> String {
+    text.chars().take(TEXT_CHARS_MAX).collect()
 }
 
 fn service_name(cx: &Context) -> String {
@@ -86,6 +94,8 @@ fn user_identity(cx: &Context) -> serde_json::Value {
     let principal = &cx.principal;
     let mut identity = match &principal.kind {
         PrincipalKind::Root => json!({"type": "Root"}),
+        // An unsigned call.
+        PrincipalKind::User { .. } if principal.account.is_empty() => return json!({"type": "Unknown"}),
         PrincipalKind::User { name } => json!({"type": "IAMUser", "userName": name}),
         PrincipalKind::AssumedRole { role_arn, .. } => json!({
             "type": "AssumedRole",
@@ -104,6 +114,9 @@ fn user_identity(cx: &Context) -> serde_json::Value {
 
 /// CloudTrail's rule of thumb, which is exact for the services here.
 pub(crate) fn is_read_only(operation: &str) -> bool {
+    if operation.starts_with("AssumeRole") {
+        return true;
+    }
     ["Describe", "List", "Get", "BatchGet", "BatchCheck", "Discover", "Filter", "Simulate", "Test"]
         .iter()
         .any(|prefix| operation.starts_with(prefix))
@@ -125,13 +138,17 @@ pub enum TrailError {
     Io { path: PathBuf, #[source] source: io::Error },
 }
 
-/// Records as JSON lines in segments of bounded size, `trail-<n>.jsonl`, mode 0600.
+/// Records as JSON lines in segments of bounded size, `trail-<n>.jsonl`, mode 0600. Dropping it writes what is queued.
 pub struct FileTrail {
     queue: Mutex<Option<SyncSender<TrailRecord>>>,
     writer: Option<JoinHandle<()>>,
 }
 
 impl FileTrail {
+    /// Goes on in the newest segment of `folder`, which is made if it is not there.
+    ///
+    /// # Errors
+    /// [`TrailError`]: the folder cannot be made or written.
     pub fn open(folder: impl Into<PathBuf>) -> Result<Self, TrailError> {
         let mut segments = Segments::open(folder.into())?;
         let (send, receive) = sync_channel(QUEUED_RECORDS_MAX);
@@ -188,10 +205,19 @@ impl Segments {
     }
 
     fn segment(folder: &Path, number: u64) -> io::Result<(BufWriter<File>, u64)> {
-        use std::os::unix::fs::OpenOptionsExt;
+        use std::os::unix::fs::{FileExt, OpenOptionsExt};
         let path = folder.join(format!("trail-{number}.jsonl"));
-        let file = OpenOptions::new().create(true).append(true).mode(0o600).open(path)?;
-        let bytes = file.metadata()?.len();
+        let mut file = OpenOptions::new().create(true).read(true).append(true).mode(0o600).open(path)?;
+        let mut bytes = file.metadata()?.len();
+        // A line cut short by a crash must not take the next one with it.
+        if bytes > 0 {
+            let mut last = [0];
+            file.read_exact_at(&mut last, bytes - 1)?;
+            if last != *b"\n" {
+                file.write_all(b"\n")?;
+                bytes += 1;
+            }
+        }
         Ok((BufWriter::new(file), bytes))
     }
 

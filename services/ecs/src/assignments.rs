@@ -65,7 +65,7 @@ impl Assignments {
     pub(crate) fn subscribe(&self, node: &str) -> watch::Receiver<List> {
         match self.shared.lists.get(node) {
             Some(list) => {
-                let current = self.shared.list(&self.shared.held(), node);
+                let current = self.shared.refreshed(node);
                 list.send_if_modified(|list| {
                     let differs = **list != current;
                     if differs {
@@ -210,12 +210,26 @@ impl Shared {
         }
         let definition = state::get_definition(&*self.store, &task.scope(), &task.family, task.revision);
         let Some(assignment) = definition.and_then(|definition| assignment(&task, &definition)) else {
-            tracing::error!(task = task.arn(), definition = task.definition_arn(), "a task's definition is gone");
+            tracing::error!(
+                task = task.arn(),
+                definition = task.definition_arn(),
+                "a task's definition is gone"
+            );
             return Effect::None;
         };
         held.keys.insert(assignment.task_arn.clone(), Arc::clone(&kv.key));
         held.tasks.insert(Arc::clone(&kv.key), OnNode { node: node.clone(), assignment });
         Effect::Tell
+    }
+
+    /// The list with what the follower may not have seen yet: a node that begins trusts its reported sequences.
+    fn refreshed(&self, node: &str) -> Vec<TaskAssignment> {
+        let mut held = self.held();
+        let keys: Vec<Arc<str>> = held.tasks.keys().cloned().collect();
+        for kv in keys.iter().filter_map(|key| self.store.get(key)) {
+            self.put(&mut held, &kv);
+        }
+        self.list(&held, node)
     }
 
     fn list(&self, held: &Held, node: &str) -> Vec<TaskAssignment> {

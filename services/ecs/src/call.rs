@@ -32,11 +32,6 @@ impl<'a> Call<'a> {
         ferrogate_store::range_json(&*self.service.store, prefix)
     }
 
-    /// Whether anything is kept below the prefix.
-    pub(crate) fn any(&self, prefix: &str) -> bool {
-        !self.service.store.range_from(prefix, None, 1).is_empty()
-    }
-
     /// Decides on a transaction and commits it; decides anew when something it had compared has changed meanwhile.
     pub(crate) async fn transact<T>(
         &self,
@@ -44,7 +39,9 @@ impl<'a> Call<'a> {
     ) -> Result<T, ApiError> {
         for _ in 0..ATTEMPTS_MAX {
             let (txn, decided) = decide()?;
-            if txn.then.is_empty() || self.service.store.txn(txn).await.map_err(|error| errors::store(&error))?.succeeded {
+            if txn.then.is_empty()
+                || self.service.store.txn(txn).await.map_err(|error| errors::store(&error))?.succeeded
+            {
                 return Ok(decided);
             }
         }

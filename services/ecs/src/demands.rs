@@ -20,8 +20,12 @@ pub(crate) fn demands(call: &Call<'_>, operation: &'static str, input: &Value) -
     let rights = Rights { call, operation, input };
     match operation {
         "CreateCluster" => rights.create_cluster(),
-        "DeleteCluster" | "UpdateCluster" | "UpdateClusterSettings" | "PutClusterCapacityProviders"
-        | "ListContainerInstances" | "ListAttributes" => vec![rights.on_cluster(input.get_str("cluster"))],
+        "DeleteCluster"
+        | "UpdateCluster"
+        | "UpdateClusterSettings"
+        | "PutClusterCapacityProviders"
+        | "ListContainerInstances"
+        | "ListAttributes" => vec![rights.on_cluster(input.get_str("cluster"))],
         "DescribeClusters" => rights.on_clusters(),
         "RegisterTaskDefinition" => rights.register(),
         "DeleteTaskDefinitions" => rights.on_definitions(),
@@ -51,7 +55,8 @@ impl Rights<'_> {
 
     /// A name that cannot be one is refused by the operation; until then it stands for itself.
     fn cluster_name(&self, identifier: Option<&str>) -> String {
-        names::cluster(&self.call.scope, identifier).unwrap_or_else(|_| identifier.unwrap_or_default().to_owned())
+        names::cluster(&self.call.scope, identifier)
+            .unwrap_or_else(|_| identifier.unwrap_or_default().to_owned())
     }
 
     fn with_cluster(&self, demand: Demand) -> Demand {
@@ -98,7 +103,10 @@ impl Rights<'_> {
     }
 
     fn cluster_tags(&self, name: &str) -> Tags {
-        self.call.get::<ClusterRecord>(&self.call.scope.cluster(name)).map(|found| found.record.tags).unwrap_or_default()
+        self.call
+            .get::<ClusterRecord>(&self.call.scope.cluster(name))
+            .map(|found| found.record.tags)
+            .unwrap_or_default()
     }
 
     fn on_cluster(&self, identifier: Option<&str>) -> Demand {
@@ -135,7 +143,9 @@ impl Rights<'_> {
     /// (ARN, tags) of the revision that is meant.
     fn definition(&self, identifier: &str) -> (String, Tags, Option<(String, u32)>) {
         let scope = &self.call.scope;
-        let Ok(name) = names::definition(scope, identifier) else { return (identifier.to_owned(), Tags::new(), None) };
+        let Ok(name) = names::definition(scope, identifier) else {
+            return (identifier.to_owned(), Tags::new(), None);
+        };
         let latest = || self.call.get::<FamilyRecord>(&scope.family(&name.family))?.record.latest_active;
         let Some(number) = name.revision.or_else(latest) else {
             return (scope.arn(format!("task-definition/{}:*", name.family)), Tags::new(), None);
@@ -160,7 +170,9 @@ impl Rights<'_> {
         let mut all = vec![self.with_request_tags(self.with_cluster(own))];
         let overrides = self.input.get("overrides");
         let definition = revision
-            .and_then(|(family, number)| get_definition(&*self.call.service.store, &self.call.scope, &family, number))
+            .and_then(|(family, number)| {
+                get_definition(&*self.call.service.store, &self.call.scope, &family, number)
+            })
             .unwrap_or_default();
         for (name, of_definition) in
             [("executionRoleArn", definition.execution_role_arn), ("taskRoleArn", definition.task_role_arn)]

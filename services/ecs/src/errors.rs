@@ -39,7 +39,8 @@ pub(crate) fn refuse(parameters: &[(&str, bool)]) -> Result<(), ApiError> {
 
 /// Somebody else was quicker, again and again.
 pub(crate) fn contended() -> ApiError {
-    ApiError::new("ServerException", "The resource is being changed by too many calls at once. Try again.").with_status(500)
+    ApiError::new("ServerException", "The resource is being changed by too many calls at once. Try again.")
+        .with_status(500)
 }
 
 pub(crate) fn store(error: &StoreError) -> ApiError {

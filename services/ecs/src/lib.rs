@@ -77,10 +77,22 @@ impl EcsService {
     ///
     /// # Panics
     /// Outside of a Tokio runtime.
-    pub fn new(config: Config, store: Arc<dyn Store>, invoke: Arc<dyn Invoke>, clock: Arc<dyn Clock>) -> Self {
+    pub fn new(
+        config: Config,
+        store: Arc<dyn Store>,
+        invoke: Arc<dyn Invoke>,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
         let ids = config.nodes.iter().map(|node| node.id.as_str());
         let assignments = Arc::new(Assignments::start(Arc::clone(&store), ids));
-        Self { store, invoke, clock, nodes: config.nodes.into(), assignments, zone_cursor: AtomicUsize::new(0) }
+        Self {
+            store,
+            invoke,
+            clock,
+            nodes: config.nodes.into(),
+            assignments,
+            zone_cursor: AtomicUsize::new(0),
+        }
     }
 
     fn next_zone(&self, tasks: usize) -> usize {

@@ -20,7 +20,8 @@ fn resource<'a>(scope: &Scope, text: &'a str) -> Result<Option<&'a str>, ApiErro
     if !text.starts_with("arn:") {
         return Ok(None);
     }
-    let arn: Arn = text.parse().map_err(|_| invalid(format!("Invalid identifier: '{text}' is not an ARN")))?;
+    let arn: Arn =
+        text.parse().map_err(|_| invalid(format!("Invalid identifier: '{text}' is not an ARN")))?;
     if arn.service != "ecs" {
         return Err(invalid(format!("Invalid identifier: '{text}' is not an ARN of ECS")));
     }
@@ -41,7 +42,11 @@ pub(crate) fn cluster(scope: &Scope, identifier: Option<&str>) -> Result<String,
         Some(resource) => resource.strip_prefix("cluster/").ok_or_else(cluster_not_found)?,
         None => text,
     };
-    if is_name(name) { Ok(name.to_owned()) } else { Err(invalid(format!("Invalid identifier: '{name}' is not a cluster name"))) }
+    if is_name(name) {
+        Ok(name.to_owned())
+    } else {
+        Err(invalid(format!("Invalid identifier: '{name}' is not a cluster name")))
+    }
 }
 
 /// `family`, `family:revision` or an ARN of either.
@@ -54,9 +59,9 @@ pub(crate) struct DefinitionName {
 
 pub(crate) fn definition(scope: &Scope, identifier: &str) -> Result<DefinitionName, ApiError> {
     let text = match resource(scope, identifier).map_err(|error| client(error.message))? {
-        Some(resource) => resource
-            .strip_prefix("task-definition/")
-            .ok_or_else(|| client(format!("Invalid identifier: '{identifier}' is not a task definition's ARN")))?,
+        Some(resource) => resource.strip_prefix("task-definition/").ok_or_else(|| {
+            client(format!("Invalid identifier: '{identifier}' is not a task definition's ARN"))
+        })?,
         None => identifier,
     };
     let (family, revision) = match text.split_once(':') {
@@ -82,7 +87,9 @@ pub(crate) fn task(scope: &Scope, cluster: &str, identifier: &str) -> Result<Str
                 .ok_or_else(|| invalid(format!("Invalid identifier: '{identifier}' is not a task's ARN")))?;
             match rest.split_once('/') {
                 Some((other, _)) if other != cluster => {
-                    let message = format!("Invalid identifier: Identifier is for cluster {other}. Your cluster is {cluster}");
+                    let message = format!(
+                        "Invalid identifier: Identifier is for cluster {other}. Your cluster is {cluster}"
+                    );
                     return Err(invalid(message));
                 }
                 Some((_, id)) => id,
@@ -118,7 +125,12 @@ mod tests {
         ] {
             assert_eq!(cluster(&scope(), identifier).unwrap(), name);
         }
-        for identifier in ["a/b", "a b", "arn:aws:ecs:eu-west-1:123456789012:cluster/a", "arn:aws:ecs:us-east-1:123456789012:task/a"] {
+        for identifier in [
+            "a/b",
+            "a b",
+            "arn:aws:ecs:eu-west-1:123456789012:cluster/a",
+            "arn:aws:ecs:us-east-1:123456789012:task/a",
+        ] {
             assert!(cluster(&scope(), Some(identifier)).is_err(), "{identifier}");
         }
     }
@@ -131,7 +143,10 @@ mod tests {
             ("arn:aws:ecs:us-east-1:123456789012:task-definition/web:3", "web", Some(3)),
             ("arn:aws:ecs:us-east-1:123456789012:task-definition/web", "web", None),
         ] {
-            assert_eq!(definition(&scope(), identifier), Ok(DefinitionName { family: family.into(), revision }));
+            assert_eq!(
+                definition(&scope(), identifier),
+                Ok(DefinitionName { family: family.into(), revision })
+            );
         }
         for identifier in ["web:0", "web:x", "w b", ""] {
             assert_eq!(definition(&scope(), identifier).unwrap_err().code, "ClientException", "{identifier}");

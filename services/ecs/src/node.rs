@@ -64,7 +64,8 @@ impl EcsService {
 
     fn transaction(&self, reports: &[TaskReport]) -> Txn {
         let now = self.clock.now();
-        let mut by_task: std::collections::BTreeMap<&str, Vec<&TaskReport>> = std::collections::BTreeMap::new();
+        let mut by_task: std::collections::BTreeMap<&str, Vec<&TaskReport>> =
+            std::collections::BTreeMap::new();
         for report in reports {
             by_task.entry(&report.task_arn).or_default().push(report);
         }

@@ -200,7 +200,12 @@ impl Queue {
     }
 
     pub(crate) fn delete_definition(scope: &Scope, family: &str, revision: u32) -> String {
-        format!("{}{}/{}/{family}/{revision:010}", Self::DeleteDefinition.prefix(), scope.account, scope.region)
+        format!(
+            "{}{}/{}/{family}/{revision:010}",
+            Self::DeleteDefinition.prefix(),
+            scope.account,
+            scope.region
+        )
     }
 }
 
@@ -407,7 +412,9 @@ impl TaskRecord {
         } else if left(Status::Deprovisioning) {
             txn = txn.delete(Queue::Deprovision.task(&key));
         }
-        if entered(Status::Stopped) && let Some(stopped_at) = self.lifecycle.stopped_at() {
+        if entered(Status::Stopped)
+            && let Some(stopped_at) = self.lifecycle.stopped_at()
+        {
             txn = txn.put(Queue::forget(stopped_at + STOPPED_KEPT, &key), *b"");
         }
         txn
@@ -449,7 +456,12 @@ pub(crate) struct ClientTokenRecord {
 }
 
 /// What was registered, without status and tags: those can change and are in the [`RevisionRecord`].
-pub(crate) fn get_definition(store: &dyn Store, scope: &Scope, family: &str, revision: u32) -> Option<ecs::TaskDefinition> {
+pub(crate) fn get_definition(
+    store: &dyn Store,
+    scope: &Scope,
+    family: &str,
+    revision: u32,
+) -> Option<ecs::TaskDefinition> {
     let found: Option<Json<ecs::TaskDefinition>> = get_json(store, &scope.definition(family, revision));
     found.map(|found| found.record)
 }

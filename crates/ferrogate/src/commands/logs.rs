@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use ferrogate_sandbox::{LogRecord, read_logs};
+use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use crate::Logs;
@@ -56,11 +57,11 @@ async fn print(data: &DataDir, options: &Logs) -> Result<()> {
     let prefixed = sources.len() > 1;
     loop {
         for (name, source) in &mut sources {
-            for line in source.next(&client).await? {
-                if prefixed {
-                    println!("{name} | {line}");
-                } else {
-                    println!("{line}");
+            for Line { at, text } in source.next(&client).await? {
+                let container = if prefixed { format!("{name} | ") } else { String::new() };
+                match at.filter(|_| options.timestamps) {
+                    Some(at) => println!("{container}{at:.6} {text}"),
+                    None => println!("{container}{text}"),
                 }
             }
         }
@@ -89,6 +90,11 @@ async fn find(data: &DataDir, given: &str) -> Result<Value> {
     }
 }
 
+struct Line {
+    at: Option<Timestamp>,
+    text: String,
+}
+
 enum Source {
     CloudWatch { group: Value, stream: String, token: Option<String> },
     Kept { dirs: Vec<PathBuf>, offset: u64 },
@@ -96,7 +102,7 @@ enum Source {
 
 impl Source {
     /// What has come since the last time.
-    async fn next(&mut self, client: &Client) -> Result<Vec<String>> {
+    async fn next(&mut self, client: &Client) -> Result<Vec<Line>> {
         match self {
             Self::CloudWatch { group, stream, token } => {
                 let mut lines = Vec::new();
@@ -108,9 +114,10 @@ impl Source {
                     }
                     let answer = client.logs("GetLogEvents", input).await?;
                     let events = answer["events"].as_array().cloned().unwrap_or_default();
-                    lines.extend(
-                        events.iter().filter_map(|event| event["message"].as_str()).map(str::to_owned),
-                    );
+                    lines.extend(events.iter().map(|event| Line {
+                        at: event["timestamp"].as_i64().and_then(|ms| Timestamp::from_millisecond(ms).ok()),
+                        text: event["message"].as_str().unwrap_or_default().to_owned(),
+                    }));
                     let next = answer["nextForwardToken"].as_str().map(str::to_owned);
                     if next == *token || next.is_none() {
                         return Ok(lines);
@@ -124,10 +131,15 @@ impl Source {
                     let records = read_logs(dir, *offset).with_context(|| format!("{}", dir.display()))?;
                     for record in records {
                         *offset = record.next_offset();
-                        lines.push(match record {
-                            LogRecord::Line { bytes, .. } => String::from_utf8_lossy(&bytes).into_owned(),
-                            LogRecord::Dropped { bytes, .. } => format!("[{bytes} bytes were dropped]"),
-                        });
+                        let (at_ns, text) = match record {
+                            LogRecord::Line { timestamp_ns, bytes, .. } => {
+                                (timestamp_ns, String::from_utf8_lossy(&bytes).into_owned())
+                            }
+                            LogRecord::Dropped { timestamp_ns, bytes, .. } => {
+                                (timestamp_ns, format!("[{bytes} bytes were dropped]"))
+                            }
+                        };
+                        lines.push(Line { at: Timestamp::from_nanosecond(i128::from(at_ns)).ok(), text });
                     }
                     break;
                 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use ferrogate_store::{Store, Txn, VALUE_BYTES_MAX, Watch, WatchError};
+use ferrogate_store::{Txn, VALUE_BYTES_MAX, Watch, WatchError};
 
 use super::{Bed, put};
 

@@ -13,7 +13,7 @@ use ferrogate_model::Clock;
 use ferrogate_store::{Store, StoreError, Txn, get_json};
 use serde_json::json;
 
-use super::{Jobs, interfaces};
+use super::{ATTEMPTS_MAX, Jobs, interfaces};
 use crate::EcsService;
 use crate::lifecycle::Event;
 use crate::state::{Queue, Scope, TaskKey, TaskRecord};
@@ -66,12 +66,17 @@ impl Controller for Deprovision {
             if self.jobs.is_at_work(&kv.key) {
                 continue;
             }
-            let Some(key) = kv.key.strip_prefix(Queue::Deprovision.prefix()).and_then(TaskKey::of_path) else { continue };
+            let Some(key) = kv.key.strip_prefix(Queue::Deprovision.prefix()).and_then(TaskKey::of_path)
+            else {
+                continue;
+            };
             let task = get_json::<TaskRecord>(&*self.worker.store, &key.record()).map(|found| found.record);
             match task.and_then(|task| task.eni) {
                 Some(eni) => {
                     let worker = Arc::clone(&self.worker);
-                    self.jobs.begin(kv.key.to_string(), async move { worker.release(&key, vec![eni.eni_id]).await });
+                    self.jobs.begin(kv.key.to_string(), async move {
+                        worker.release(&key, vec![eni.eni_id]).await
+                    });
                 }
                 None => unrecorded.entry(key.scope.clone()).or_default().push(key),
             }
@@ -88,15 +93,21 @@ impl Controller for Deprovision {
 
 impl Deprovision {
     async fn look_for(&self, scope: &Scope, tasks: Vec<TaskKey>) -> Result<(), String> {
-        let read = |key: &TaskKey| get_json::<TaskRecord>(&*self.worker.store, &key.record()).map(|found| found.record);
-        let attachments: Vec<(TaskKey, String)> =
-            tasks.into_iter().filter_map(|key| Some((read(&key)?.attachment_arn(), key))).map(|(arn, key)| (key, arn)).collect();
+        let read = |key: &TaskKey| {
+            get_json::<TaskRecord>(&*self.worker.store, &key.record()).map(|found| found.record)
+        };
+        let attachments: Vec<(TaskKey, String)> = tasks
+            .into_iter()
+            .filter_map(|key| Some((read(&key)?.attachment_arn(), key)))
+            .map(|(arn, key)| (key, arn))
+            .collect();
         let descriptions: Vec<String> = attachments.iter().map(|(_, arn)| arn.clone()).collect();
         let found = interfaces::find(&self.worker.invoke, scope, &descriptions)
             .await
             .map_err(|error| format!("the interfaces of {} cannot be listed: {error}", scope.region))?;
         for (key, attachment) in attachments {
-            let own = found.iter().filter(|(description, _)| *description == attachment).map(|(_, id)| id.clone());
+            let own =
+                found.iter().filter(|(description, _)| *description == attachment).map(|(_, id)| id.clone());
             let (worker, own) = (Arc::clone(&self.worker), own.collect());
             self.jobs.begin(Queue::Deprovision.task(&key), async move { worker.release(&key, own).await });
         }
@@ -118,7 +129,7 @@ impl Worker {
     }
 
     async fn record(&self, key: &TaskKey) -> Result<(), StoreError> {
-        loop {
+        for _ in 0..ATTEMPTS_MAX {
             let Some(found) = get_json::<TaskRecord>(&*self.store, &key.record()) else {
                 let orphan = Txn::new().when_absent(key.record()).delete(Queue::Deprovision.task(key));
                 return self.store.txn(orphan).await.map(drop);
@@ -134,5 +145,7 @@ impl Worker {
                 return Ok(());
             }
         }
+        // The queue still holds it: the next activation begins again.
+        Ok(())
     }
 }

@@ -27,8 +27,12 @@ pub(super) async fn create(invoke: &Arc<dyn Invoke>, task: &TaskRecord) -> Resul
     };
     let eni = client.create_network_interface(request).await?.network_interface.unwrap_or_default();
     let private_ip = eni.private_ip_address.as_deref().and_then(|ip| ip.parse().ok());
-    let (Some(eni_id), Some(mac), Some(private_ip)) = (eni.network_interface_id, eni.mac_address, private_ip) else {
-        tracing::error!(task = task.arn(), "EC2 answered with an interface that lacks its id, MAC or address");
+    let (Some(eni_id), Some(mac), Some(private_ip)) = (eni.network_interface_id, eni.mac_address, private_ip)
+    else {
+        tracing::error!(
+            task = task.arn(),
+            "EC2 answered with an interface that lacks its id, MAC or address"
+        );
         return Err(ApiError::internal());
     };
     if task.network.assign_public_ip && eni.association.is_none() {
@@ -46,13 +50,17 @@ pub(super) async fn create(invoke: &Arc<dyn Invoke>, task: &TaskRecord) -> Resul
 /// A VPC without DNS host names gives its interfaces none; a task has one all the same.
 fn default_name(ip: std::net::Ipv4Addr, region: &str) -> String {
     let [a, b, c, d] = ip.octets();
-    let domain = if region == "us-east-1" { "ec2.internal".to_owned() } else { format!("{region}.compute.internal") };
+    let domain =
+        if region == "us-east-1" { "ec2.internal".to_owned() } else { format!("{region}.compute.internal") };
     format!("ip-{a}-{b}-{c}-{d}.{domain}")
 }
 
 /// One that is gone already is a success.
 pub(super) async fn delete(invoke: &Arc<dyn Invoke>, scope: &Scope, eni_id: &str) -> Result<(), ApiError> {
-    let request = ec2::DeleteNetworkInterfaceRequest { network_interface_id: Some(eni_id.to_owned()), ..Default::default() };
+    let request = ec2::DeleteNetworkInterfaceRequest {
+        network_interface_id: Some(eni_id.to_owned()),
+        ..Default::default()
+    };
     match client(invoke, scope).delete_network_interface(request).await {
         Ok(_) => Ok(()),
         Err(error) if error.code == "InvalidNetworkInterfaceID.NotFound" => Ok(()),
@@ -72,13 +80,18 @@ pub(super) async fn find(
         let mut next_token = None;
         loop {
             let request = ec2::DescribeNetworkInterfacesRequest {
-                filters: Some(vec![ec2::Filter { name: Some("description".into()), values: Some(descriptions.to_vec()) }]),
+                filters: Some(vec![ec2::Filter {
+                    name: Some("description".into()),
+                    values: Some(descriptions.to_vec()),
+                }]),
                 next_token: next_token.take(),
                 ..Default::default()
             };
             let answer = client.describe_network_interfaces(request).await?;
             let enis = answer.network_interfaces.unwrap_or_default();
-            found.extend(enis.into_iter().filter_map(|eni| Some((eni.description?, eni.network_interface_id?))));
+            found.extend(
+                enis.into_iter().filter_map(|eni| Some((eni.description?, eni.network_interface_id?))),
+            );
             next_token = answer.next_token;
             if next_token.is_none() {
                 break;

@@ -18,6 +18,9 @@ use crate::EcsService;
 /// Jobs of one controller at the same time. The store commits what comes together in one go.
 const JOBS_AT_ONCE_MAX: usize = 64;
 
+/// How often one job writes anew what somebody else has changed meanwhile.
+const ATTEMPTS_MAX: usize = 64;
+
 pub(crate) fn all(service: &EcsService) -> Vec<Arc<dyn Controller>> {
     vec![
         Arc::new(provision::Provision::new(service)),

@@ -14,7 +14,7 @@ use ferrogate_nodeapi::Architecture;
 use ferrogate_store::{Store, StoreError, Txn, get_json};
 use serde_json::json;
 
-use super::{Jobs, interfaces};
+use super::{ATTEMPTS_MAX, Jobs, interfaces};
 use crate::assignments::Assignments;
 use crate::lifecycle::{Event, Status};
 use crate::plan::placement;
@@ -70,7 +70,9 @@ impl Controller for Provision {
         let mut waiting = 0;
         for kv in self.worker.store.range(Queue::Provision.prefix()) {
             waiting += 1;
-            let Some(task) = kv.key.strip_prefix(Queue::Provision.prefix()).and_then(TaskKey::of_path) else { continue };
+            let Some(task) = kv.key.strip_prefix(Queue::Provision.prefix()).and_then(TaskKey::of_path) else {
+                continue;
+            };
             let worker = Arc::clone(&self.worker);
             self.jobs.begin(kv.key.to_string(), async move { worker.provision(&task).await });
         }
@@ -90,6 +92,10 @@ impl Worker {
             return;
         };
         let task = found.record;
+        if task.lifecycle.status() != Status::Provisioning {
+            // Done since the queue was read: making another interface now would be one too many.
+            return;
+        }
         let outcome = match step(&task, self.clock.now()) {
             Step::Abandon => Outcome::Event(Event::Abandoned),
             Step::GiveUp(reason) => Outcome::Event(Event::NotProvisioned { reason }),
@@ -110,7 +116,7 @@ impl Worker {
     }
 
     async fn record(&self, key: &TaskKey, outcome: &Outcome) -> Result<(), StoreError> {
-        loop {
+        for _ in 0..ATTEMPTS_MAX {
             let Some(found) = get_json::<TaskRecord>(&*self.store, &key.record()) else { return Ok(()) };
             let was = found.record;
             let mut task = was.clone();
@@ -140,10 +146,13 @@ impl Worker {
                 return Ok(());
             }
         }
+        // The queue still holds it: the next activation begins again.
+        Ok(())
     }
 
     fn node_for(&self, task: &TaskRecord) -> Option<String> {
-        let architecture = if task.architecture == "arm64" { Architecture::Arm64 } else { Architecture::X86_64 };
+        let architecture =
+            if task.architecture == "arm64" { Architecture::Arm64 } else { Architecture::X86_64 };
         placement::node(&self.nodes, &self.assignments.load(), architecture).map(|node| node.id.clone())
     }
 }

@@ -16,8 +16,8 @@ use super::interfaces;
 use crate::EcsService;
 use crate::lifecycle::Status;
 use crate::state::{
-    ClientTokenRecord, ClusterRecord, ClusterStatus, FamilyRecord, PREFIX, Queue, STOPPED_KEPT, Scope, TaskKey,
-    TaskSummary,
+    ClientTokenRecord, ClusterRecord, ClusterStatus, FamilyRecord, PREFIX, Queue, STOPPED_KEPT, Scope,
+    TaskKey, TaskSummary,
 };
 
 const PERIOD: Duration = Duration::from_secs(60);
@@ -177,7 +177,8 @@ impl Sweep {
             let Some(found) = get_json::<FamilyRecord>(&*self.store, &key) else { continue };
             let others = self.store.range_from(&scope.revisions(family), None, 2);
             let own = scope.revision(family, revision);
-            let record = FamilyRecord { has_revisions: others.iter().any(|kv| *kv.key != *own), ..found.record };
+            let record =
+                FamilyRecord { has_revisions: others.iter().any(|kv| *kv.key != *own), ..found.record };
             let txn = Txn::new()
                 .when_revision(&*found.key, found.mod_revision)
                 .put_json(key, &record)

@@ -16,14 +16,18 @@ pub(super) fn required(definition: &ecs::TaskDefinition) -> Vec<ecs::Attribute> 
     for container in definition.container_definitions.iter().flatten() {
         names.extend(of_container(container, has_execution_role));
     }
-    names.into_iter().map(|name| ecs::Attribute { name: Some(name.to_owned()), ..Default::default() }).collect()
+    names
+        .into_iter()
+        .map(|name| ecs::Attribute { name: Some(name.to_owned()), ..Default::default() })
+        .collect()
 }
 
 fn of_container(container: &ecs::ContainerDefinition, has_execution_role: bool) -> Vec<&'static str> {
     let logs = container.log_configuration.as_ref();
     let awslogs = logs.is_some_and(|logs| logs.log_driver.as_deref() == Some("awslogs"));
     let ecr = container.image.as_deref().is_some_and(is_ecr_image);
-    let init = container.linux_parameters.as_ref().is_some_and(|linux| linux.init_process_enabled == Some(true));
+    let init =
+        container.linux_parameters.as_ref().is_some_and(|linux| linux.init_process_enabled == Some(true));
     [
         ("com.amazonaws.ecs.capability.logging-driver.awslogs", awslogs),
         ("ecs.capability.execution-role-awslogs", awslogs && has_execution_role),
@@ -44,5 +48,6 @@ fn of_container(container: &ecs::ContainerDefinition, has_execution_role: bool) 
 /// `123456789012.dkr.ecr.us-east-1.amazonaws.com/app:1`
 pub(super) fn is_ecr_image(image: &str) -> bool {
     let host = image.split('/').next().unwrap_or_default();
-    host.split_once(".dkr.ecr.").is_some_and(|(account, rest)| account.len() == 12 && rest.ends_with(".amazonaws.com"))
+    host.split_once(".dkr.ecr.")
+        .is_some_and(|(account, rest)| account.len() == 12 && rest.ends_with(".amazonaws.com"))
 }

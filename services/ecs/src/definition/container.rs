@@ -101,7 +101,8 @@ fn check_environment(name: &str, container: &ecs::ContainerDefinition) -> Result
 /// Also for overrides.
 pub(crate) fn check_variable(name: &str, variable: &ecs::KeyValuePair) -> Result<(), ApiError> {
     let text = variable.name.as_deref().unwrap_or_default();
-    let bad = |why: &str| client(format!("Invalid environment variable '{text}' of container '{name}': {why}."));
+    let bad =
+        |why: &str| client(format!("Invalid environment variable '{text}' of container '{name}': {why}."));
     if text.is_empty() || text.contains(['=', '\0']) {
         return Err(bad("its name must not be empty nor hold '='"));
     }
@@ -172,7 +173,8 @@ fn check_linux(name: &str, container: &ecs::ContainerDefinition) -> Result<(), A
     }
     for control in container.system_controls.iter().flatten() {
         if control.namespace.as_deref().is_none_or(str::is_empty) || control.value.is_none() {
-            let message = format!("Invalid system control of container '{name}': it needs 'namespace' and 'value'.");
+            let message =
+                format!("Invalid system control of container '{name}': it needs 'namespace' and 'value'.");
             return Err(client(message));
         }
     }
@@ -217,7 +219,9 @@ fn check_port(name: &str, port: &mut ecs::PortMapping, awsvpc: bool) -> Result<(
     in_range(name, "hostPort", port.host_port, 0..=65_535)?;
     if awsvpc {
         if port.host_port.is_some_and(|host| host != 0 && Some(host) != port.container_port) {
-            return Err(client("When networkMode=awsvpc, the host ports and container ports in port mappings must match."));
+            return Err(client(
+                "When networkMode=awsvpc, the host ports and container ports in port mappings must match.",
+            ));
         }
         port.host_port = port.container_port;
     }
@@ -225,7 +229,10 @@ fn check_port(name: &str, port: &mut ecs::PortMapping, awsvpc: bool) -> Result<(
     port.protocol.get_or_insert_with(|| "tcp".into());
     let Some(text) = &port.name else { return Ok(()) };
     let of_name = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_' || b == b'-';
-    if (1..=PORT_NAME_CHARACTERS_MAX).contains(&text.len()) && !text.starts_with('-') && text.bytes().all(of_name) {
+    if (1..=PORT_NAME_CHARACTERS_MAX).contains(&text.len())
+        && !text.starts_with('-')
+        && text.bytes().all(of_name)
+    {
         return Ok(());
     }
     Err(client(format!(
@@ -243,7 +250,9 @@ pub(super) fn check_ports(containers: &[ecs::ContainerDefinition], awsvpc: bool)
         for port in container.port_mappings.iter().flatten() {
             if awsvpc && !used.insert((port.container_port, port.protocol.as_deref())) {
                 let number = port.container_port.unwrap_or_default();
-                return Err(client(format!("Invalid port mapping of container '{name}': port {number} is mapped twice.")));
+                return Err(client(format!(
+                    "Invalid port mapping of container '{name}': port {number} is mapped twice."
+                )));
             }
             if let Some(text) = &port.name
                 && !names.insert(text)

@@ -20,7 +20,8 @@ pub(super) fn check(definition: &ecs::TaskDefinition) -> Result<(), ApiError> {
     if is_set(&definition.placement_constraints) {
         return Err(not_on_fargate("placementConstraints"));
     }
-    let has_source_path = |volume: &ecs::Volume| volume.host.as_ref().is_some_and(|host| host.source_path.is_some());
+    let has_source_path =
+        |volume: &ecs::Volume| volume.host.as_ref().is_some_and(|host| host.source_path.is_some());
     if definition.volumes.iter().flatten().any(has_source_path) {
         return Err(not_on_fargate("sourcePath"));
     }
@@ -79,7 +80,8 @@ fn check_parameters(container: &ecs::ContainerDefinition) -> Result<(), ApiError
 
 fn check_values(container: &ecs::ContainerDefinition) -> Result<(), ApiError> {
     let name = container.name.as_deref().unwrap_or_default();
-    for (what, value) in [("stopTimeout", container.stop_timeout), ("startTimeout", container.start_timeout)] {
+    for (what, value) in [("stopTimeout", container.stop_timeout), ("startTimeout", container.start_timeout)]
+    {
         if let Some(seconds) = value.filter(|seconds| !TIMEOUT_SECONDS.contains(seconds)) {
             return Err(client(format!(
                 "Invalid '{what}' setting for container '{name}': {seconds}. On Fargate it is between 2 and 120 seconds."

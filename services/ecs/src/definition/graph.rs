@@ -17,7 +17,9 @@ pub(super) fn check(containers: &[ecs::ContainerDefinition]) -> Result<(), ApiEr
         }
     }
     match cycle(&by_name) {
-        Some(name) => Err(client(format!("Container dependencies must not form a cycle: '{name}' waits for itself"))),
+        Some(name) => {
+            Err(client(format!("Container dependencies must not form a cycle: '{name}' waits for itself")))
+        }
         None => Ok(()),
     }
 }
@@ -29,9 +31,9 @@ fn check_dependency(dependency: &ecs::ContainerDependency, by_name: &ByName<'_>)
         return Err(client(format!("Cannot depend on container + '{on}' because it does not exist")));
     };
     match dependency.condition.as_deref().unwrap_or_default() {
-        "COMPLETE" | "SUCCESS" if other.essential == Some(true) => {
-            Err(client("A dependency container with SUCCESS or COMPLETE condition cannot be an essential container"))
-        }
+        "COMPLETE" | "SUCCESS" if other.essential == Some(true) => Err(client(
+            "A dependency container with SUCCESS or COMPLETE condition cannot be an essential container",
+        )),
         "HEALTHY" if other.health_check.is_none() => Err(client(format!(
             "A dependency container with HEALTHY condition must have a health check: '{on}' has none"
         ))),

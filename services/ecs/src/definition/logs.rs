@@ -24,13 +24,18 @@ pub(super) fn check_driver(configuration: &ecs::LogConfiguration) -> Result<(), 
     match configuration.log_driver.as_deref().unwrap_or_default() {
         "awslogs" => require(configuration, &["awslogs-stream-prefix"]),
         driver @ ("splunk" | "awsfirelens") => Err(unsupported(&format!("the log driver '{driver}'"))),
-        driver => Err(client(format!("{driver} is not a valid log driver. Must be one of [awslogs,splunk,awsfirelens]"))),
+        driver => Err(client(format!(
+            "{driver} is not a valid log driver. Must be one of [awslogs,splunk,awsfirelens]"
+        ))),
     }
 }
 
 fn require(configuration: &ecs::LogConfiguration, names: &[&str]) -> Result<(), ApiError> {
     let has = |name: &str| {
-        configuration.options.as_ref().is_some_and(|options| options.get(name).is_some_and(|value| !value.is_empty()))
+        configuration
+            .options
+            .as_ref()
+            .is_some_and(|options| options.get(name).is_some_and(|value| !value.is_empty()))
     };
     let missing: Vec<&str> = names.iter().copied().filter(|name| !has(name)).collect();
     if missing.is_empty() {
@@ -48,7 +53,8 @@ pub(super) fn check(configuration: &ecs::LogConfiguration) -> Result<(), ApiErro
         return Err(unsupported("'secretOptions'"));
     }
     let options = configuration.options.clone().unwrap_or_default();
-    let unknown: Vec<&str> = options.keys().map(String::as_str).filter(|name| !OPTIONS.contains(name)).collect();
+    let unknown: Vec<&str> =
+        options.keys().map(String::as_str).filter(|name| !OPTIONS.contains(name)).collect();
     if !unknown.is_empty() {
         return Err(client(format!("Log driver awslogs disallows options: {}", unknown.join(", "))));
     }
@@ -61,7 +67,9 @@ pub(super) fn check(configuration: &ecs::LogConfiguration) -> Result<(), ApiErro
         return Err(client("Log driver awslogs option 'mode' should be 'blocking' or 'non-blocking'."));
     }
     if options.get("max-buffer-size").is_some_and(|size| bytes(size).is_none_or(|bytes| bytes == 0)) {
-        return Err(client("Log driver awslogs option 'max-buffer-size' should be a size such as '4m' or '512k'."));
+        return Err(client(
+            "Log driver awslogs option 'max-buffer-size' should be a size such as '4m' or '512k'.",
+        ));
     }
     let Some(pattern) = options.get("awslogs-multiline-pattern") else { return Ok(()) };
     if options.contains_key("awslogs-datetime-format") {

@@ -25,7 +25,10 @@ const CONTAINERS_MAX: usize = 10;
 const BYTES_MAX: usize = 65_536;
 
 /// The definition as it is kept, but for what its registration adds (ARN, revision, date).
-pub(crate) fn checked(scope: &Scope, input: ecs::RegisterTaskDefinitionRequest) -> Result<ecs::TaskDefinition, ApiError> {
+pub(crate) fn checked(
+    scope: &Scope,
+    input: ecs::RegisterTaskDefinitionRequest,
+) -> Result<ecs::TaskDefinition, ApiError> {
     refuse_later(&input)?;
     let family = input.family.unwrap_or_default();
     if !is_name(&family) {
@@ -77,7 +80,9 @@ pub(crate) fn requires(definition: &ecs::TaskDefinition, compatibility: &str) ->
 
 /// The named values of a list, those without a name left out.
 pub(crate) fn pairs(list: Option<&[ecs::KeyValuePair]>) -> impl Iterator<Item = (String, String)> {
-    list.unwrap_or_default().iter().filter_map(|pair| Some((pair.name.clone()?, pair.value.clone().unwrap_or_default())))
+    list.unwrap_or_default()
+        .iter()
+        .filter_map(|pair| Some((pair.name.clone()?, pair.value.clone().unwrap_or_default())))
 }
 
 fn is_set<T>(list: &Option<Vec<T>>) -> bool {
@@ -111,14 +116,20 @@ fn refuse_later(input: &ecs::RegisterTaskDefinitionRequest) -> Result<(), ApiErr
             ("dockerVolumeConfiguration", volume.docker_volume_configuration.is_some()),
             ("efsVolumeConfiguration", volume.efs_volume_configuration.is_some()),
             ("s3filesVolumeConfiguration", volume.s3files_volume_configuration.is_some()),
-            ("fsxWindowsFileServerVolumeConfiguration", volume.fsx_windows_file_server_volume_configuration.is_some()),
+            (
+                "fsxWindowsFileServerVolumeConfiguration",
+                volume.fsx_windows_file_server_volume_configuration.is_some(),
+            ),
             ("configuredAtLaunch", volume.configured_at_launch == Some(true)),
         ])?;
     }
     for container in input.container_definitions.iter().flatten() {
         refuse(&[
             ("repositoryCredentials", container.repository_credentials.is_some()),
-            ("restartPolicy", container.restart_policy.as_ref().is_some_and(|policy| policy.enabled == Some(true))),
+            (
+                "restartPolicy",
+                container.restart_policy.as_ref().is_some_and(|policy| policy.enabled == Some(true)),
+            ),
             ("environmentFiles", is_set(&container.environment_files)),
             ("volumesFrom", is_set(&container.volumes_from)),
             ("secrets", is_set(&container.secrets)),
@@ -155,7 +166,11 @@ pub(crate) fn role(scope: &Scope, role: Option<String>) -> Result<Option<String>
     }
     let arn: Arn = role.parse().map_err(|_| invalid())?;
     let name = arn.resource.strip_prefix("role/").unwrap_or_default();
-    if arn.service == "iam" && arn.account.len() == 12 && !name.is_empty() { Ok(Some(role)) } else { Err(invalid()) }
+    if arn.service == "iam" && arn.account.len() == 12 && !name.is_empty() {
+        Ok(Some(role))
+    } else {
+        Err(invalid())
+    }
 }
 
 fn volumes(volumes: Vec<ecs::Volume>) -> Result<Vec<ecs::Volume>, ApiError> {
@@ -208,15 +223,24 @@ fn check_containers(definition: &mut ecs::TaskDefinition) -> Result<(), ApiError
 }
 
 /// What the containers want together is no more than the task has.
-fn check_sums(definition: &ecs::TaskDefinition, containers: &[ecs::ContainerDefinition]) -> Result<(), ApiError> {
+fn check_sums(
+    definition: &ecs::TaskDefinition,
+    containers: &[ecs::ContainerDefinition],
+) -> Result<(), ApiError> {
     let (task_cpu, task_memory) = (number(definition.cpu.as_deref()), number(definition.memory.as_deref()));
     for container in containers {
         let name = container.name.as_deref().unwrap_or_default();
         let (memory, reservation) = (container.memory.map(i64::from), container.memory_reservation);
         if task_memory.is_some_and(|task_memory| memory.is_some_and(|memory| memory > task_memory)) {
-            return Err(client(format!("The 'memory' setting for container '{name}' is greater than for the task.")));
+            return Err(client(format!(
+                "The 'memory' setting for container '{name}' is greater than for the task."
+            )));
         }
-        if task_memory.is_none() && memory.is_none() && reservation.is_none() && !requires(definition, FARGATE) {
+        if task_memory.is_none()
+            && memory.is_none()
+            && reservation.is_none()
+            && !requires(definition, FARGATE)
+        {
             return Err(client(format!(
                 "Invalid setting for container '{name}'. At least one of 'memory' or 'memoryReservation' must be specified."
             )));
@@ -224,7 +248,9 @@ fn check_sums(definition: &ecs::TaskDefinition, containers: &[ecs::ContainerDefi
     }
     let cpu: i64 = containers.iter().filter_map(|container| container.cpu).map(i64::from).sum();
     if task_cpu.is_some_and(|task_cpu| cpu > task_cpu) {
-        return Err(client("The sum of all container 'cpu' values cannot be greater than the value of the task 'cpu'."));
+        return Err(client(
+            "The sum of all container 'cpu' values cannot be greater than the value of the task 'cpu'.",
+        ));
     }
     let reserved: i64 =
         containers.iter().filter_map(|one| one.memory_reservation.or(one.memory)).map(i64::from).sum();

@@ -4,22 +4,35 @@ use ferrogate_api::ApiError;
 
 use crate::errors::client;
 
-/// (CPU units, (least MiB, most MiB, step))
-const SIZES: &[(u32, &[(u32, u32, u32)])] = &[
-    (256, &[(512, 512, 1), (1024, 2048, 1024)]),
-    (512, &[(1024, 4096, 1024)]),
-    (1024, &[(2048, 8192, 1024)]),
-    (2048, &[(4096, 16_384, 1024)]),
-    (4096, &[(8192, 30_720, 1024)]),
-    (8192, &[(16_384, 61_440, 4096)]),
-    (16_384, &[(32_768, 122_880, 8192)]),
+/// Memory that goes with a CPU size: from `least` to `most` MiB in steps.
+struct Size {
+    cpu_units: u32,
+    least: u32,
+    most: u32,
+    step: u32,
+}
+
+const fn size(cpu_units: u32, least: u32, most: u32, step: u32) -> Size {
+    Size { cpu_units, least, most, step }
+}
+
+const SIZES: &[Size] = &[
+    size(256, 512, 1024, 512),
+    size(256, 2048, 2048, 1),
+    size(512, 1024, 4096, 1024),
+    size(1024, 2048, 8192, 1024),
+    size(2048, 4096, 16_384, 1024),
+    size(4096, 8192, 30_720, 1024),
+    size(8192, 16_384, 61_440, 4096),
+    size(16_384, 32_768, 122_880, 8192),
 ];
 
 /// Whether Fargate has tasks of this size.
 fn is_offered(cpu_units: u32, memory_mib: u32) -> bool {
-    let ranges = SIZES.iter().find(|(cpu, _)| *cpu == cpu_units).map(|(_, ranges)| *ranges).unwrap_or_default();
-    ranges.iter().any(|(least, most, step)| {
-        (*least..=*most).contains(&memory_mib) && (memory_mib - least).is_multiple_of(*step)
+    SIZES.iter().any(|size| {
+        size.cpu_units == cpu_units
+            && (size.least..=size.most).contains(&memory_mib)
+            && (memory_mib - size.least).is_multiple_of(size.step)
     })
 }
 
@@ -65,7 +78,9 @@ mod tests {
     fn the_table() {
         let mut offered = Vec::new();
         for cpu in [256, 512, 1024, 2048, 4096, 8192, 16_384] {
-            offered.push((0..=250).map(|n| n * 512).filter(|memory| is_offered(cpu, *memory)).collect::<Vec<u32>>());
+            offered.push(
+                (0..=250).map(|n| n * 512).filter(|memory| is_offered(cpu, *memory)).collect::<Vec<u32>>(),
+            );
         }
         let steps = |least: u32, most: u32, step: usize| (least..=most).step_by(step).collect::<Vec<u32>>();
         assert_eq!(
@@ -87,15 +102,23 @@ mod tests {
 
     #[test]
     fn units() {
-        for (text, units) in
-            [("256", 256), ("1 vCPU", 1024), ("1vcpu", 1024), (".25 vCPU", 256), ("0.5 VCPU", 512), (" 16 vCPU ", 16_384)]
-        {
+        for (text, units) in [
+            ("256", 256),
+            ("1 vCPU", 1024),
+            ("1vcpu", 1024),
+            (".25 vCPU", 256),
+            ("0.5 VCPU", 512),
+            (" 16 vCPU ", 16_384),
+        ] {
             assert_eq!(cpu_units(text), Ok(units), "{text}");
         }
-        for (text, mib) in [("512", 512), ("0.5 GB", 512), ("1GB", 1024), ("2 gb", 2048), ("120GB", 122_880)] {
+        for (text, mib) in [("512", 512), ("0.5 GB", 512), ("1GB", 1024), ("2 gb", 2048), ("120GB", 122_880)]
+        {
             assert_eq!(memory_mib(text), Ok(mib), "{text}");
         }
-        for text in ["", "x", "-1", "0", "1.5", "vCPU", "1 GHz", "1e3 vCPU", "nan vCPU", "inf vCPU", "0.0001 vCPU"] {
+        for text in
+            ["", "x", "-1", "0", "1.5", "vCPU", "1 GHz", "1e3 vCPU", "nan vCPU", "inf vCPU", "0.0001 vCPU"]
+        {
             assert_eq!(cpu_units(text).unwrap_err().message, "Invalid 'cpu' setting for task.", "{text}");
         }
     }

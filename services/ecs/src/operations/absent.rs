@@ -31,7 +31,10 @@ pub(crate) fn describe_container_instances(
     check_count("Container instances", instances.len())?;
     let arn = |id: &str| full_arn(call, id, &format!("container-instance/{cluster}"));
     let failures = instances.iter().map(|id| missing(arn(id))).collect();
-    Ok(ecs::DescribeContainerInstancesResponse { container_instances: Some(Vec::new()), failures: Some(failures) })
+    Ok(ecs::DescribeContainerInstancesResponse {
+        container_instances: Some(Vec::new()),
+        failures: Some(failures),
+    })
 }
 
 fn full_arn(call: &Call<'_>, id: &str, of: &str) -> String {
@@ -65,7 +68,8 @@ pub(crate) fn describe_services(
         return Err(invalid("Services can have at most 10 items."));
     }
     check_count("Services", services.len())?;
-    let failures = services.iter().map(|id| missing(full_arn(call, id, &format!("service/{cluster}")))).collect();
+    let failures =
+        services.iter().map(|id| missing(full_arn(call, id, &format!("service/{cluster}")))).collect();
     Ok(ecs::DescribeServicesResponse { services: Some(Vec::new()), failures: Some(failures) })
 }
 

@@ -38,7 +38,9 @@ pub(crate) fn check_strategy(
                  the cluster: '{name}'. Associate it with the cluster and try again."
             )));
         }
-        if !WEIGHTS.contains(&item.weight.unwrap_or_default()) || !BASES.contains(&item.base.unwrap_or_default()) {
+        if !WEIGHTS.contains(&item.weight.unwrap_or_default())
+            || !BASES.contains(&item.base.unwrap_or_default())
+        {
             return Err(invalid("The weight is between 0 and 1000 and the base between 0 and 100000."));
         }
         if seen.contains(&name) {
@@ -46,8 +48,14 @@ pub(crate) fn check_strategy(
         }
         seen.push(name);
     }
-    if !strategy.is_empty() && strategy.iter().all(|item| item.weight.unwrap_or_default() == 0 && item.base.unwrap_or_default() == 0) {
-        return Err(invalid("At least one capacity provider of the strategy must have a weight or base greater than 0."));
+    if !strategy.is_empty()
+        && strategy
+            .iter()
+            .all(|item| item.weight.unwrap_or_default() == 0 && item.base.unwrap_or_default() == 0)
+    {
+        return Err(invalid(
+            "At least one capacity provider of the strategy must have a weight or base greater than 0.",
+        ));
     }
     Ok(())
 }
@@ -61,10 +69,13 @@ pub(crate) fn describe(
     }
     let named = input.capacity_providers.unwrap_or_default();
     let arn = |name: &str| call.scope.arn(format!("capacity-provider/{name}"));
-    let wanted: Vec<&str> =
-        BUILT_IN.into_iter().filter(|name| named.is_empty() || named.iter().any(|one| one == name || *one == arn(name))).collect();
+    let wanted: Vec<&str> = BUILT_IN
+        .into_iter()
+        .filter(|name| named.is_empty() || named.iter().any(|one| one == name || *one == arn(name)))
+        .collect();
     let unknown = named.iter().filter(|one| !BUILT_IN.iter().any(|name| *one == name || **one == arn(name)));
-    let failures = unknown.map(|one| super::clusters::missing(if one.starts_with("arn:") { one.clone() } else { arn(one) }));
+    let failures = unknown
+        .map(|one| super::clusters::missing(if one.starts_with("arn:") { one.clone() } else { arn(one) }));
     let failures = failures.collect();
     let page = page(wanted, |name| name, input.next_token.as_deref(), input.max_results)?;
     let shape = |name: &str| ecs::CapacityProvider {

@@ -25,19 +25,25 @@ pub(crate) fn new_record(name: &str) -> ClusterRecord {
 
 /// `default`, as AWS makes it for those who use Fargate first.
 pub(crate) fn default_record() -> ClusterRecord {
-    ClusterRecord { capacity_providers: vec![crate::definition::FARGATE.into()], ..new_record(DEFAULT_CLUSTER) }
+    ClusterRecord {
+        capacity_providers: vec![crate::definition::FARGATE.into()],
+        ..new_record(DEFAULT_CLUSTER)
+    }
 }
 
 /// Container Insights is the one setting there is, and there are no metrics yet.
 fn check_settings(settings: Option<&[ecs::ClusterSetting]>) -> Result<(), ApiError> {
     for setting in settings.unwrap_or_default() {
-        let (name, value) = (setting.name.as_deref().unwrap_or_default(), setting.value.as_deref().unwrap_or_default());
+        let (name, value) =
+            (setting.name.as_deref().unwrap_or_default(), setting.value.as_deref().unwrap_or_default());
         match (name, value) {
             ("containerInsights", "disabled") => {}
             ("containerInsights", "enabled" | "enhanced") => {
                 return Err(unsupported(&format!("the cluster setting 'containerInsights={value}'")));
             }
-            ("containerInsights", _) => return Err(invalid(format!("Invalid value '{value}' for cluster setting {name}."))),
+            ("containerInsights", _) => {
+                return Err(invalid(format!("Invalid value '{value}' for cluster setting {name}.")));
+            }
             _ => return Err(invalid(format!("Invalid cluster setting name '{name}'."))),
         }
     }
@@ -72,7 +78,11 @@ pub(crate) async fn create(
     let made = call
         .update::<ClusterRecord>(&call.scope.cluster(&name), |found| match found {
             Some(found) if found.status != ClusterStatus::Inactive => {
-                if agrees(&wanted, &found) { Ok(Some(found)) } else { Err(inconsistent()) }
+                if agrees(&wanted, &found) {
+                    Ok(Some(found))
+                } else {
+                    Err(inconsistent())
+                }
             }
             _ => Ok(Some(wanted.clone())),
         })
@@ -89,7 +99,9 @@ fn agrees(wanted: &ClusterRecord, found: &ClusterRecord) -> bool {
 }
 
 fn inconsistent() -> ApiError {
-    invalid("Arguments on this idempotent request are inconsistent with arguments used in previous request(s).")
+    invalid(
+        "Arguments on this idempotent request are inconsistent with arguments used in previous request(s).",
+    )
 }
 
 /// Which parts a caller wants to see.
@@ -117,7 +129,8 @@ fn shape(call: &Call<'_>, cluster: &ClusterRecord, include: &Include) -> ecs::Cl
         i32::try_from(counted).unwrap_or(i32::MAX)
     };
     let (running, pending) = (count(|status| status == Status::Running), count(Status::is_before_running));
-    let setting = ecs::ClusterSetting { name: Some("containerInsights".into()), value: Some("disabled".into()) };
+    let setting =
+        ecs::ClusterSetting { name: Some("containerInsights".into()), value: Some("disabled".into()) };
     ecs::Cluster {
         cluster_arn: Some(call.scope.cluster_arn(&cluster.name)),
         cluster_name: Some(cluster.name.clone()),
@@ -136,7 +149,10 @@ fn shape(call: &Call<'_>, cluster: &ClusterRecord, include: &Include) -> ecs::Cl
 }
 
 fn statistics(running: i32, pending: i32) -> Vec<ecs::KeyValuePair> {
-    let pair = |name: &str, value: i32| ecs::KeyValuePair { name: Some(name.into()), value: Some(value.to_string()) };
+    let pair = |name: &str, value: i32| ecs::KeyValuePair {
+        name: Some(name.into()),
+        value: Some(value.to_string()),
+    };
     vec![
         pair("runningEC2TasksCount", 0),
         pair("runningFargateTasksCount", running),
@@ -174,7 +190,10 @@ pub(crate) fn missing(arn: String) -> ecs::Failure {
     ecs::Failure { arn: Some(arn), reason: Some("MISSING".into()), detail: None }
 }
 
-pub(crate) fn list(call: &Call<'_>, input: ecs::ListClustersRequest) -> Result<ecs::ListClustersResponse, ApiError> {
+pub(crate) fn list(
+    call: &Call<'_>,
+    input: ecs::ListClustersRequest,
+) -> Result<ecs::ListClustersResponse, ApiError> {
     let clusters: Vec<Json<ClusterRecord>> = call.range(&call.scope.clusters());
     let active = clusters.into_iter().filter(|cluster| cluster.record.status != ClusterStatus::Inactive);
     let page = page(active, |cluster| &cluster.record.name, input.next_token.as_deref(), input.max_results)?;
@@ -273,7 +292,8 @@ pub(crate) async fn put_capacity_providers(
                 default_capacity_provider_strategy: strategy.clone(),
                 ..found.record
             };
-            let txn = Txn::new().when_revision(&*found.key, found.mod_revision).put_json(&*found.key, &record);
+            let txn =
+                Txn::new().when_revision(&*found.key, found.mod_revision).put_json(&*found.key, &record);
             Ok((txn, record))
         })
         .await?;

@@ -86,7 +86,10 @@ pub(crate) async fn register(
             Ok((txn, Found { definition, revision }))
         })
         .await?;
-    Ok(ecs::RegisterTaskDefinitionResponse { task_definition: Some(found.shape()), tags: Some(tags::shape(&tags)) })
+    Ok(ecs::RegisterTaskDefinitionResponse {
+        task_definition: Some(found.shape()),
+        tags: Some(tags::shape(&tags)),
+    })
 }
 
 pub(crate) fn describe(
@@ -118,7 +121,9 @@ pub(crate) async fn deregister(
     let identifier = input.task_definition.unwrap_or_default();
     let name = names::definition(&call.scope, &identifier)?;
     if name.revision.is_none() {
-        return Err(client(format!("Invalid revision number. Name the revision: '{identifier}' is all of a family.")));
+        return Err(client(format!(
+            "Invalid revision number. Name the revision: '{identifier}' is all of a family."
+        )));
     }
     let found = call
         .transact(|| {
@@ -176,8 +181,7 @@ async fn delete_one(
     call: &Call<'_>,
     name: &DefinitionName,
 ) -> Result<Result<ecs::TaskDefinition, &'static str>, ApiError> {
-    let missing =
-        "The specified task definition does not exist. Specify a valid account, family, revision and try again.";
+    let missing = "The specified task definition does not exist. Specify a valid account, family, revision and try again.";
     let active = "The specified task definition is still in ACTIVE status. Please deregister the target and try again.";
     if name.revision.is_none() {
         return Ok(Err(missing));
@@ -243,7 +247,8 @@ fn arn(scope: &Scope, revision: &RevisionRecord) -> String {
 
 /// By family and revision; backwards, every character stands for its opposite and the shorter comes last.
 fn sort_key(revision: &RevisionRecord, descending: bool) -> String {
-    let key = format!("{}/{:010}", revision.family, revision.revision);
+    // The separator is below whatever a family can have in it.
+    let key = format!("{}\u{1}{:010}", revision.family, revision.revision);
     if !descending {
         return key;
     }

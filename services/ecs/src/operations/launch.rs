@@ -27,9 +27,12 @@ pub(crate) fn refuse(input: &ecs::RunTaskRequest) -> Result<(), ApiError> {
     if input.enable_execute_command == Some(true) {
         return Err(unsupported_feature("'enableExecuteCommand'"));
     }
-    let too_long = |text: &Option<String>, max: usize| text.as_ref().is_some_and(|text| text.chars().count() > max);
+    let too_long =
+        |text: &Option<String>, max: usize| text.as_ref().is_some_and(|text| text.chars().count() > max);
     if too_long(&input.reference_id, REFERENCE_ID_CHARACTERS_MAX) {
-        return Err(invalid(format!("The referenceId may have up to {REFERENCE_ID_CHARACTERS_MAX} characters.")));
+        return Err(invalid(format!(
+            "The referenceId may have up to {REFERENCE_ID_CHARACTERS_MAX} characters."
+        )));
     }
     if too_long(&input.started_by, STARTED_BY_CHARACTERS_MAX) {
         return Err(invalid(format!("The startedBy may have up to {STARTED_BY_CHARACTERS_MAX} characters.")));
@@ -58,7 +61,9 @@ pub(crate) fn capacity_provider(
             let message = "Specifying both a launch type and capacity provider strategy is not supported. Remove one and try again.";
             return Err(invalid(message));
         }
-        Some("EC2" | "EXTERNAL") => return Err(invalid("No Container Instances were found in your cluster.")),
+        Some("EC2" | "EXTERNAL") => {
+            return Err(invalid("No Container Instances were found in your cluster."));
+        }
         Some(FARGATE) | None => {}
         Some(other) => return Err(unsupported(&format!("the launch type '{other}'"))),
     }
@@ -91,16 +96,16 @@ pub(crate) fn group(group: Option<String>, family: &str) -> Result<String, ApiEr
 }
 
 /// The tags of the tasks: the request's, over the definition's where those are propagated.
-pub(crate) fn tags(
-    input: &ecs::RunTaskRequest,
-    cluster: &str,
-    definition: &Tags,
-) -> Result<Tags, ApiError> {
+pub(crate) fn tags(input: &ecs::RunTaskRequest, cluster: &str, definition: &Tags) -> Result<Tags, ApiError> {
     let own = tags::checked(input.tags.clone())?;
     let mut all = match input.propagate_tags.as_deref() {
         None | Some("NONE" | "") => Tags::new(),
         Some("TASK_DEFINITION") => definition.clone(),
-        Some(other) => return Err(invalid(format!("Invalid propagateTags '{other}': a task that no service starts gets its tags from TASK_DEFINITION."))),
+        Some(other) => {
+            return Err(invalid(format!(
+                "Invalid propagateTags '{other}': a task that no service starts gets its tags from TASK_DEFINITION."
+            )));
+        }
     };
     all.extend(own);
     if input.enable_ecs_managed_tags == Some(true) {

@@ -23,17 +23,21 @@ pub(crate) struct Wanted {
 }
 
 pub(crate) fn wanted(configuration: Option<ecs::NetworkConfiguration>) -> Result<Wanted, ApiError> {
-    let Some(configuration) = configuration.and_then(|configuration| configuration.awsvpc_configuration) else {
-        return Err(invalid("Network Configuration must be provided when networkMode 'awsvpc' is specified."));
+    let Some(configuration) = configuration.and_then(|configuration| configuration.awsvpc_configuration)
+    else {
+        return Err(invalid(
+            "Network Configuration must be provided when networkMode 'awsvpc' is specified.",
+        ));
     };
     let mut subnets = configuration.subnets.unwrap_or_default();
     let mut security_groups = configuration.security_groups.unwrap_or_default();
     if subnets.is_empty() {
         return Err(invalid("subnets can not be empty."));
     }
-    for (what, count, max) in
-        [("subnets", subnets.len(), SUBNETS_MAX), ("securityGroups", security_groups.len(), SECURITY_GROUPS_MAX)]
-    {
+    for (what, count, max) in [
+        ("subnets", subnets.len(), SUBNETS_MAX),
+        ("securityGroups", security_groups.len(), SECURITY_GROUPS_MAX),
+    ] {
         if count > max {
             return Err(invalid(format!("{what} can have at most {max} items.")));
         }
@@ -41,7 +45,11 @@ pub(crate) fn wanted(configuration: Option<ecs::NetworkConfiguration>) -> Result
     let assign_public_ip = match configuration.assign_public_ip.as_deref() {
         None | Some("DISABLED") => false,
         Some("ENABLED") => true,
-        Some(other) => return Err(invalid(format!("Invalid assignPublicIp '{other}'. Must be one of [ENABLED,DISABLED]"))),
+        Some(other) => {
+            return Err(invalid(format!(
+                "Invalid assignPublicIp '{other}'. Must be one of [ENABLED,DISABLED]"
+            )));
+        }
     };
     for list in [&mut subnets, &mut security_groups] {
         list.sort();
@@ -61,7 +69,9 @@ pub(crate) async fn resolve(call: &Call<'_>, wanted: &Wanted) -> Result<Vec<Netw
     }
     if let Some(group) = groups?.iter().find(|group| group.vpc_id.as_deref() != Some(&vpc_id)) {
         let id = group.group_id.as_deref().unwrap_or_default();
-        return Err(invalid(format!("Security group {id} does not appear to belong to the same VPC as the input subnets.")));
+        return Err(invalid(format!(
+            "Security group {id} does not appear to belong to the same VPC as the input subnets."
+        )));
     }
     let vpc_cidr = vpc_cidr(&client, &vpc_id).await?;
     let record = |subnet: ec2::Subnet| {
@@ -97,8 +107,12 @@ fn retrieving(what: &str, ids: &[String], error: ApiError) -> ApiError {
 }
 
 async fn subnets(client: &ec2::Client, wanted: &Wanted) -> Result<Vec<ec2::Subnet>, ApiError> {
-    let request = ec2::DescribeSubnetsRequest { subnet_ids: Some(wanted.subnets.clone()), ..Default::default() };
-    let answer = client.describe_subnets(request).await.map_err(|error| retrieving("subnet", &wanted.subnets, error))?;
+    let request =
+        ec2::DescribeSubnetsRequest { subnet_ids: Some(wanted.subnets.clone()), ..Default::default() };
+    let answer = client
+        .describe_subnets(request)
+        .await
+        .map_err(|error| retrieving("subnet", &wanted.subnets, error))?;
     answer.subnets.filter(|subnets| !subnets.is_empty()).ok_or_else(|| incomplete("subnet"))
 }
 
@@ -108,8 +122,10 @@ async fn security_groups(client: &ec2::Client, wanted: &Wanted) -> Result<Vec<ec
         return Ok(Vec::new());
     }
     let request = ec2::DescribeSecurityGroupsRequest { group_ids: Some(ids.clone()), ..Default::default() };
-    let answer =
-        client.describe_security_groups(request).await.map_err(|error| retrieving("security group", ids, error))?;
+    let answer = client
+        .describe_security_groups(request)
+        .await
+        .map_err(|error| retrieving("security group", ids, error))?;
     Ok(answer.security_groups.unwrap_or_default())
 }
 

@@ -51,8 +51,11 @@ pub(crate) fn apply(
         .collect();
     for over in overrides.container_overrides.into_iter().flatten() {
         let name = over.name.clone().unwrap_or_default();
-        let Some(at) = containers.iter().position(|container| container.name.as_deref() == Some(&name)) else {
-            return Err(invalid(format!("Override for container named {name} is not a container in the TaskDefinition.")));
+        let Some(at) = containers.iter().position(|container| container.name.as_deref() == Some(&name))
+        else {
+            return Err(invalid(format!(
+                "Override for container named {name} is not a container in the TaskDefinition."
+            )));
         };
         apply_to(&mut containers[at], &over)?;
         shown[at] = over;
@@ -69,7 +72,12 @@ pub(crate) fn apply(
         overrides: ecs::TaskOverride {
             container_overrides: Some(shown),
             inference_accelerator_overrides: Some(Vec::new()),
-            ..overrides_of_task(overrides.cpu, overrides.memory, overrides.execution_role_arn, overrides.task_role_arn)
+            ..overrides_of_task(
+                overrides.cpu,
+                overrides.memory,
+                overrides.execution_role_arn,
+                overrides.task_role_arn,
+            )
         },
     })
 }
@@ -106,13 +114,22 @@ fn apply_to(container: &mut ecs::ContainerDefinition, over: &ecs::ContainerOverr
     Ok(())
 }
 
-fn check_sums(containers: &[ecs::ContainerDefinition], cpu_units: u32, memory_mib: u32) -> Result<(), ApiError> {
+fn check_sums(
+    containers: &[ecs::ContainerDefinition],
+    cpu_units: u32,
+    memory_mib: u32,
+) -> Result<(), ApiError> {
     let cpu: i64 = containers.iter().filter_map(|container| container.cpu).map(i64::from).sum();
     if cpu > i64::from(cpu_units) {
-        return Err(invalid("The sum of all container 'cpu' values cannot be greater than the value of the task 'cpu'."));
+        return Err(invalid(
+            "The sum of all container 'cpu' values cannot be greater than the value of the task 'cpu'.",
+        ));
     }
     let above = |container: &&ecs::ContainerDefinition| {
-        container.memory.or(container.memory_reservation).is_some_and(|memory| i64::from(memory) > i64::from(memory_mib))
+        container
+            .memory
+            .or(container.memory_reservation)
+            .is_some_and(|memory| i64::from(memory) > i64::from(memory_mib))
     };
     match containers.iter().find(above) {
         Some(container) => {
@@ -125,7 +142,8 @@ fn check_sums(containers: &[ecs::ContainerDefinition], cpu_units: u32, memory_mi
 
 /// The containers of one task.
 pub(crate) fn container_records(effective: &Effective, task_id: &str) -> Vec<ContainerRecord> {
-    let count = |value: Option<i32>| value.and_then(|value| u32::try_from(value).ok()).filter(|value| *value > 0);
+    let count =
+        |value: Option<i32>| value.and_then(|value| u32::try_from(value).ok()).filter(|value| *value > 0);
     let is_check = |check: &ecs::HealthCheck| {
         check.command.as_ref().is_some_and(|command| command.first().is_some_and(|kind| kind != "NONE"))
     };

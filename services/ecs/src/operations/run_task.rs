@@ -41,7 +41,10 @@ struct Plan {
     tags: Tags,
 }
 
-pub(crate) async fn run(call: &Call<'_>, input: ecs::RunTaskRequest) -> Result<ecs::RunTaskResponse, ApiError> {
+pub(crate) async fn run(
+    call: &Call<'_>,
+    input: ecs::RunTaskRequest,
+) -> Result<ecs::RunTaskResponse, ApiError> {
     launch::refuse(&input)?;
     let count = launch::count(input.count)?;
     let cluster_name = names::cluster(&call.scope, input.cluster.as_deref())?;
@@ -102,7 +105,9 @@ fn cluster(call: &Call<'_>, name: &str) -> Result<Cluster, ApiError> {
             Ok(Cluster { mod_revision: 0, record: clusters::default_record() })
         }
         Some(_) => Err(ApiError::new("ClusterNotFoundException", "The referenced cluster was inactive.")),
-        None if name == DEFAULT_CLUSTER => Ok(Cluster { mod_revision: 0, record: clusters::default_record() }),
+        None if name == DEFAULT_CLUSTER => {
+            Ok(Cluster { mod_revision: 0, record: clusters::default_record() })
+        }
         None => Err(cluster_not_found()),
     }
 }
@@ -131,9 +136,12 @@ fn plan(
 }
 
 async fn check_roles(call: &Call<'_>, effective: &Effective) -> Result<(), ApiError> {
-    let mut roles: Vec<&String> = effective.execution_role_arn.iter().chain(&effective.task_role_arn).collect();
+    let mut roles: Vec<&String> =
+        effective.execution_role_arn.iter().chain(&effective.task_role_arn).collect();
     roles.dedup();
-    futures_util::future::try_join_all(roles.into_iter().map(|role| network::check_role(call, role))).await.map(drop)
+    futures_util::future::try_join_all(roles.into_iter().map(|role| network::check_role(call, role)))
+        .await
+        .map(drop)
 }
 
 /// As a task shows it.
@@ -214,9 +222,13 @@ fn client_token(
     input: &ecs::RunTaskRequest,
     cluster_name: &str,
 ) -> Result<Option<ClientToken>, ApiError> {
-    let Some(token) = input.client_token.as_deref().filter(|token| !token.is_empty()) else { return Ok(None) };
+    let Some(token) = input.client_token.as_deref().filter(|token| !token.is_empty()) else {
+        return Ok(None);
+    };
     if token.len() > CLIENT_TOKEN_CHARACTERS_MAX || !token.bytes().all(|byte| (33..=126).contains(&byte)) {
-        let message = format!("The clientToken may have up to {CLIENT_TOKEN_CHARACTERS_MAX} ASCII characters in the range of 33-126.");
+        let message = format!(
+            "The clientToken may have up to {CLIENT_TOKEN_CHARACTERS_MAX} ASCII characters in the range of 33-126."
+        );
         return Err(invalid(message));
     }
     let others = ecs::RunTaskRequest { client_token: None, ..input.clone() };
@@ -239,7 +251,8 @@ fn made_before(
         return Ok(Some(tasks.map(|found| found.record).collect()));
     }
     let arn = |id: &String| Value::String(call.scope.arn(format!("task/{cluster_name}/{id}")));
-    let message = "The client token was used before with other parameters. Use another token for another request.";
+    let message =
+        "The client token was used before with other parameters. Use another token for another request.";
     Err(ApiError::new("ConflictException", message)
         .with_member("resourceIds", Value::List(made.record.task_ids.iter().map(arn).collect())))
 }

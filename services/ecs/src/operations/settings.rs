@@ -39,7 +39,10 @@ pub(crate) const TAG_RESOURCE_AUTHORIZATION: &str = "tagResourceAuthorization";
 
 fn setting(name: Option<&str>) -> Result<&'static Setting, ApiError> {
     let name = name.unwrap_or_default();
-    SETTINGS.iter().find(|setting| setting.name == name).ok_or_else(|| invalid(format!("Invalid setting name '{name}'.")))
+    SETTINGS
+        .iter()
+        .find(|setting| setting.name == name)
+        .ok_or_else(|| invalid(format!("Invalid setting name '{name}'.")))
 }
 
 /// The account's default is what its root user has set.
@@ -64,7 +67,8 @@ fn effective_of(store: &dyn Store, scope: &Scope, principal: &str, name: &str) -
     let get = |principal: &str| {
         get_json::<SettingRecord>(store, &scope.setting(name, principal)).map(|found| found.record.value)
     };
-    let built_in = || SETTINGS.iter().find(|setting| setting.name == name).map_or("", |setting| setting.served[0]);
+    let built_in =
+        || SETTINGS.iter().find(|setting| setting.name == name).map_or("", |setting| setting.served[0]);
     get(principal).or_else(|| get(&root(scope))).unwrap_or_else(|| built_in().to_owned())
 }
 
@@ -98,7 +102,8 @@ async fn put_for(
         return Err(invalid(message));
     }
     let record = SettingRecord { name: setting.name.into(), value, principal_arn: principal.to_owned() };
-    call.update::<SettingRecord>(&call.scope.setting(setting.name, principal), |_| Ok(Some(record.clone()))).await?;
+    call.update::<SettingRecord>(&call.scope.setting(setting.name, principal), |_| Ok(Some(record.clone())))
+        .await?;
     Ok(shape(setting.name, &record.value, principal))
 }
 
@@ -132,11 +137,16 @@ pub(crate) async fn delete(
 
 /// A user, a role or root of this account; the caller, where none is named.
 fn whose(call: &Call<'_>, principal_arn: Option<String>) -> Result<String, ApiError> {
-    let Some(arn) = principal_arn.filter(|arn| !arn.is_empty()) else { return Ok(principal(call.cx).to_owned()) };
+    let Some(arn) = principal_arn.filter(|arn| !arn.is_empty()) else {
+        return Ok(principal(call.cx).to_owned());
+    };
     if arn.starts_with(&format!("arn:aws:iam::{}:", call.scope.account)) {
         return Ok(arn);
     }
-    Err(invalid(format!("Invalid principal '{arn}': name a user, a role or the root user of account {}.", call.scope.account)))
+    Err(invalid(format!(
+        "Invalid principal '{arn}': name a user, a role or the root user of account {}.",
+        call.scope.account
+    )))
 }
 
 pub(crate) fn list(

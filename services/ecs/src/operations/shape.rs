@@ -46,7 +46,9 @@ pub(crate) fn task(task: &TaskRecord, with_tags: bool) -> ecs::Task {
         task_arn: Some(task.arn()),
         task_definition_arn: Some(task.definition_arn()),
         version: i64::try_from(life.version()).ok(),
-        ephemeral_storage: Some(ecs::EphemeralStorage { size_in_gib: i32::try_from(EPHEMERAL_STORAGE_GIB).ok() }),
+        ephemeral_storage: Some(ecs::EphemeralStorage {
+            size_in_gib: i32::try_from(EPHEMERAL_STORAGE_GIB).ok(),
+        }),
         fargate_ephemeral_storage: Some(ecs::TaskEphemeralStorage {
             size_in_gib: i32::try_from(EPHEMERAL_STORAGE_GIB).ok(),
             kms_key_id: None,
@@ -134,7 +136,8 @@ fn health(container: &ContainerRecord, task: &TaskRecord) -> &'static str {
 
 /// Of the essential containers that have a health check: ECS API reference, Task, `healthStatus`.
 fn health_status(task: &TaskRecord) -> &'static str {
-    let checked = task.containers.iter().filter(|container| container.essential && container.has_health_check);
+    let checked =
+        task.containers.iter().filter(|container| container.essential && container.has_health_check);
     let all: Vec<&str> = checked.map(|container| health(container, task)).collect();
     if all.contains(&"UNHEALTHY") {
         "UNHEALTHY"

@@ -36,7 +36,9 @@ fn check_key(key: &str) -> Result<(), ApiError> {
         return Err(invalid("Tag keys cannot be empty."));
     }
     if key.to_ascii_lowercase().starts_with("aws:") {
-        return Err(invalid(format!("Invalid tag key '{key}': keys that begin with 'aws:' are reserved for AWS.")));
+        return Err(invalid(format!(
+            "Invalid tag key '{key}': keys that begin with 'aws:' are reserved for AWS."
+        )));
     }
     Ok(())
 }
@@ -55,7 +57,9 @@ pub(crate) fn shape(tags: &Tags) -> Vec<ecs::Tag> {
 
 fn resolve(call: &Call<'_>, arn: Option<&str>) -> Result<Tagged, ApiError> {
     let arn = arn.unwrap_or_default();
-    let unsupported = || invalid(format!("Invalid resource ARN '{arn}'. Clusters, task definitions and tasks can be tagged."));
+    let unsupported = || {
+        invalid(format!("Invalid resource ARN '{arn}'. Clusters, task definitions and tasks can be tagged."))
+    };
     let resource = arn.splitn(6, ':').nth(5).ok_or_else(unsupported)?;
     match resource.split('/').next().unwrap_or_default() {
         "cluster" => Ok(Tagged::Cluster(names::cluster(&call.scope, Some(arn))?)),
@@ -66,7 +70,8 @@ fn resolve(call: &Call<'_>, arn: Option<&str>) -> Result<Tagged, ApiError> {
         }
         "task" => {
             let cluster = resource.split('/').nth(1).filter(|_| resource.matches('/').count() == 2);
-            let cluster = cluster.ok_or_else(|| invalid("Long arn format must be used for tagging operations"))?;
+            let cluster =
+                cluster.ok_or_else(|| invalid("Long arn format must be used for tagging operations"))?;
             let id = names::task(&call.scope, cluster, arn)?;
             Ok(Tagged::Task(TaskKey { scope: call.scope.clone(), cluster: cluster.to_owned(), id }))
         }
@@ -85,10 +90,12 @@ impl Tagged {
 
     fn read(&self, call: &Call<'_>) -> Result<Tags, ApiError> {
         let tags = match self {
-            Self::Cluster(name) => call.get::<ClusterRecord>(&call.scope.cluster(name)).map(|found| found.record.tags),
-            Self::Definition { family, revision } => {
-                call.get::<RevisionRecord>(&call.scope.revision(family, *revision)).map(|found| found.record.tags)
+            Self::Cluster(name) => {
+                call.get::<ClusterRecord>(&call.scope.cluster(name)).map(|found| found.record.tags)
             }
+            Self::Definition { family, revision } => call
+                .get::<RevisionRecord>(&call.scope.revision(family, *revision))
+                .map(|found| found.record.tags),
             Self::Task(task) => call.get::<TaskRecord>(&task.record()).map(|found| found.record.tags),
         };
         tags.ok_or_else(|| self.not_found())
@@ -112,13 +119,18 @@ impl Tagged {
         }
         match self {
             Self::Cluster(name) => change!(ClusterRecord, call.scope.cluster(name)),
-            Self::Definition { family, revision } => change!(RevisionRecord, call.scope.revision(family, *revision)),
+            Self::Definition { family, revision } => {
+                change!(RevisionRecord, call.scope.revision(family, *revision))
+            }
             Self::Task(task) => change!(TaskRecord, task.record()),
         }
     }
 }
 
-pub(crate) async fn tag(call: &Call<'_>, input: ecs::TagResourceRequest) -> Result<ecs::TagResourceResponse, ApiError> {
+pub(crate) async fn tag(
+    call: &Call<'_>,
+    input: ecs::TagResourceRequest,
+) -> Result<ecs::TagResourceResponse, ApiError> {
     let resource = resolve(call, input.resource_arn.as_deref())?;
     let new = checked(input.tags)?;
     resource

@@ -19,7 +19,10 @@ pub(crate) fn find(call: &Call<'_>, cluster: &str, id: &str) -> Option<Json<Task
     call.get(&key.record())
 }
 
-pub(crate) fn describe(call: &Call<'_>, input: ecs::DescribeTasksRequest) -> Result<ecs::DescribeTasksResponse, ApiError> {
+pub(crate) fn describe(
+    call: &Call<'_>,
+    input: ecs::DescribeTasksRequest,
+) -> Result<ecs::DescribeTasksResponse, ApiError> {
     let identifiers = input.tasks.unwrap_or_default();
     check_count("Tasks", identifiers.len())?;
     let cluster = call.cluster(input.cluster.as_deref())?.record.name;
@@ -35,7 +38,10 @@ pub(crate) fn describe(call: &Call<'_>, input: ecs::DescribeTasksRequest) -> Res
     Ok(ecs::DescribeTasksResponse { tasks: Some(tasks), failures: Some(failures) })
 }
 
-pub(crate) fn list(call: &Call<'_>, input: ecs::ListTasksRequest) -> Result<ecs::ListTasksResponse, ApiError> {
+pub(crate) fn list(
+    call: &Call<'_>,
+    input: ecs::ListTasksRequest,
+) -> Result<ecs::ListTasksResponse, ApiError> {
     let given = [
         ("family", input.family.is_some()),
         ("serviceName", input.service_name.is_some()),
@@ -49,7 +55,10 @@ pub(crate) fn list(call: &Call<'_>, input: ecs::ListTasksRequest) -> Result<ecs:
     let desired = input.desired_status.as_deref().unwrap_or("RUNNING");
     let fargate = input.launch_type.as_deref().is_none_or(|launch_type| launch_type == FARGATE);
     // No service, no daemon and no instance has any task.
-    let none = !fargate || input.service_name.is_some() || input.container_instance.is_some() || input.daemon_name.is_some();
+    let none = !fargate
+        || input.service_name.is_some()
+        || input.container_instance.is_some()
+        || input.daemon_name.is_some();
     let family = input.family.map(|family| family.split(':').next().unwrap_or_default().to_owned());
     let tasks: Vec<Json<TaskSummary>> =
         if none { Vec::new() } else { call.range(&call.scope.tasks(&cluster)) };
@@ -60,21 +69,27 @@ pub(crate) fn list(call: &Call<'_>, input: ecs::ListTasksRequest) -> Result<ecs:
             && input.started_by.as_ref().is_none_or(|by| task.started_by.as_ref() == Some(by))
     });
     let page = page(wanted, |task| &task.task_id, input.next_token.as_deref(), input.max_results)?;
-    let arns = page.items.iter().map(|task| call.scope.arn(format!("task/{cluster}/{}", task.task_id))).collect();
+    let arns =
+        page.items.iter().map(|task| call.scope.arn(format!("task/{cluster}/{}", task.task_id))).collect();
     Ok(ecs::ListTasksResponse { task_arns: Some(arns), next_token: page.next_token })
 }
 
 /// Says that the task shall stop; whoever has it at the moment does it.
-pub(crate) async fn stop(call: &Call<'_>, input: ecs::StopTaskRequest) -> Result<ecs::StopTaskResponse, ApiError> {
+pub(crate) async fn stop(
+    call: &Call<'_>,
+    input: ecs::StopTaskRequest,
+) -> Result<ecs::StopTaskResponse, ApiError> {
     let cluster = call.cluster(input.cluster.as_deref())?.record.name;
     let id = names::task(&call.scope, &cluster, input.task.as_deref().unwrap_or_default())?;
-    let reason = input.reason.filter(|reason| !reason.is_empty()).unwrap_or_else(|| "Task stopped by user".into());
+    let reason =
+        input.reason.filter(|reason| !reason.is_empty()).unwrap_or_else(|| "Task stopped by user".into());
     if reason.chars().count() > REASON_CHARACTERS_MAX {
         return Err(invalid(format!("The reason may have up to {REASON_CHARACTERS_MAX} characters.")));
     }
     let task = call
         .transact(|| {
-            let found = find(call, &cluster, &id).ok_or_else(|| invalid("The referenced task was not found."))?;
+            let found =
+                find(call, &cluster, &id).ok_or_else(|| invalid("The referenced task was not found."))?;
             let mut task = found.record.clone();
             let event = Event::StopRequested { code: USER_INITIATED, reason: reason.clone() };
             // Stopping what is being stopped changes nothing.

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use ferrogate_api::ecs;
 use ferrogate_nodeapi::{
-    Architecture, ContainerAssignment, Dependency, DependencyCondition, HealthCheck, LogConfiguration, MountPoint,
-    TaskAssignment, TaskNetwork, Tmpfs, Ulimit, VolumeAssignment,
+    Architecture, ContainerAssignment, Dependency, DependencyCondition, HealthCheck, LogConfiguration,
+    MountPoint, TaskAssignment, TaskNetwork, Tmpfs, Ulimit, VolumeAssignment,
 };
 use ipnet::Ipv4Net;
 
@@ -67,11 +67,14 @@ fn nth_address(block: Ipv4Net, n: u32) -> std::net::Ipv4Addr {
     std::net::Ipv4Addr::from_bits(block.network().to_bits().wrapping_add(n))
 }
 
-fn container_assignment(task: &TaskRecord, definition: &ecs::ContainerDefinition) -> Option<ContainerAssignment> {
+fn container_assignment(
+    task: &TaskRecord,
+    definition: &ecs::ContainerDefinition,
+) -> Option<ContainerAssignment> {
     let name = definition.name.as_deref()?;
     let record = task.containers.iter().find(|record| record.name == name)?;
-    let overrides = task.overrides.container_overrides.iter().flatten();
-    let over = overrides.filter(|over| over.name.as_deref() == Some(name)).next_back();
+    let mut overrides = task.overrides.container_overrides.iter().flatten();
+    let over = overrides.find(|over| over.name.as_deref() == Some(name));
     let linux = definition.linux_parameters.clone().unwrap_or_default();
     let capabilities = linux.capabilities.unwrap_or_default();
     let command = over.and_then(|over| over.command.clone()).or_else(|| definition.command.clone());
@@ -145,7 +148,11 @@ fn ulimits(definition: &ecs::ContainerDefinition) -> Vec<Ulimit> {
         .iter()
         .flatten()
         .filter_map(|one| {
-            Some(Ulimit { name: one.name.clone()?, soft: limit(one.soft_limit?), hard: limit(one.hard_limit?) })
+            Some(Ulimit {
+                name: one.name.clone()?,
+                soft: limit(one.soft_limit?),
+                hard: limit(one.hard_limit?),
+            })
         })
         .collect();
     if all.iter().all(|one| one.name != "nofile") {
@@ -221,7 +228,9 @@ pub(crate) fn log_configuration(
         stream,
         create_group: option("awslogs-create-group").as_deref() == Some("true"),
         non_blocking: mode != "blocking",
-        max_buffer_bytes: option("max-buffer-size").and_then(|size| logs::bytes(&size)).unwrap_or(logs::MAX_BUFFER_BYTES),
+        max_buffer_bytes: option("max-buffer-size")
+            .and_then(|size| logs::bytes(&size))
+            .unwrap_or(logs::MAX_BUFFER_BYTES),
         multiline_pattern: option("awslogs-multiline-pattern")
             .or_else(|| option("awslogs-datetime-format").map(|format| logs::datetime_pattern(&format))),
     })

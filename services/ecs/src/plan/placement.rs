@@ -81,14 +81,19 @@ mod tests {
     fn an_emptier_zone_comes_first() {
         let subnets = [subnet(0, 0), subnet(1, 1)];
         let running = BTreeMap::from([("us-east-1a".to_owned(), 2)]);
-        let chosen: Vec<&str> = spread(&subnets, &running, 0, 3).iter().map(|s| s.subnet_id.as_str()).collect();
+        let chosen: Vec<&str> =
+            spread(&subnets, &running, 0, 3).iter().map(|s| s.subnet_id.as_str()).collect();
         assert_eq!(chosen, ["subnet-1", "subnet-1", "subnet-0"]);
     }
 
     #[test]
     fn the_emptiest_node_that_fits() {
         let node_of = |id: &str, architecture| Node { id: id.into(), architecture };
-        let nodes = [node_of("a", Architecture::X86_64), node_of("b", Architecture::X86_64), node_of("c", Architecture::Arm64)];
+        let nodes = [
+            node_of("a", Architecture::X86_64),
+            node_of("b", Architecture::X86_64),
+            node_of("c", Architecture::Arm64),
+        ];
         let load = BTreeMap::from([("a".to_owned(), 1)]);
         let on = |architecture| node(&nodes, &load, architecture).map(|node| node.id.as_str());
         assert_eq!(on(Architecture::X86_64), Some("b"));

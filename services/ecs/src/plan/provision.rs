@@ -30,7 +30,10 @@ pub(crate) fn step(task: &TaskRecord, now: Timestamp) -> Step {
 /// The reason to give the task up for; `None`: trying again may help.
 pub(crate) fn reason_to_give_up(task: &TaskRecord, error: &ApiError) -> Option<String> {
     let passing = error.status.is_some_and(|status| status >= 500)
-        || matches!(error.code.as_str(), "RequestLimitExceeded" | "Throttling" | "InternalError" | "Unavailable");
+        || matches!(
+            error.code.as_str(),
+            "RequestLimitExceeded" | "Throttling" | "InternalError" | "Unavailable"
+        );
     if passing {
         return None;
     }

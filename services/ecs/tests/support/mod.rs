@@ -6,12 +6,15 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use ferrogate_api::ecs::{self, Ecs};
-use ferrogate_api::{ApiError, BoxFuture, Call, Caller, Context, Invoke, Principal, PrincipalKind, Shape, Value, ec2};
+use ferrogate_api::{
+    ApiError, BoxFuture, Call, Caller, Context, Invoke, Principal, PrincipalKind, Shape, Value, ec2,
+};
 use ferrogate_control::Driver;
 use ferrogate_ecs::{Config, EcsService};
 use ferrogate_model::{Clock, ManualClock, wildcard_match};
 use ferrogate_nodeapi::{
-    ContainerReport, ContainerStatus, Health, Isolation, ObservedStatus, StopCause, TaskAssignment, TaskReport,
+    ContainerReport, ContainerStatus, Health, Isolation, ObservedStatus, StopCause, TaskAssignment,
+    TaskReport,
 };
 use ferrogate_store::{MemoryStore, Store};
 use jiff::Timestamp;
@@ -19,36 +22,36 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value as Json, json};
 use tokio::sync::Semaphore;
 
-pub const ACCOUNT: &str = "123456789012";
-pub const REGION: &str = "us-east-1";
-pub const NODE: &str = "local";
-pub const EXECUTION_ROLE: &str = "arn:aws:iam::123456789012:role/execution";
+pub(crate) const ACCOUNT: &str = "123456789012";
+pub(crate) const REGION: &str = "us-east-1";
+pub(crate) const NODE: &str = "local";
+pub(crate) const EXECUTION_ROLE: &str = "arn:aws:iam::123456789012:role/execution";
 /// Only so that a test that has failed ends.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// EC2 and STS as far as ECS calls them.
-pub struct Cloud {
-    pub enis: Mutex<BTreeMap<String, Eni>>,
+pub(crate) struct Cloud {
+    pub(crate) enis: Mutex<BTreeMap<String, Eni>>,
     tokens: Mutex<BTreeMap<String, String>>,
-    pub calls: Mutex<Vec<(String, String)>>,
+    pub(crate) calls: Mutex<Vec<(String, String)>>,
     /// CreateNetworkInterface fails so; taken from the front.
-    pub create_errors: Mutex<Vec<ApiError>>,
+    pub(crate) create_errors: Mutex<Vec<ApiError>>,
     /// CreateNetworkInterface waits for one of these in held subnets.
-    pub gate: Semaphore,
-    pub held_subnets: Mutex<BTreeSet<String>>,
+    pub(crate) gate: Semaphore,
+    pub(crate) held_subnets: Mutex<BTreeSet<String>>,
     /// The answer of CreateNetworkInterface gets lost after it has been done.
-    pub lose_answers: Mutex<bool>,
-    pub refused_roles: Mutex<BTreeSet<String>>,
+    pub(crate) lose_answers: Mutex<bool>,
+    pub(crate) refused_roles: Mutex<BTreeSet<String>>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
-pub struct Eni {
-    pub id: String,
-    pub description: String,
-    pub subnet: String,
-    pub ip: String,
-    pub groups: Vec<String>,
-    pub public: bool,
+pub(crate) struct Eni {
+    pub(crate) id: String,
+    pub(crate) description: String,
+    pub(crate) subnet: String,
+    pub(crate) ip: String,
+    pub(crate) groups: Vec<String>,
+    pub(crate) public: bool,
 }
 
 impl Default for Cloud {
@@ -71,11 +74,11 @@ fn parse<T: Shape>(value: Value) -> T {
 }
 
 impl Cloud {
-    pub fn enis(&self) -> Vec<Eni> {
+    pub(crate) fn enis(&self) -> Vec<Eni> {
         self.enis.lock().unwrap().values().cloned().collect()
     }
 
-    pub fn count(&self, operation: &str) -> usize {
+    pub(crate) fn count(&self, operation: &str) -> usize {
         self.calls.lock().unwrap().iter().filter(|(name, _)| name == operation).count()
     }
 
@@ -97,7 +100,9 @@ impl Cloud {
         Ok(ec2::DescribeSubnetsResult { subnets: Some(subnets), next_token: None })
     }
 
-    fn groups(input: ec2::DescribeSecurityGroupsRequest) -> Result<ec2::DescribeSecurityGroupsResult, ApiError> {
+    fn groups(
+        input: ec2::DescribeSecurityGroupsRequest,
+    ) -> Result<ec2::DescribeSecurityGroupsResult, ApiError> {
         let mut groups = Vec::new();
         for id in input.group_ids.unwrap_or_default() {
             let vpc = match id.as_str() {
@@ -108,12 +113,19 @@ impl Cloud {
                     return Err(ApiError::new("InvalidGroup.NotFound", message));
                 }
             };
-            groups.push(ec2::SecurityGroup { group_id: Some(id), vpc_id: Some(vpc.into()), ..Default::default() });
+            groups.push(ec2::SecurityGroup {
+                group_id: Some(id),
+                vpc_id: Some(vpc.into()),
+                ..Default::default()
+            });
         }
         Ok(ec2::DescribeSecurityGroupsResult { security_groups: Some(groups), next_token: None })
     }
 
-    async fn create(&self, input: ec2::CreateNetworkInterfaceRequest) -> Result<ec2::CreateNetworkInterfaceResult, ApiError> {
+    async fn create(
+        &self,
+        input: ec2::CreateNetworkInterfaceRequest,
+    ) -> Result<ec2::CreateNetworkInterfaceResult, ApiError> {
         let subnet_id = input.subnet_id.unwrap();
         let held = self.held_subnets.lock().unwrap().contains(&subnet_id);
         if held {
@@ -155,7 +167,10 @@ impl Cloud {
             private_ip_address: Some(eni.ip),
             ..Default::default()
         };
-        Ok(ec2::CreateNetworkInterfaceResult { network_interface: Some(network_interface), client_token: None })
+        Ok(ec2::CreateNetworkInterfaceResult {
+            network_interface: Some(network_interface),
+            client_token: None,
+        })
     }
 
     fn describe(&self, input: ec2::DescribeNetworkInterfacesRequest) -> ec2::DescribeNetworkInterfacesResult {
@@ -170,15 +185,24 @@ impl Cloud {
         ec2::DescribeNetworkInterfacesResult { network_interfaces: Some(found), next_token: None }
     }
 
-    fn delete(&self, input: ec2::DeleteNetworkInterfaceRequest) -> Result<ec2::DeleteNetworkInterfaceNoOutput, ApiError> {
+    fn delete(
+        &self,
+        input: ec2::DeleteNetworkInterfaceRequest,
+    ) -> Result<ec2::DeleteNetworkInterfaceNoOutput, ApiError> {
         let id = input.network_interface_id.unwrap();
         match self.enis.lock().unwrap().remove(&id) {
             Some(_) => Ok(ec2::DeleteNetworkInterfaceNoOutput {}),
-            None => Err(ApiError::new("InvalidNetworkInterfaceID.NotFound", format!("The networkInterface ID '{id}' does not exist"))),
+            None => Err(ApiError::new(
+                "InvalidNetworkInterfaceID.NotFound",
+                format!("The networkInterface ID '{id}' does not exist"),
+            )),
         }
     }
 
-    fn modify(&self, input: ec2::ModifyNetworkInterfaceAttributeRequest) -> ec2::ModifyNetworkInterfaceAttributeNoOutput {
+    fn modify(
+        &self,
+        input: ec2::ModifyNetworkInterfaceAttributeRequest,
+    ) -> ec2::ModifyNetworkInterfaceAttributeNoOutput {
         let id = input.network_interface_id.unwrap();
         self.enis.lock().unwrap().get_mut(&id).unwrap().public = input.associate_public_ip_address.unwrap();
         ec2::ModifyNetworkInterfaceAttributeNoOutput {}
@@ -196,18 +220,27 @@ impl Cloud {
             }
             ("ec2", operation) => {
                 let Caller::Service { name, account } = call.caller else { panic!("not as a service") };
-                assert_eq!((name, account.as_str(), call.region.as_str()), ("ecs.amazonaws.com", ACCOUNT, REGION));
+                assert_eq!(
+                    (name, account.as_str(), call.region.as_str()),
+                    ("ecs.amazonaws.com", ACCOUNT, REGION)
+                );
                 match operation {
                     "DescribeSubnets" => Self::subnets(parse(call.input)).map(|answer| answer.to_value()),
-                    "DescribeSecurityGroups" => Self::groups(parse(call.input)).map(|answer| answer.to_value()),
+                    "DescribeSecurityGroups" => {
+                        Self::groups(parse(call.input)).map(|answer| answer.to_value())
+                    }
                     "DescribeVpcs" => {
                         let vpc = ec2::Vpc { cidr_block: Some("10.0.0.0/16".into()), ..Default::default() };
                         Ok(ec2::DescribeVpcsResult { vpcs: Some(vec![vpc]), next_token: None }.to_value())
                     }
-                    "CreateNetworkInterface" => self.create(parse(call.input)).await.map(|answer| answer.to_value()),
+                    "CreateNetworkInterface" => {
+                        self.create(parse(call.input)).await.map(|answer| answer.to_value())
+                    }
                     "ModifyNetworkInterfaceAttribute" => Ok(self.modify(parse(call.input)).to_value()),
                     "DescribeNetworkInterfaces" => Ok(self.describe(parse(call.input)).to_value()),
-                    "DeleteNetworkInterface" => self.delete(parse(call.input)).map(|answer| answer.to_value()),
+                    "DeleteNetworkInterface" => {
+                        self.delete(parse(call.input)).map(|answer| answer.to_value())
+                    }
                     other => panic!("ECS does not call ec2:{other}"),
                 }
             }
@@ -226,7 +259,7 @@ fn subnet(id: &str) -> Option<(&'static str, &'static str, u8)> {
     })
 }
 
-pub struct CloudInvoke(pub Arc<Cloud>);
+pub(crate) struct CloudInvoke(pub(crate) Arc<Cloud>);
 
 impl Invoke for CloudInvoke {
     fn invoke(&self, call: Call) -> BoxFuture<'_, Result<Value, ApiError>> {
@@ -238,26 +271,26 @@ impl Invoke for CloudInvoke {
     }
 }
 
-pub struct World {
-    pub store: Arc<dyn Store>,
-    pub cloud: Arc<Cloud>,
-    pub clock: Arc<ManualClock>,
-    pub service: Arc<EcsService>,
+pub(crate) struct World {
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) cloud: Arc<Cloud>,
+    pub(crate) clock: Arc<ManualClock>,
+    pub(crate) service: Arc<EcsService>,
     driver: Option<Driver>,
 }
 
-pub fn start() -> Timestamp {
+pub(crate) fn start() -> Timestamp {
     "2026-11-21T05:00:00Z".parse().unwrap()
 }
 
 impl World {
     /// Without controllers.
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self::over(Arc::new(MemoryStore::new()), Arc::default(), Arc::new(ManualClock::new(start())))
     }
 
     /// The program after a restart, or a second one.
-    pub fn over(store: Arc<dyn Store>, cloud: Arc<Cloud>, clock: Arc<ManualClock>) -> Self {
+    pub(crate) fn over(store: Arc<dyn Store>, cloud: Arc<Cloud>, clock: Arc<ManualClock>) -> Self {
         let service = Arc::new(EcsService::new(
             Config { nodes: vec![NODE.into()] },
             Arc::clone(&store),
@@ -268,13 +301,13 @@ impl World {
     }
 
     /// With controllers.
-    pub fn running() -> Self {
+    pub(crate) fn running() -> Self {
         let mut world = Self::new();
         world.run();
         world
     }
 
-    pub fn run(&mut self) {
+    pub(crate) fn run(&mut self) {
         let driver = Driver::new(Arc::clone(&self.store));
         for controller in self.service.controllers() {
             driver.spawn(controller);
@@ -282,57 +315,57 @@ impl World {
         self.driver = Some(driver);
     }
 
-    pub fn wake(&self, controller: &str) {
+    pub(crate) fn wake(&self, controller: &str) {
         self.driver.as_ref().unwrap().wake(controller);
     }
 
     /// The program dies; what it had begun is not finished.
-    pub fn kill(self) -> (Arc<dyn Store>, Arc<Cloud>, Arc<ManualClock>) {
+    pub(crate) fn kill(self) -> (Arc<dyn Store>, Arc<Cloud>, Arc<ManualClock>) {
         (self.store, self.cloud, self.clock)
     }
 
-    pub fn cx(&self) -> Context {
+    pub(crate) fn cx(&self) -> Context {
         context(self.clock.now())
     }
 
-    pub async fn register(&self, definition: Json) -> Result<ecs::TaskDefinition, ApiError> {
+    pub(crate) async fn register(&self, definition: Json) -> Result<ecs::TaskDefinition, ApiError> {
         let answer = self.service.register_task_definition(&self.cx(), input(definition)).await?;
         Ok(answer.task_definition.unwrap())
     }
 
-    pub async fn run_task(&self, request: Json) -> Result<Vec<ecs::Task>, ApiError> {
+    pub(crate) async fn run_task(&self, request: Json) -> Result<Vec<ecs::Task>, ApiError> {
         let answer = self.service.run_task(&self.cx(), input(request)).await?;
         assert_eq!(answer.failures, Some(Vec::new()));
         Ok(answer.tasks.unwrap())
     }
 
     /// One task of the sample definition.
-    pub async fn run_sample(&self) -> ecs::Task {
+    pub(crate) async fn run_sample(&self) -> ecs::Task {
         self.register(sample()).await.unwrap();
         self.run_task(run_sample()).await.unwrap().remove(0)
     }
 
-    pub async fn describe(&self, arn: &str) -> ecs::Task {
+    pub(crate) async fn describe(&self, arn: &str) -> ecs::Task {
         self.find(arn).await.unwrap_or_else(|| panic!("{arn} is not there"))
     }
 
-    pub async fn find(&self, arn: &str) -> Option<ecs::Task> {
+    pub(crate) async fn find(&self, arn: &str) -> Option<ecs::Task> {
         let cluster = arn.split('/').nth(1).unwrap();
         let request = json!({ "cluster": cluster, "tasks": [arn], "include": ["TAGS"] });
         self.service.describe_tasks(&self.cx(), input(request)).await.unwrap().tasks.unwrap().pop()
     }
 
-    pub async fn stop(&self, arn: &str) -> ecs::Task {
+    pub(crate) async fn stop(&self, arn: &str) -> ecs::Task {
         let request = json!({ "task": arn });
         self.service.stop_task(&self.cx(), input(request)).await.unwrap().task.unwrap()
     }
 
-    pub async fn report(&self, report: TaskReport) {
+    pub(crate) async fn report(&self, report: TaskReport) {
         self.service.report(vec![report]).await.unwrap();
     }
 
     /// Looks again after every change until it is so.
-    pub async fn until(&self, what: &str, mut is_so: impl AsyncFnMut(&Self) -> bool) {
+    pub(crate) async fn until(&self, what: &str, mut is_so: impl AsyncFnMut(&Self) -> bool) {
         let mut watch = self.store.watch("/ecs", self.store.revision()).unwrap();
         let looking = async {
             while !is_so(self).await {
@@ -345,20 +378,24 @@ impl World {
         }
     }
 
-    pub async fn until_status(&self, arn: &str, status: &str) -> ecs::Task {
-        self.until(status, async |world| world.describe(arn).await.last_status.as_deref() == Some(status)).await;
+    pub(crate) async fn until_status(&self, arn: &str, status: &str) -> ecs::Task {
+        self.until(status, async |world| world.describe(arn).await.last_status.as_deref() == Some(status))
+            .await;
         self.describe(arn).await
     }
 
     /// The node's list once it is so.
-    pub async fn until_assigned(&self, is_so: impl Fn(&[TaskAssignment]) -> bool) -> Arc<Vec<TaskAssignment>> {
+    pub(crate) async fn until_assigned(
+        &self,
+        is_so: impl Fn(&[TaskAssignment]) -> bool,
+    ) -> Arc<Vec<TaskAssignment>> {
         let mut list = self.service.assignments(NODE);
         let found = tokio::time::timeout(PATIENCE, list.wait_for(|list| is_so(list))).await;
         Arc::clone(&found.expect("it never came to this list").unwrap())
     }
 }
 
-pub fn context(now: Timestamp) -> Context {
+pub(crate) fn context(now: Timestamp) -> Context {
     Context {
         account: ACCOUNT.into(),
         region: REGION.into(),
@@ -377,12 +414,12 @@ pub fn context(now: Timestamp) -> Context {
     }
 }
 
-pub fn input<T: DeserializeOwned>(json: Json) -> T {
+pub(crate) fn input<T: DeserializeOwned>(json: Json) -> T {
     serde_json::from_value(json).expect("an input of the API")
 }
 
 /// The issue's own.
-pub fn sample() -> Json {
+pub(crate) fn sample() -> Json {
     json!({
         "family": "sample-fargate-app", "networkMode": "awsvpc", "requiresCompatibilities": ["FARGATE"],
         "cpu": "256", "memory": "512",
@@ -392,7 +429,7 @@ pub fn sample() -> Json {
     })
 }
 
-pub fn run_sample() -> Json {
+pub(crate) fn run_sample() -> Json {
     json!({
         "taskDefinition": "sample-fargate-app", "launchType": "FARGATE",
         "networkConfiguration": { "awsvpcConfiguration": { "subnets": ["subnet-a"], "securityGroups": ["sg-1"] } },
@@ -400,7 +437,7 @@ pub fn run_sample() -> Json {
 }
 
 /// `base` with the members of `changes`; null takes one away.
-pub fn with(mut base: Json, changes: Json) -> Json {
+pub(crate) fn with(mut base: Json, changes: Json) -> Json {
     for (name, value) in changes.as_object().unwrap() {
         let members = base.as_object_mut().unwrap();
         if value.is_null() {
@@ -413,14 +450,14 @@ pub fn with(mut base: Json, changes: Json) -> Json {
 }
 
 /// The sample with the members of `changes` in its one container.
-pub fn with_container(changes: Json) -> Json {
+pub(crate) fn with_container(changes: Json) -> Json {
     let mut definition = sample();
     let container = definition["containerDefinitions"][0].take();
     definition["containerDefinitions"][0] = with(container, changes);
     definition
 }
 
-pub fn report(task_arn: &str, sequence: u64, status: ObservedStatus) -> TaskReport {
+pub(crate) fn report(task_arn: &str, sequence: u64, status: ObservedStatus) -> TaskReport {
     TaskReport {
         task_arn: task_arn.into(),
         sequence,
@@ -435,7 +472,11 @@ pub fn report(task_arn: &str, sequence: u64, status: ObservedStatus) -> TaskRepo
     }
 }
 
-pub fn container_report(name: &str, status: ContainerStatus, exit_code: Option<i32>) -> ContainerReport {
+pub(crate) fn container_report(
+    name: &str,
+    status: ContainerStatus,
+    exit_code: Option<i32>,
+) -> ContainerReport {
     ContainerReport {
         name: name.into(),
         status,
@@ -448,6 +489,6 @@ pub fn container_report(name: &str, status: ContainerStatus, exit_code: Option<i
     }
 }
 
-pub fn cause(code: &str, reason: &str) -> Option<StopCause> {
+pub(crate) fn cause(code: &str, reason: &str) -> Option<StopCause> {
     Some(StopCause { code: code.into(), reason: reason.into() })
 }
