@@ -18,7 +18,7 @@ CONNECTIONS = 16
 MOTO_KEY = ("AKIAIOSFODNN7EXAMPLE", "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY")
 DEFINITION = {
     "family": "api", "networkMode": "awsvpc", "requiresCompatibilities": ["FARGATE"], "cpu": "256", "memory": "512",
-    "containerDefinitions": [{"name": "app", "image": "busybox:latest", "command": ["sleep", "3600"]}],
+    "containerDefinitions": [{"name": "app", "image": "busybox:latest", "command": ["sleep", "3600"], "memory": 512}],
 }
 
 

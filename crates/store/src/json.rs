@@ -23,8 +23,10 @@ impl<T: DeserializeOwned> Json<T> {
     /// # Errors
     /// [`StoreError::Unreadable`]: damage, or a newer version's data.
     pub fn try_parse(kv: &Kv) -> Result<Self, StoreError> {
-        let unreadable =
-            |error: serde_json::Error| StoreError::Unreadable { key: kv.key.to_string(), why: error.to_string() };
+        let unreadable = |error: serde_json::Error| StoreError::Unreadable {
+            key: kv.key.to_string(),
+            why: error.to_string(),
+        };
         Ok(Self {
             key: Arc::clone(&kv.key),
             record: serde_json::from_slice(&kv.value).map_err(unreadable)?,
@@ -90,6 +92,7 @@ where
 }
 
 fn json<T: Serialize>(key: &str, record: &T) -> Result<Arc<[u8]>, StoreError> {
-    let no_json = |error: serde_json::Error| StoreError::Write { why: format!("{key} has no JSON form: {error}") };
+    let no_json =
+        |error: serde_json::Error| StoreError::Write { why: format!("{key} has no JSON form: {error}") };
     serde_json::to_vec(record).map(Into::into).map_err(no_json)
 }

@@ -56,7 +56,11 @@ pub(crate) struct Leases(Mutex<Table>);
 
 impl Leases {
     /// Leases from an earlier run begin anew: how long nobody could keep them alive is not known.
-    pub(crate) fn restore(last_id: u64, kept: impl IntoIterator<Item = (LeaseId, Duration)>, now: Instant) -> Self {
+    pub(crate) fn restore(
+        last_id: u64,
+        kept: impl IntoIterator<Item = (LeaseId, Duration)>,
+        now: Instant,
+    ) -> Self {
         let lease = |ttl| Lease { ttl, deadline: now + ttl, ended: false };
         let leases = kept.into_iter().map(|(id, ttl)| (id, lease(ttl))).collect();
         Self(Mutex::new(Table { leases, last_id }))

@@ -105,7 +105,9 @@ pub enum StoreError {
     InUse { path: PathBuf, holder: String },
     #[error("the store {path} cannot be opened: {why}")]
     Open { path: PathBuf, why: String },
-    #[error("the store {path} is damaged: {why}; restore a copy of it, or move it away to begin with an empty one")]
+    #[error(
+        "the store {path} is damaged: {why}; restore a copy of it, or move it away to begin with an empty one"
+    )]
     Damaged { path: PathBuf, why: String },
     #[error("the store {path} has format {found}, and this version reads format {reads}")]
     Format { path: PathBuf, found: u64, reads: u64 },
@@ -113,7 +115,9 @@ pub enum StoreError {
     #[error("the store cannot be written, and nothing of the transaction is kept: {why}")]
     Write { why: String },
     /// The disk failed in the middle of the commit. No transaction is taken until the next start.
-    #[error("the store failed while it was written; after a restart the transaction may be there or not: {why}")]
+    #[error(
+        "the store failed while it was written; after a restart the transaction may be there or not: {why}"
+    )]
     Failed { why: String },
     #[error("the store is closed")]
     Closed,

@@ -25,7 +25,11 @@ const PURPOSE: &[u8] = b"ferrogate seal v1";
 #[derive(Debug, thiserror::Error)]
 pub enum SealError {
     #[error("the key file {path} cannot be used")]
-    Io { path: PathBuf, #[source] source: io::Error },
+    Io {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
     #[error(
         "the key file {path} has mode {mode:04o}, which lets others at it; allowed is 0600 or less: if nobody else \
          had it, `chmod 600 {path}`, else replace every secret"
@@ -34,7 +38,9 @@ pub enum SealError {
     #[error("the key file {path} is damaged: {bytes} bytes instead of {KEY_BYTES}; restore a copy of it")]
     Damaged { path: PathBuf, bytes: usize },
     /// Another key, another place, or damage: which one cannot be told.
-    #[error("a sealed value cannot be opened: it is damaged, or belongs to another place or another key file")]
+    #[error(
+        "a sealed value cannot be opened: it is damaged, or belongs to another place or another key file"
+    )]
     Open,
 }
 
@@ -53,7 +59,9 @@ impl Sealer {
         let io = |source| SealError::Io { path: path.to_owned(), source };
         let file = match File::open(path) {
             Ok(file) => file,
-            Err(error) if error.kind() == ErrorKind::NotFound => make(path).and_then(|()| File::open(path)).map_err(io)?,
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                make(path).and_then(|()| File::open(path)).map_err(io)?
+            }
             Err(error) => return Err(io(error)),
         };
         let mode = file.metadata().map_err(io)?.mode() & 0o777;

@@ -54,7 +54,8 @@ impl State {
                 return Err(StoreError::LeaseNotFound { lease: *lease });
             }
         }
-        let mut writing = Writing { state: self, revision: self.after(pending) + 1, first: pending.changes.len(), pending };
+        let mut writing =
+            Writing { state: self, revision: self.after(pending) + 1, first: pending.changes.len(), pending };
         for op in ops {
             match op {
                 Op::Put { key, value, lease } => writing.put(key, value, *lease),
@@ -69,7 +70,8 @@ impl State {
     pub(crate) fn decide_end(&self, pending: &mut Pending, lease: LeaseId) {
         let leased = self.keys.values().filter(|kv| kv.lease == Some(lease));
         let keys: Vec<Arc<str>> = leased.map(|kv| Arc::clone(&kv.key)).collect();
-        let mut writing = Writing { state: self, revision: self.after(pending) + 1, first: pending.changes.len(), pending };
+        let mut writing =
+            Writing { state: self, revision: self.after(pending) + 1, first: pending.changes.len(), pending };
         for key in keys {
             writing.delete(&key);
         }
@@ -166,7 +168,8 @@ impl Writing<'_> {
     }
 
     fn delete_prefix(&mut self, prefix: &str) {
-        let mut keys: Vec<Arc<str>> = scan(&self.state.keys, prefix, None).map(|(key, _)| Arc::clone(key)).collect();
+        let mut keys: Vec<Arc<str>> =
+            scan(&self.state.keys, prefix, None).map(|(key, _)| Arc::clone(key)).collect();
         keys.extend(scan(&self.pending.keys, prefix, None).map(|(key, _)| Arc::clone(key)));
         keys.sort_unstable();
         keys.dedup();
@@ -180,7 +183,9 @@ impl Writing<'_> {
         let changed_before = self.pending.keys.insert(key, kv).is_some();
         let changes = &mut self.pending.changes;
         // One change for each key and revision: the last word. Only a key of this batch can be here already.
-        if changed_before && let Some(at) = changes[self.first..].iter().position(|other| other.key == change.key) {
+        if changed_before
+            && let Some(at) = changes[self.first..].iter().position(|other| other.key == change.key)
+        {
             changes.remove(self.first + at);
         }
         changes.push(change);
@@ -222,7 +227,10 @@ mod tests {
         let again = state.decide(&mut pending, &make, |_| true).unwrap();
         assert_eq!(again, TxnResult { succeeded: false, revision: 1 });
         let change = Txn::new().when_revision("a", 1).put("a", *b"2").put("b", *b"2");
-        assert_eq!(state.decide(&mut pending, &change, |_| true).unwrap(), TxnResult { succeeded: true, revision: 2 });
+        assert_eq!(
+            state.decide(&mut pending, &change, |_| true).unwrap(),
+            TxnResult { succeeded: true, revision: 2 }
+        );
         let revisions: Vec<u64> = pending.changes.iter().map(|change| change.revision).collect();
         assert_eq!(revisions, [1, 2, 2]);
     }
@@ -232,7 +240,8 @@ mod tests {
         let mut state = State::default();
         commit(&mut state, &Txn::new().put("a", *b"0"));
         commit(&mut state, &Txn::new().put("a", *b"1").put("b", *b"1").delete_prefix("a").put("a", *b"2"));
-        let last: Vec<_> = state.log.iter().filter(|change| change.revision == 2).map(|change| &*change.key).collect();
+        let last: Vec<_> =
+            state.log.iter().filter(|change| change.revision == 2).map(|change| &*change.key).collect();
         assert_eq!(last, ["b", "a"]);
         let a = &state.keys["a"];
         assert_eq!((a.create_revision, a.version, &*a.value), (2, 1, &b"2"[..]), "deleted and made again");

@@ -37,7 +37,11 @@ impl Compare {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Op {
     /// Makes or changes the key. Without a lease the key is, from now on, under none.
-    Put { key: String, value: Arc<[u8]>, lease: Option<LeaseId> },
+    Put {
+        key: String,
+        value: Arc<[u8]>,
+        lease: Option<LeaseId>,
+    },
     Delete(String),
     DeletePrefix(String),
 }

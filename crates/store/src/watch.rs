@@ -45,7 +45,12 @@ pub struct Watch {
 }
 
 impl Watch {
-    pub(crate) fn new(prefix: &str, state: Arc<RwLock<State>>, newest: watch::Receiver<u64>, after: u64) -> Self {
+    pub(crate) fn new(
+        prefix: &str,
+        state: Arc<RwLock<State>>,
+        newest: watch::Receiver<u64>,
+        after: u64,
+    ) -> Self {
         Self { prefix: prefix.to_owned(), state, newest, ahead: VecDeque::new(), seen: after }
     }
 

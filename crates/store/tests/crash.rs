@@ -40,9 +40,11 @@ async fn the_process_that_is_killed() {
             for _ in 0..100_000 {
                 n += 1;
                 // Some over many pages.
-                let value = format!("{n} {}", "x".repeat(if n.is_multiple_of(7) { 50_000 } else { 10 })).into_bytes();
+                let value =
+                    format!("{n} {}", "x".repeat(if n.is_multiple_of(7) { 50_000 } else { 10 })).into_bytes();
                 let revision = store.get(&left).map_or(0, |kv| kv.mod_revision);
-                let txn = Txn::new().when_revision(&*left, revision).put(&*left, value.clone()).put(&*right, value);
+                let txn =
+                    Txn::new().when_revision(&*left, revision).put(&*left, value.clone()).put(&*right, value);
                 let result = store.txn(txn).await.unwrap();
                 assert!(result.succeeded);
                 // One write: lines of several writers do not mix.
@@ -80,19 +82,26 @@ async fn nothing_acknowledged_is_lost_by_kill_9() {
             let (left, right) = pair(writer);
             let (n, at) = number(&store, &left);
             assert_eq!((n, at), number(&store, &right), "round {round}: half of a transaction");
-            assert!(n == *acked && at == *acked_at || n == *acked + 1, "round {round}: {n} found, {acked} acknowledged");
+            assert!(
+                n == *acked && at == *acked_at || n == *acked + 1,
+                "round {round}: {n} found, {acked} acknowledged"
+            );
             assert!(at >= *acked_at);
             (*acked, *acked_at) = (n, at);
         }
         let newest = acknowledged.iter().map(|(_, at)| *at).max().unwrap();
-        assert!(store.revision() >= newest && store.revision() >= revision, "round {round}: revisions went back");
+        assert!(
+            store.revision() >= newest && store.revision() >= revision,
+            "round {round}: revisions went back"
+        );
         // The log has each revision since the last round, once, both of its keys together.
         let mut watch = store.watch("/", revision).unwrap();
         let mut seen = Vec::new();
         while let Some(change) = watch.try_next().unwrap() {
             seen.push(change.revision);
         }
-        let expected: Vec<u64> = (revision + 1..=store.revision()).flat_map(|revision| [revision; 2]).collect();
+        let expected: Vec<u64> =
+            (revision + 1..=store.revision()).flat_map(|revision| [revision; 2]).collect();
         assert_eq!(seen, expected, "round {round}");
         revision = store.revision();
     }

@@ -86,10 +86,12 @@ impl Disk {
         let database = guarded(path, || {
             let mut database = reopen().map_err(|error| classify(path, error))?;
             let before = revision(&database).map_err(|error| classify(path, error))?;
-            let whole = true; let _ = &mut database;
+            let whole = database.check_integrity().map_err(|error| classify(path, error))?;
             let after = revision(&database).map_err(|error| classify(path, error))?;
             if !whole && before != after {
-                let why = format!("revision {before} was unreadable and is gone; the next start goes on from {after}");
+                let why = format!(
+                    "revision {before} was unreadable and is gone; the next start goes on from {after}"
+                );
                 return Err(StoreError::Damaged { path: path.to_owned(), why });
             }
             Ok(database)
@@ -99,9 +101,12 @@ impl Disk {
 
     /// A store on something else than a file.
     #[cfg(test)]
-    pub(crate) fn on(reopen: impl Fn() -> Result<Database, DatabaseError> + Send + 'static) -> Result<Self, StoreError> {
+    pub(crate) fn on(
+        reopen: impl Fn() -> Result<Database, DatabaseError> + Send + 'static,
+    ) -> Result<Self, StoreError> {
         let path = Path::new("memory");
-        make_tables(&reopen().map_err(|error| classify(path, error))?).map_err(|error| classify(path, error))?;
+        make_tables(&reopen().map_err(|error| classify(path, error))?)
+            .map_err(|error| classify(path, error))?;
         Self::with(path, Box::new(reopen))
     }
 
@@ -120,7 +125,11 @@ impl Disk {
             let newest = kept.state.keys.values().map(|kv| kv.mod_revision).max().unwrap_or(0);
             let logged = kept.state.log.back().map_or(0, |change| change.revision);
             if newest.max(logged) > kept.state.revision {
-                let why = format!("it holds revision {} but says its last is {}", newest.max(logged), kept.state.revision);
+                let why = format!(
+                    "it holds revision {} but says its last is {}",
+                    newest.max(logged),
+                    kept.state.revision
+                );
                 return Err(StoreError::Damaged { path: self.path.clone(), why });
             }
             Ok(kept)
@@ -147,7 +156,7 @@ impl Disk {
 
     /// Durable when it returns; when it fails, on disk or not.
     pub(crate) fn write(&mut self, commit: &Commit<'_>) -> Result<(), Error> {
-        let mut write = self.database()?.begin_write()?; write.set_durability(::redb::Durability::None).unwrap();
+        let write = self.database()?.begin_write()?;
         {
             let mut keys = write.open_table(KEYS)?;
             let mut log = write.open_table(LOG)?;
@@ -155,9 +164,10 @@ impl Disk {
             for (place, change) in commit.changes.iter().enumerate() {
                 let put = change.kv.as_ref().map(|kv| (kv, kv.lease.map_or(0, |lease| lease.0)));
                 match put {
-                    Some((kv, lease)) => {
-                        keys.insert(&*change.key, (kv.create_revision, kv.mod_revision, kv.version, lease, &*kv.value))?
-                    }
+                    Some((kv, lease)) => keys.insert(
+                        &*change.key,
+                        (kv.create_revision, kv.mod_revision, kv.version, lease, &*kv.value),
+                    )?,
                     None => keys.remove(&*change.key)?,
                 };
                 let put = put.map(|(kv, lease)| (kv.create_revision, kv.version, lease, &*kv.value));
@@ -242,7 +252,14 @@ fn read(database: &Database) -> Result<Kept, Error> {
         let (key, value) = entry?;
         let (create_revision, mod_revision, version, lease, value) = value.value();
         let key: Arc<str> = key.value().into();
-        let kv = Kv { key: Arc::clone(&key), value: value.into(), create_revision, mod_revision, version, lease: named(lease) };
+        let kv = Kv {
+            key: Arc::clone(&key),
+            value: value.into(),
+            create_revision,
+            mod_revision,
+            version,
+            lease: named(lease),
+        };
         state.keys.insert(key, kv);
     }
     for entry in read.open_table(LOG)?.iter()? {
@@ -254,7 +271,14 @@ fn read(database: &Database) -> Result<Kept, Error> {
         let key: Arc<str> = now.map_or_else(|| key.into(), |kv| Arc::clone(&kv.key));
         let kv = put.map(|(create_revision, version, lease, value)| {
             let value = now.map_or_else(|| value.into(), |kv| Arc::clone(&kv.value));
-            Kv { key: Arc::clone(&key), value, create_revision, mod_revision: revision, version, lease: named(lease) }
+            Kv {
+                key: Arc::clone(&key),
+                value,
+                create_revision,
+                mod_revision: revision,
+                version,
+                lease: named(lease),
+            }
         });
         state.push_log(Change { revision, key, kv });
     }
@@ -276,7 +300,10 @@ fn guarded<T>(path: &Path, open: impl FnOnce() -> Result<T, StoreError>) -> Resu
     catch_unwind(AssertUnwindSafe(open)).unwrap_or_else(|panic| {
         let why = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
         let why = why.or_else(|| panic.downcast_ref::<String>().cloned());
-        Err(StoreError::Damaged { path: path.to_owned(), why: why.unwrap_or_else(|| "its pages make no sense".into()) })
+        Err(StoreError::Damaged {
+            path: path.to_owned(),
+            why: why.unwrap_or_else(|| "its pages make no sense".into()),
+        })
     })
 }
 

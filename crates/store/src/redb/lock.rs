@@ -21,9 +21,17 @@ impl Lock {
         let mut name = path.as_os_str().to_owned();
         name.push(".lock");
         let lock = PathBuf::from(name);
-        let open = |error: std::io::Error| StoreError::Open { path: path.to_owned(), why: format!("{}: {error}", lock.display()) };
-        let mut file =
-            OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&lock).map_err(open)?;
+        let open = |error: std::io::Error| StoreError::Open {
+            path: path.to_owned(),
+            why: format!("{}: {error}", lock.display()),
+        };
+        let mut file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(&lock)
+            .map_err(open)?;
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
@@ -47,5 +55,7 @@ impl Lock {
 
 fn program() -> String {
     let path = std::env::current_exe().ok();
-    path.as_deref().and_then(Path::file_name).map_or_else(|| "unknown".into(), |name| name.to_string_lossy().into_owned())
+    path.as_deref()
+        .and_then(Path::file_name)
+        .map_or_else(|| "unknown".into(), |name| name.to_string_lossy().into_owned())
 }

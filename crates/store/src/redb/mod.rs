@@ -45,7 +45,8 @@ impl RedbStore {
         let leases = Arc::new(Leases::restore(kept.last_lease, kept.leases, Instant::now()));
         let snapshot = Arc::new(Snapshot::new(kept.state));
         let (queue, jobs) = mpsc::channel(QUEUE_MAX);
-        let open = |why: std::io::Error| StoreError::Open { path: disk.path().to_owned(), why: why.to_string() };
+        let open =
+            |why: std::io::Error| StoreError::Open { path: disk.path().to_owned(), why: why.to_string() };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().map_err(open)?;
         let path = disk.path().to_owned();
         let mut writer = Writer::new(disk, Arc::clone(&snapshot), Arc::clone(&leases));

@@ -77,7 +77,10 @@ impl StorageBackend for FakeDisk {
 
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
         let platter = self.platter();
-        let from = platter.bytes.get(offset as usize..offset as usize + out.len()).ok_or(ErrorKind::UnexpectedEof)?;
+        let from = platter
+            .bytes
+            .get(offset as usize..offset as usize + out.len())
+            .ok_or(ErrorKind::UnexpectedEof)?;
         out.copy_from_slice(from);
         Ok(())
     }

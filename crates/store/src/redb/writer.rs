@@ -177,7 +177,9 @@ impl Writer {
     fn reopen(&mut self, why: &str) -> Result<(), StoreError> {
         match self.disk.reopen().and_then(|()| self.disk.revision()) {
             Ok(found) if found == self.snapshot.revision() => Ok(()),
-            Ok(found) => Err(self.fail(format!("{why}; the disk has revision {found}, which was not acknowledged"))),
+            Ok(found) => {
+                Err(self.fail(format!("{why}; the disk has revision {found}, which was not acknowledged")))
+            }
             // The next commit tries again.
             Err(error) if is_full(&error) => Err(StoreError::Failed { why: why.to_owned() }),
             Err(error) => Err(self.fail(format!("{why}; then: {error}"))),

@@ -16,7 +16,10 @@ pub(crate) async fn a_lease_that_is_not_kept_alive_takes_its_keys_with_it<B: Bed
     let lease = store.lease_grant(LEASE_TTL_MIN).await.unwrap();
     let kept = store.lease_grant(LONG).await.unwrap();
     assert_eq!(store.lease_keep_alive(kept).await, Ok(LONG));
-    let txn = Txn::new().put_leased("/a", *b"1", lease).put_leased("/b", *b"1", lease).put_leased("/c", *b"1", kept);
+    let txn = Txn::new()
+        .put_leased("/a", *b"1", lease)
+        .put_leased("/b", *b"1", lease)
+        .put_leased("/c", *b"1", kept);
     let put = store.txn(txn).await.unwrap().revision;
     assert_eq!(store.get("/a").unwrap().lease, Some(lease));
 
@@ -34,7 +37,8 @@ pub(crate) async fn a_lease_that_is_not_kept_alive_takes_its_keys_with_it<B: Bed
 
 pub(crate) async fn a_revoked_lease_is_gone_with_its_keys_at_once<B: Bed>() {
     let bed = B::new().await;
-    let (lease, other) = (bed.store().lease_grant(LONG).await.unwrap(), bed.store().lease_grant(LONG).await.unwrap());
+    let (lease, other) =
+        (bed.store().lease_grant(LONG).await.unwrap(), bed.store().lease_grant(LONG).await.unwrap());
     let txn = Txn::new().put_leased("/a", *b"1", lease).put_leased("/b", *b"1", other);
     bed.store().txn(txn).await.unwrap();
     // A lease is as durable as its keys.

@@ -8,8 +8,8 @@ use std::convert::Infallible;
 use std::sync::Arc;
 
 use ferrogate_store::{
-    KEY_BYTES_MAX, Kv, Op, Store, StoreError, TXN_BYTES_MAX, TXN_OPS_MAX, Txn, UpdateError, VALUE_BYTES_MAX, get_json,
-    range_json, update_json,
+    KEY_BYTES_MAX, Kv, Op, Store, StoreError, TXN_BYTES_MAX, TXN_OPS_MAX, Txn, UpdateError, VALUE_BYTES_MAX,
+    get_json, range_json, update_json,
 };
 
 pub(crate) use self::leases::*;
@@ -151,7 +151,12 @@ pub(crate) async fn what_exceeds_a_limit_is_refused_by_name<B: Bed>() {
     assert_eq!(store.txn(txn).await, too_large("a transaction", TXN_BYTES_MAX + 4, TXN_BYTES_MAX));
     let txn = (0..=TXN_OPS_MAX).fold(Txn::new(), |txn, n| txn.delete(format!("/{n}")));
     assert_eq!(store.txn(txn).await, too_large("a transaction's list", TXN_OPS_MAX + 1, TXN_OPS_MAX));
-    for txn in [Txn::new().put("", *b""), Txn::new().delete(""), Txn::new().delete_prefix(""), Txn::new().when_absent("")] {
+    for txn in [
+        Txn::new().put("", *b""),
+        Txn::new().delete(""),
+        Txn::new().delete_prefix(""),
+        Txn::new().when_absent(""),
+    ] {
         assert!(matches!(store.txn(txn).await, Err(StoreError::EmptyKey { .. })));
     }
     assert_eq!(store.revision(), revision);
@@ -238,7 +243,8 @@ pub(crate) async fn everything_is_there_after_a_restart<B: Bed>() {
         kvs.push((change.revision - first, change.key.to_string(), change.kv.map(|kv| kv.value.to_vec())));
     }
     kvs.sort();
-    let expected = [(1, "/a", Some(&b"2"[..])), (1, "/b", Some(&[0, 159, 255])), (2, "/a", None), (2, "/c", Some(b""))];
+    let expected =
+        [(1, "/a", Some(&b"2"[..])), (1, "/b", Some(&[0, 159, 255])), (2, "/a", None), (2, "/c", Some(b""))];
     assert_eq!(kvs, expected.map(|(at, key, value)| (at, key.to_owned(), value.map(<[u8]>::to_vec))));
     assert!(put(bed.store(), "/d", "1").await > before.revision, "revisions go on");
 }

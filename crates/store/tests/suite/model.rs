@@ -55,8 +55,11 @@ fn compare() -> impl Strategy<Value = Compare> {
 
 fn txn() -> impl Strategy<Value = Txn> {
     let ops = || prop::collection::vec(op(), 0..5);
-    (prop::collection::vec(compare(), 0..3), ops(), ops())
-        .prop_map(|(compares, then, otherwise)| Txn { compares, then, otherwise })
+    (prop::collection::vec(compare(), 0..3), ops(), ops()).prop_map(|(compares, then, otherwise)| Txn {
+        compares,
+        then,
+        otherwise,
+    })
 }
 
 fn holds(model: &Model, compare: &Compare) -> bool {
@@ -77,7 +80,8 @@ fn run(mut model: Model, ops: &[Op], revision: u64) -> (Model, bool) {
     for op in ops {
         match op {
             Op::Put { key, value, .. } => {
-                let (created, version) = model.get(key).map_or((revision, 0), |entry| (entry.created, entry.version));
+                let (created, version) =
+                    model.get(key).map_or((revision, 0), |entry| (entry.created, entry.version));
                 let entry = Entry { value: value.to_vec(), created, changed: revision, version: version + 1 };
                 model.insert(key.clone(), entry);
                 touched = true;
@@ -130,11 +134,17 @@ async fn follow<B: Bed>(txns: &[Txn]) {
         assert_eq!(told, model, "{txn:?} of {txns:?}");
     }
     if let Some(bed) = bed.restart().await {
-        let found: Model = bed.store().range("").into_iter().map(|kv| (kv.key.to_string(), entry(&kv))).collect();
+        let found: Model =
+            bed.store().range("").into_iter().map(|kv| (kv.key.to_string(), entry(&kv))).collect();
         assert_eq!((found, bed.store().revision()), (model, revision), "after a restart: {txns:?}");
     }
 }
 
 fn entry(kv: &ferrogate_store::Kv) -> Entry {
-    Entry { value: kv.value.to_vec(), created: kv.create_revision, changed: kv.mod_revision, version: kv.version }
+    Entry {
+        value: kv.value.to_vec(),
+        created: kv.create_revision,
+        changed: kv.mod_revision,
+        version: kv.version,
+    }
 }
