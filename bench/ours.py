@@ -105,12 +105,11 @@ class Ferrogate:
         for entry in pathlib.Path("/proc").iterdir():
             if entry.name.isdigit():
                 try:
-                    if os.readlink(entry / "exe").endswith("/ferrogate-shim") and str(self.data) in (
-                        entry / "cmdline"
-                    ).read_text():
-                        found.append(int(entry.name))
+                    words = (entry / "cmdline").read_bytes().split(b"\0")
                 except OSError:
                     continue
+                if words[0].endswith(b"ferrogate-shim") and any(str(self.data).encode() in word for word in words):
+                    found.append(int(entry.name))
         return found
 
     def output(self, arn):

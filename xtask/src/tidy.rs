@@ -98,7 +98,9 @@ fn banned_crates(root: &Path) -> Result<Vec<String>> {
         .output()?;
     let tree = String::from_utf8(out.stdout)?;
     let built = |name: &&&str| tree.lines().any(|line| line.split(' ').next() == Some(**name));
-    let fault = |name: &&str| format!("Cargo.toml: {name} is built: aws-lc-rs is the one crypto provider (deny.toml)");
+    let fault = |name: &&str| {
+        format!("Cargo.toml: {name} is built: aws-lc-rs is the one crypto provider (deny.toml)")
+    };
     Ok(BANNED.iter().filter(built).map(fault).collect())
 }
 

@@ -9,7 +9,7 @@ use ferrogate_store::get_json;
 
 use crate::IamService;
 use crate::state::{
-    AccessKeyRecord, Held, Holder, PolicyRecord, RoleRecord, UserRecord, access_key_key, key,
+    AccessKeyRecord, GroupRecord, Held, Holder, PolicyRecord, RoleRecord, UserRecord, access_key_key, key,
 };
 
 /// Parsed documents kept; beyond that all are parsed anew.
@@ -42,21 +42,27 @@ impl IamService {
         Ok(Credential { secret: Secret::new(secret), principal: Arc::new(principal) })
     }
 
-    /// What is attached to a principal; nothing, if it is gone.
+    /// What is attached to a principal, by itself or by its groups; nothing, if it is gone.
     pub fn policies(&self, principal: &Principal) -> PrincipalPolicies {
-        let held = match &principal.kind {
-            PrincipalKind::User { name } => self.holder::<UserRecord>(name).map(|user| user.held),
-            PrincipalKind::AssumedRole { role_arn, .. } => {
-                let name = role_arn.rsplit('/').next().unwrap_or_default();
-                self.holder::<RoleRecord>(name).map(|role| role.held)
-            }
-            PrincipalKind::Root | PrincipalKind::Service { .. } => None,
-        };
         // A role or user of the same name that was made later is somebody else.
         let id = principal.user_id.split(':').next().unwrap_or_default();
-        match held.filter(|held| held.id == id) {
-            Some(held) => self.attached(&held),
-            None => PrincipalPolicies::default(),
+        let (sourced, boundary) = match &principal.kind {
+            PrincipalKind::User { name } => match self.holder::<UserRecord>(name) {
+                Some(user) if user.held.id == id => (self.user_policies(&user), user.held.boundary),
+                _ => return PrincipalPolicies::default(),
+            },
+            PrincipalKind::AssumedRole { role_arn, .. } => {
+                let name = role_arn.rsplit('/').next().unwrap_or_default();
+                match self.holder::<RoleRecord>(name) {
+                    Some(role) if role.held.id == id => (self.held_policies(&role), role.held.boundary),
+                    _ => return PrincipalPolicies::default(),
+                }
+            }
+            PrincipalKind::Root | PrincipalKind::Service { .. } => return PrincipalPolicies::default(),
+        };
+        PrincipalPolicies {
+            identity: sourced.into_iter().map(|sourced| sourced.named).collect(),
+            boundary: boundary.map(|arn| self.managed(&arn)),
         }
     }
 
@@ -84,24 +90,39 @@ impl IamService {
         get_json(&*self.store, &key(&self.account, T::KIND, name)).map(|found| found.record)
     }
 
-    fn attached(&self, held: &Held) -> PrincipalPolicies {
-        let inline = held.inline.iter().filter_map(|(name, document)| {
-            let policy = self.parse(document, DocumentKind::Identity)?;
-            Some(Named { name: name.as_str().into(), policy })
-        });
-        let attached = held.attached.iter().filter_map(|arn| self.managed(arn));
-        PrincipalPolicies {
-            identity: inline.chain(attached).collect(),
-            // A boundary that cannot be read allows nothing.
-            boundary: held.boundary.as_ref().map(|arn| self.managed(arn).unwrap_or_else(|| allows_nothing(arn))),
+    /// The user's own policies and those of its groups.
+    pub(crate) fn user_policies(&self, user: &UserRecord) -> Vec<Sourced> {
+        let mut policies = self.held_policies(user);
+        for name in &user.groups {
+            match self.holder::<GroupRecord>(name) {
+                Some(group) => policies.extend(self.held_policies(&group)),
+                None => policies.push(Sourced { source: "group", named: allows_nothing(name) }),
+            }
         }
+        policies
     }
 
-    /// A managed policy, AWS's or the customer's, in its default version.
-    fn managed(&self, arn: &str) -> Option<Named> {
-        let document = self.managed_document(arn)?;
-        let policy = self.parse(&document, DocumentKind::Identity)?;
-        Some(Named { name: arn.into(), policy })
+    /// What hangs on this very user, group or role.
+    pub(crate) fn held_policies<T: Holder>(&self, holder: &T) -> Vec<Sourced> {
+        let Held { inline, attached, .. } = holder.held();
+        let inline = inline.iter().map(|(name, document)| {
+            let parsed = self.parse(document, DocumentKind::Identity);
+            let named = parsed.map(|policy| Named { name: name.as_str().into(), policy });
+            Sourced { source: T::KIND, named: named.unwrap_or_else(|| allows_nothing(name)) }
+        });
+        let attached = attached.iter().map(|arn| {
+            let source = if arn.starts_with("arn:aws:iam::aws:") { "aws-managed" } else { "user-managed" };
+            Sourced { source, named: self.managed(arn) }
+        });
+        inline.chain(attached).collect()
+    }
+
+    /// A managed policy, AWS's or the customer's, in its default version. One that cannot be read may have been
+    /// there to deny, so it allows nothing.
+    pub(crate) fn managed(&self, arn: &str) -> Named {
+        let document = self.managed_document(arn);
+        let policy = document.and_then(|document| self.parse(&document, DocumentKind::Identity));
+        policy.map_or_else(|| allows_nothing(arn), |policy| Named { name: arn.into(), policy })
     }
 
     pub(crate) fn managed_document(&self, arn: &str) -> Option<String> {
@@ -132,6 +153,13 @@ impl IamService {
             }
         }
     }
+}
+
+/// A policy and what it hangs on, in the simulator's words.
+pub(crate) struct Sourced {
+    /// `user`, `group`, `role`, `aws-managed`, `user-managed`
+    pub(crate) source: &'static str,
+    pub(crate) named: Named,
 }
 
 /// Where an access key's secret is sealed for.

@@ -1,10 +1,11 @@
-//! AWS Identity and Access Management: users, access keys, roles, managed and inline policies.
+//! AWS Identity and Access Management: users, groups, access keys, roles, managed and inline policies, the policy
+//! simulator.
 //!
 //! Two faces: the API ([`ferrogate_api::iam::Iam`]), which writes the records of [`state`], and what the front asks
 //! on every call ([`IamService::credential`], [`IamService::policies`], [`IamService::role`]), answered from the
 //! store's snapshot. Secret access keys are kept sealed; they leave once, in CreateAccessKey's answer.
 //!
-//! Not here yet: groups, instance profiles, login profiles, OpenID Connect providers, account aliases.
+//! Not here yet: instance profiles, login profiles, OpenID Connect providers, account aliases.
 
 mod demands;
 mod identity;

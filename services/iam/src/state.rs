@@ -2,24 +2,32 @@
 //!
 //! ```text
 //! /iam/<account>/user/<name>         UserRecord
+//! /iam/<account>/group/<name>        GroupRecord
 //! /iam/<account>/role/<name>         RoleRecord
 //! /iam/<account>/policy/<name>       PolicyRecord (customer managed)
 //! /iam/<account>/access-key/<id>     AccessKeyRecord
 //! ```
-//! Names are unique without case, so keys hold them in lower case.
+//! Names are unique without case, so keys hold them in lower case. A membership is in the user's record and in the
+//! group's, written together: whoever deletes one of them sees the other in the record that is deleted.
+//!
+//! Whoever attaches a customer managed policy puts the policy's record again as it is, so that its deletion, which
+//! compares the revision, and an attachment at the same time exclude each other.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-/// What users and roles have in common.
+/// Where service-linked roles are.
+pub(crate) const SERVICE_ROLE_PATH: &str = "/aws-service-role/";
+
+/// What users, groups and roles have in common. (Groups have no tags and no boundary.)
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Held {
     pub(crate) name: String,
     /// `/` or `/a/b/`
     pub(crate) path: String,
-    /// `AIDA…`, `AROA…`
+    /// `AIDA…`, `AGPA…`, `AROA…`
     pub(crate) id: String,
     pub(crate) created: Timestamp,
     #[serde(default)]
@@ -40,6 +48,18 @@ pub(crate) struct UserRecord {
     pub(crate) held: Held,
     #[serde(default)]
     pub(crate) access_keys: BTreeSet<String>,
+    /// Names of the groups in lower case, as in their keys.
+    #[serde(default)]
+    pub(crate) groups: BTreeSet<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct GroupRecord {
+    #[serde(flatten)]
+    pub(crate) held: Held,
+    /// Names of the users in lower case, as in their keys.
+    #[serde(default)]
+    pub(crate) members: BTreeSet<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -98,13 +118,22 @@ impl PolicyRecord {
     }
 }
 
-/// A user or a role, so that what is the same for both is written once.
+/// A user, a group or a role, so that what is the same for all is written once.
 pub(crate) trait Holder: serde::Serialize + serde::de::DeserializeOwned + Clone {
-    /// As AWS's messages name it: `user`, `role`.
+    /// As AWS's messages name it: `user`, `group`, `role`.
     const KIND: &'static str;
+    /// Characters of all inline policies together.
+    const INLINE_CHARACTERS_MAX: usize;
+    /// What the quota of attached policies is called.
+    const ATTACHED_QUOTA: &'static str;
 
     fn held(&self) -> &Held;
     fn held_mut(&mut self) -> &mut Held;
+
+    /// A service-linked role, which only its service may change.
+    fn is_protected(&self) -> bool {
+        false
+    }
 
     fn arn(&self, account: &str) -> String {
         format!("arn:aws:iam::{account}:{}{}{}", Self::KIND, self.held().path, self.held().name)
@@ -113,6 +142,22 @@ pub(crate) trait Holder: serde::Serialize + serde::de::DeserializeOwned + Clone 
 
 impl Holder for UserRecord {
     const KIND: &'static str = "user";
+    const INLINE_CHARACTERS_MAX: usize = 2_048;
+    const ATTACHED_QUOTA: &'static str = "PoliciesPerUser";
+
+    fn held(&self) -> &Held {
+        &self.held
+    }
+
+    fn held_mut(&mut self) -> &mut Held {
+        &mut self.held
+    }
+}
+
+impl Holder for GroupRecord {
+    const KIND: &'static str = "group";
+    const INLINE_CHARACTERS_MAX: usize = 5_120;
+    const ATTACHED_QUOTA: &'static str = "PoliciesPerGroup";
 
     fn held(&self) -> &Held {
         &self.held
@@ -125,6 +170,12 @@ impl Holder for UserRecord {
 
 impl Holder for RoleRecord {
     const KIND: &'static str = "role";
+    const INLINE_CHARACTERS_MAX: usize = 10_240;
+    const ATTACHED_QUOTA: &'static str = "PoliciesPerRole";
+
+    fn is_protected(&self) -> bool {
+        self.held.path.starts_with(SERVICE_ROLE_PATH)
+    }
 
     fn held(&self) -> &Held {
         &self.held

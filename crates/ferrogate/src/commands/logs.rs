@@ -127,21 +127,20 @@ impl Source {
             }
             Self::Kept { dirs, offset } => {
                 let mut lines = Vec::new();
-                for dir in dirs.iter().filter(|dir| dir.exists()) {
-                    let records = read_logs(dir, *offset).with_context(|| format!("{}", dir.display()))?;
-                    for record in records {
-                        *offset = record.next_offset();
-                        let (at_ns, text) = match record {
-                            LogRecord::Line { timestamp_ns, bytes, .. } => {
-                                (timestamp_ns, String::from_utf8_lossy(&bytes).into_owned())
-                            }
-                            LogRecord::Dropped { timestamp_ns, bytes, .. } => {
-                                (timestamp_ns, format!("[{bytes} bytes were dropped]"))
-                            }
-                        };
-                        lines.push(Line { at: Timestamp::from_nanosecond(i128::from(at_ns)).ok(), text });
-                    }
-                    break;
+                // While it runs in one place, afterwards in the other.
+                let Some(dir) = dirs.iter().find(|dir| dir.exists()) else { return Ok(lines) };
+                let records = read_logs(dir, *offset).with_context(|| format!("{}", dir.display()))?;
+                for record in records {
+                    *offset = record.next_offset();
+                    let (at_ns, text) = match record {
+                        LogRecord::Line { timestamp_ns, bytes, .. } => {
+                            (timestamp_ns, String::from_utf8_lossy(&bytes).into_owned())
+                        }
+                        LogRecord::Dropped { timestamp_ns, bytes, .. } => {
+                            (timestamp_ns, format!("[{bytes} bytes were dropped]"))
+                        }
+                    };
+                    lines.push(Line { at: Timestamp::from_nanosecond(i128::from(at_ns)).ok(), text });
                 }
                 Ok(lines)
             }

@@ -5,12 +5,12 @@ use ferrogate_api::{ApiError, Context, PrincipalKind};
 use ferrogate_model::{hex_id, unique_id};
 use ferrogate_store::{Txn, get_json, update_json};
 
-use super::{failed, given, limit_exceeded, no_such, page, refused, store};
+use super::{given, limit_exceeded, no_such, page, refused, store};
 use crate::IamService;
 use crate::identity::place;
-use crate::state::{AccessKeyRecord, UserRecord, access_key_key, key};
+use crate::state::{AccessKeyRecord, UserRecord, access_key_key};
 
-const KEYS_PER_USER_MAX: usize = 2;
+pub(super) const KEYS_PER_USER_MAX: usize = 2;
 
 impl IamService {
     /// The user named, else the one who calls.
@@ -33,37 +33,36 @@ impl IamService {
         let id = unique_id("AKIA");
         // 40 characters, as AWS's; 160 random bits.
         let secret = format!("{}{}", hex_id(), &hex_id()[..8]);
-        let at = key(&self.account, "user", &name);
-        loop {
-            self.find::<UserRecord>(&name)?;
-            let Some(found) = get_json::<UserRecord>(store(self), &at) else { continue };
-            let mut user = found.record;
-            if user.access_keys.len() >= KEYS_PER_USER_MAX {
-                return Err(limit_exceeded(format!("Cannot exceed quota for AccessKeysPerUser: {KEYS_PER_USER_MAX}")));
-            }
-            user.access_keys.insert(id.clone());
-            let record = AccessKeyRecord {
-                id: id.clone(),
-                user: user.held.name.clone(),
-                secret: self.sealer.seal(secret.as_bytes(), &place(&id)),
-                active: true,
-                created: cx.now,
-            };
-            let txn = Txn::new()
-                .when_revision(&at, found.mod_revision)
-                .put_json(&at, &user)
-                .put_json(access_key_key(&self.account, &id), &record);
-            if store(self).txn(txn).await.map_err(failed)?.succeeded {
-                let made = AccessKey {
-                    user_name: Some(record.user),
-                    access_key_id: Some(id),
-                    status: Some("Active".into()),
-                    secret_access_key: Some(secret),
-                    create_date: Some(cx.now),
+        let record = self
+            .transact(|| {
+                let found = self.found::<UserRecord>(&name)?;
+                let mut user = found.record;
+                if user.access_keys.len() >= KEYS_PER_USER_MAX {
+                    return Err(limit_exceeded(format!("Cannot exceed quota for AccessKeysPerUser: {KEYS_PER_USER_MAX}")));
+                }
+                user.access_keys.insert(id.clone());
+                let record = AccessKeyRecord {
+                    id: id.clone(),
+                    user: user.held.name.clone(),
+                    secret: self.sealer.seal(secret.as_bytes(), &place(&id)),
+                    active: true,
+                    created: cx.now,
                 };
-                return Ok(CreateAccessKeyResponse { access_key: Some(made) });
-            }
-        }
+                let txn = Txn::new()
+                    .when_revision(&*found.key, found.mod_revision)
+                    .put_json(&*found.key, &user)
+                    .put_json(access_key_key(&self.account, &id), &record);
+                Ok((txn, record))
+            })
+            .await?;
+        let made = AccessKey {
+            user_name: Some(record.user),
+            access_key_id: Some(id),
+            status: Some("Active".into()),
+            secret_access_key: Some(secret),
+            create_date: Some(cx.now),
+        };
+        Ok(CreateAccessKeyResponse { access_key: Some(made) })
     }
 
     pub(crate) async fn list_access_keys(
@@ -114,20 +113,20 @@ impl IamService {
     ) -> Result<DeleteAccessKeyNoOutput, ApiError> {
         let name = self.user_named(cx, input.user_name)?;
         let id = given(input.access_key_id);
-        let at = key(&self.account, "user", &name);
-        loop {
-            self.key_of(&name, &id)?;
-            let Some(found) = get_json::<UserRecord>(store(self), &at) else { continue };
+        self.transact(|| {
+            let found = self.found::<UserRecord>(&name)?;
             let mut user = found.record;
-            user.access_keys.remove(&id);
-            let txn = Txn::new()
-                .when_revision(&at, found.mod_revision)
-                .put_json(&at, &user)
-                .delete(access_key_key(&self.account, &id));
-            if store(self).txn(txn).await.map_err(failed)?.succeeded {
-                return Ok(DeleteAccessKeyNoOutput {});
+            if !user.access_keys.remove(&id) {
+                return Err(missing(&id));
             }
-        }
+            let txn = Txn::new()
+                .when_revision(&*found.key, found.mod_revision)
+                .put_json(&*found.key, &user)
+                .delete(access_key_key(&self.account, &id));
+            Ok((txn, ()))
+        })
+        .await?;
+        Ok(DeleteAccessKeyNoOutput {})
     }
 
     fn key_of(&self, user: &str, id: &str) -> Result<(), ApiError> {

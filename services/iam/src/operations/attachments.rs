@@ -1,16 +1,15 @@
-//! Policies on users and roles: inline, attached, boundaries. The same for both, written once.
+//! Policies on users, groups and roles: inline, attached, boundaries. The same for all, written once.
 
 use ferrogate_api::iam::*;
 use ferrogate_api::{ApiError, Context};
-use ferrogate_policy::{DocumentKind, size_without_whitespace};
+use ferrogate_policy::{DocumentKind, managed, size_without_whitespace};
+use ferrogate_store::Txn;
 
-use super::{check_document, encoded, given, limit_exceeded, no_such, page};
+use super::{check_document, encoded, given, limit_exceeded, no_such, page, protect};
 use crate::IamService;
-use crate::state::{Holder, RoleRecord, UserRecord};
+use crate::state::{GroupRecord, Holder, RoleRecord, UserRecord, key};
 
-const ATTACHED_MAX: usize = 10;
-const INLINE_CHARACTERS_USER_MAX: usize = 2_048;
-const INLINE_CHARACTERS_ROLE_MAX: usize = 10_240;
+pub(super) const ATTACHED_MAX: usize = 10;
 
 impl IamService {
     /// A policy that can be attached, by its ARN.
@@ -19,26 +18,37 @@ impl IamService {
             return Err(ApiError::new("InvalidInput", format!("ARN {arn} is not valid.")));
         }
         if self.managed_document(&arn).is_none() {
-            return Err(no_such(format!("Policy {arn} does not exist or is not attachable.")));
+            return Err(not_attachable(&arn));
         }
         Ok(arn)
     }
 
+    /// The transaction, good only as long as the policy is there: its record is put as it is, so that a deletion at
+    /// the same time finds it changed.
+    pub(super) fn attaching(&self, txn: Txn, arn: &str) -> Result<Txn, ApiError> {
+        if managed(arn).is_some() {
+            return Ok(txn);
+        }
+        let found = self.policy_record(arn).map_err(|_| not_attachable(arn))?;
+        let at = key(&self.account, "policy", &found.record.name);
+        Ok(txn.when_revision(&at, found.mod_revision).put_json(&at, &found.record))
+    }
+
     async fn attach<T: Holder>(&self, name: String, arn: String) -> Result<(), ApiError> {
         let arn = self.attachable(arn)?;
-        self.change::<T>(&name, |holder| {
+        self.transact(|| {
+            let found = self.found::<T>(&name)?;
+            let mut holder = found.record;
+            protect(&holder)?;
             let attached = &mut holder.held_mut().attached;
             attached.insert(arn.clone());
             if attached.len() > ATTACHED_MAX {
-                return Err(limit_exceeded(format!(
-                    "Cannot exceed quota for PoliciesPer{}: {ATTACHED_MAX}",
-                    if T::KIND == "user" { "User" } else { "Role" }
-                )));
+                return Err(limit_exceeded(format!("Cannot exceed quota for {}: {ATTACHED_MAX}", T::ATTACHED_QUOTA)));
             }
-            Ok(())
+            let txn = Txn::new().when_revision(&*found.key, found.mod_revision).put_json(&*found.key, &holder);
+            Ok((self.attaching(txn, &arn)?, ()))
         })
         .await
-        .map(drop)
     }
 
     async fn detach<T: Holder>(&self, name: String, arn: String) -> Result<(), ApiError> {
@@ -51,13 +61,17 @@ impl IamService {
 
     async fn put_inline<T: Holder>(&self, name: String, policy: String, document: String) -> Result<(), ApiError> {
         check_document(&document, DocumentKind::Identity)?;
-        let max = if T::KIND == "user" { INLINE_CHARACTERS_USER_MAX } else { INLINE_CHARACTERS_ROLE_MAX };
         self.change::<T>(&name, |holder| {
             let held = holder.held_mut();
             held.inline.insert(policy.clone(), document.clone());
             let size: usize = held.inline.values().map(|document| size_without_whitespace(document)).sum();
-            if size > max {
-                return Err(limit_exceeded(format!("Maximum policy size of {max} bytes exceeded for {} {name}", T::KIND)));
+            if size > T::INLINE_CHARACTERS_MAX {
+                return Err(limit_exceeded(format!(
+                    "Maximum policy size of {} bytes exceeded for {} {}",
+                    T::INLINE_CHARACTERS_MAX,
+                    T::KIND,
+                    held.name
+                )));
             }
             Ok(())
         })
@@ -81,16 +95,19 @@ impl IamService {
 
     async fn set_boundary<T: Holder>(&self, name: String, arn: Option<String>) -> Result<(), ApiError> {
         let arn = arn.map(|arn| self.attachable(arn)).transpose()?;
-        self.change::<T>(&name, |holder| {
+        self.transact(|| {
+            let found = self.found::<T>(&name)?;
+            let mut holder = found.record;
+            protect(&holder)?;
             let held = holder.held_mut();
             if arn.is_none() && held.boundary.is_none() {
-                return Err(no_such(format!("{name} does not have a permission boundary policy")));
+                return Err(no_such(format!("{} does not have a permission boundary policy", held.name)));
             }
             held.boundary.clone_from(&arn);
-            Ok(())
+            let txn = Txn::new().when_revision(&*found.key, found.mod_revision).put_json(&*found.key, &holder);
+            Ok((if let Some(arn) = &arn { self.attaching(txn, arn)? } else { txn }, ()))
         })
         .await
-        .map(drop)
     }
 
     fn attached_policies<T: Holder>(
@@ -105,11 +122,7 @@ impl IamService {
         let below = |arn: &String| arn.split_once(":policy").is_some_and(|(_, resource)| resource.starts_with(&path));
         let arns = holder.held().attached.iter().filter(|arn| below(arn)).cloned();
         let (arns, truncated, marker) = page(arns, |arn| arn, marker.as_deref(), max_items)?;
-        let policy = |arn: String| AttachedPolicy {
-            policy_name: arn.rsplit('/').next().map(str::to_owned),
-            policy_arn: Some(arn),
-        };
-        Ok((arns.into_iter().map(policy).collect(), truncated, marker))
+        Ok((arns.into_iter().map(attached_policy).collect(), truncated, marker))
     }
 
     pub(crate) async fn attach_user_policy(&self, _: &Context, input: AttachUserPolicyRequest) -> Result<AttachUserPolicyNoOutput, ApiError> {
@@ -231,8 +244,58 @@ impl IamService {
         self.set_boundary::<RoleRecord>(given(input.role_name), None).await?;
         Ok(DeleteRolePermissionsBoundaryNoOutput {})
     }
+
+    pub(crate) async fn attach_group_policy(&self, _: &Context, input: AttachGroupPolicyRequest) -> Result<AttachGroupPolicyNoOutput, ApiError> {
+        self.attach::<GroupRecord>(given(input.group_name), given(input.policy_arn)).await?;
+        Ok(AttachGroupPolicyNoOutput {})
+    }
+
+    pub(crate) async fn detach_group_policy(&self, _: &Context, input: DetachGroupPolicyRequest) -> Result<DetachGroupPolicyNoOutput, ApiError> {
+        self.detach::<GroupRecord>(given(input.group_name), given(input.policy_arn)).await?;
+        Ok(DetachGroupPolicyNoOutput {})
+    }
+
+    pub(crate) async fn put_group_policy(&self, _: &Context, input: PutGroupPolicyRequest) -> Result<PutGroupPolicyNoOutput, ApiError> {
+        self.put_inline::<GroupRecord>(given(input.group_name), given(input.policy_name), given(input.policy_document)).await?;
+        Ok(PutGroupPolicyNoOutput {})
+    }
+
+    pub(crate) async fn delete_group_policy(&self, _: &Context, input: DeleteGroupPolicyRequest) -> Result<DeleteGroupPolicyNoOutput, ApiError> {
+        self.delete_inline::<GroupRecord>(given(input.group_name), given(input.policy_name)).await?;
+        Ok(DeleteGroupPolicyNoOutput {})
+    }
+
+    pub(crate) async fn get_group_policy(&self, _: &Context, input: GetGroupPolicyRequest) -> Result<GetGroupPolicyResponse, ApiError> {
+        let policy_name = given(input.policy_name);
+        let (name, document) = self.inline::<GroupRecord>(&given(input.group_name), &policy_name)?;
+        Ok(GetGroupPolicyResponse { group_name: Some(name), policy_name: Some(policy_name), policy_document: Some(document) })
+    }
+
+    pub(crate) async fn list_group_policies(&self, _: &Context, input: ListGroupPoliciesRequest) -> Result<ListGroupPoliciesResponse, ApiError> {
+        let group: GroupRecord = self.find(&given(input.group_name))?;
+        let (names, is_truncated, marker) = page(group.held.inline.into_keys(), |name| name, input.marker.as_deref(), input.max_items)?;
+        Ok(ListGroupPoliciesResponse { policy_names: Some(names), is_truncated, marker })
+    }
+
+    pub(crate) async fn list_attached_group_policies(
+        &self,
+        _: &Context,
+        input: ListAttachedGroupPoliciesRequest,
+    ) -> Result<ListAttachedGroupPoliciesResponse, ApiError> {
+        let (policies, is_truncated, marker) =
+            self.attached_policies::<GroupRecord>(&given(input.group_name), input.path_prefix, input.marker, input.max_items)?;
+        Ok(ListAttachedGroupPoliciesResponse { attached_policies: Some(policies), is_truncated, marker })
+    }
 }
 
 fn no_inline<T: Holder>(policy: &str) -> ApiError {
     no_such(format!("The {} policy with name {policy} cannot be found.", T::KIND))
+}
+
+fn not_attachable(arn: &str) -> ApiError {
+    no_such(format!("Policy {arn} does not exist or is not attachable."))
+}
+
+pub(super) fn attached_policy(arn: String) -> AttachedPolicy {
+    AttachedPolicy { policy_name: arn.rsplit('/').next().map(str::to_owned), policy_arn: Some(arn) }
 }

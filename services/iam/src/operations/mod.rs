@@ -1,9 +1,13 @@
 //! The operations, one file per resource.
 
 mod access_keys;
+mod account;
 mod attachments;
+mod groups;
 mod policies;
 mod roles;
+mod service_linked;
+mod simulate;
 mod users;
 
 use std::collections::BTreeMap;
@@ -12,13 +16,15 @@ use ferrogate_api::iam::{self, Iam};
 use ferrogate_api::{ApiError, Context, Demand, Value};
 use ferrogate_model::paginate;
 use ferrogate_policy::{DocumentKind, Policy};
-use ferrogate_store::{Store, UpdateError, update_json};
+use ferrogate_store::{Json, Store, Txn, UpdateError, get_json, update_json};
 
-use crate::state::{Holder, key};
+use crate::state::{Holder, key, prefix};
 use crate::{IamService, demands};
 
 const PAGE_DEFAULT: i32 = 100;
 const TAGS_MAX: usize = 50;
+/// Attempts of a change before it is given up: each one lost means that somebody else got through.
+const ATTEMPTS_MAX: usize = 64;
 
 pub(crate) fn no_such(message: impl Into<String>) -> ApiError {
     ApiError::new("NoSuchEntity", message)
@@ -89,6 +95,11 @@ pub(crate) fn tag_list(tags: &BTreeMap<String, String>) -> Option<Vec<iam::Tag>>
     (!tags.is_empty()).then(|| list.collect())
 }
 
+/// Takes tags away; keys are one without case.
+pub(crate) fn remove_tags(map: &mut BTreeMap<String, String>, keys: &[String]) {
+    map.retain(|known, _| !keys.iter().any(|key| key.eq_ignore_ascii_case(known)));
+}
+
 /// A page of sorted items with IAM's `IsTruncated` and `Marker`.
 pub(crate) fn page<T>(
     items: impl IntoIterator<Item = T>,
@@ -104,10 +115,15 @@ pub(crate) fn page<T>(
 
 impl IamService {
     pub(crate) fn find<T: Holder>(&self, name: &str) -> Result<T, ApiError> {
-        self.holder(name).ok_or_else(|| not_found::<T>(name))
+        self.found(name).map(|found| found.record)
     }
 
-    /// Changes a user or role that is there.
+    /// A user, group or role with its revision.
+    pub(crate) fn found<T: Holder>(&self, name: &str) -> Result<Json<T>, ApiError> {
+        get_json(&*self.store, &key(&self.account, T::KIND, name)).ok_or_else(|| not_found::<T>(name))
+    }
+
+    /// Changes a user, group or role that is there and may be changed.
     pub(crate) async fn change<T: Holder>(
         &self,
         name: &str,
@@ -116,20 +132,61 @@ impl IamService {
         let at = key(&self.account, T::KIND, name);
         let changed = update_json(&*self.store, &at, |found: Option<T>| {
             let mut record = found.ok_or_else(|| not_found::<T>(name))?;
+            protect(&record)?;
             change(&mut record)?;
             Ok(Some(record))
         });
         changed.await.map_err(refused)?.ok_or_else(ApiError::internal)
     }
+
+    /// Commits what `step` makes of the records as they are; again, if somebody else was quicker.
+    pub(crate) async fn transact<R>(
+        &self,
+        mut step: impl FnMut() -> Result<(Txn, R), ApiError>,
+    ) -> Result<R, ApiError> {
+        for _ in 0..ATTEMPTS_MAX {
+            let (txn, result) = step()?;
+            if self.store.txn(txn).await.map_err(failed)?.succeeded {
+                return Ok(result);
+            }
+        }
+        Err(contended())
+    }
+
+    /// Refuses when the account has as many records of this kind as it may.
+    pub(crate) fn within_quota(&self, kind: &str, quota: &str, max: usize) -> Result<(), ApiError> {
+        if self.store.range(&prefix(&self.account, kind)).len() < max {
+            return Ok(());
+        }
+        Err(limit_exceeded(format!("Cannot exceed quota for {quota}: {max}")))
+    }
+}
+
+/// Service-linked roles are their service's.
+pub(crate) fn protect<T: Holder>(record: &T) -> Result<(), ApiError> {
+    if !record.is_protected() {
+        return Ok(());
+    }
+    Err(ApiError::new(
+        "UnmodifiableEntity",
+        format!(
+            "Cannot perform the operation on the protected role '{}' - this role is only modifiable by AWS",
+            record.held().name
+        ),
+    ))
+}
+
+fn contended() -> ApiError {
+    ApiError::new(
+        "ConcurrentModification",
+        "The request was rejected because multiple requests to change this object were submitted simultaneously.",
+    )
 }
 
 pub(crate) fn refused(error: UpdateError<ApiError>) -> ApiError {
     match error {
         UpdateError::Refused(error) => error,
-        UpdateError::Contended { .. } => ApiError::new(
-            "ConcurrentModification",
-            "The request was rejected because multiple requests to change this object were submitted simultaneously.",
-        ),
+        UpdateError::Contended { .. } => contended(),
         UpdateError::Store(error) => failed(error),
     }
 }
@@ -158,34 +215,53 @@ macro_rules! forward {
 }
 
 forward! {
+    add_user_to_group: AddUserToGroupRequest => AddUserToGroupNoOutput;
+    attach_group_policy: AttachGroupPolicyRequest => AttachGroupPolicyNoOutput;
     attach_role_policy: AttachRolePolicyRequest => AttachRolePolicyNoOutput;
     attach_user_policy: AttachUserPolicyRequest => AttachUserPolicyNoOutput;
     create_access_key: CreateAccessKeyRequest => CreateAccessKeyResponse;
+    create_group: CreateGroupRequest => CreateGroupResponse;
     create_policy: CreatePolicyRequest => CreatePolicyResponse;
     create_policy_version: CreatePolicyVersionRequest => CreatePolicyVersionResponse;
     create_role: CreateRoleRequest => CreateRoleResponse;
+    create_service_linked_role: CreateServiceLinkedRoleRequest => CreateServiceLinkedRoleResponse;
     create_user: CreateUserRequest => CreateUserResponse;
     delete_access_key: DeleteAccessKeyRequest => DeleteAccessKeyNoOutput;
+    delete_group: DeleteGroupRequest => DeleteGroupNoOutput;
+    delete_group_policy: DeleteGroupPolicyRequest => DeleteGroupPolicyNoOutput;
     delete_policy: DeletePolicyRequest => DeletePolicyNoOutput;
     delete_policy_version: DeletePolicyVersionRequest => DeletePolicyVersionNoOutput;
     delete_role: DeleteRoleRequest => DeleteRoleNoOutput;
     delete_role_permissions_boundary: DeleteRolePermissionsBoundaryRequest => DeleteRolePermissionsBoundaryNoOutput;
     delete_role_policy: DeleteRolePolicyRequest => DeleteRolePolicyNoOutput;
+    delete_service_linked_role: DeleteServiceLinkedRoleRequest => DeleteServiceLinkedRoleResponse;
     delete_user: DeleteUserRequest => DeleteUserNoOutput;
     delete_user_permissions_boundary: DeleteUserPermissionsBoundaryRequest => DeleteUserPermissionsBoundaryNoOutput;
     delete_user_policy: DeleteUserPolicyRequest => DeleteUserPolicyNoOutput;
+    detach_group_policy: DetachGroupPolicyRequest => DetachGroupPolicyNoOutput;
     detach_role_policy: DetachRolePolicyRequest => DetachRolePolicyNoOutput;
     detach_user_policy: DetachUserPolicyRequest => DetachUserPolicyNoOutput;
+    get_account_authorization_details: GetAccountAuthorizationDetailsRequest => GetAccountAuthorizationDetailsResponse;
+    get_account_summary: GetAccountSummaryNoInput => GetAccountSummaryResponse;
+    get_context_keys_for_custom_policy: GetContextKeysForCustomPolicyRequest => GetContextKeysForPolicyResponse;
+    get_context_keys_for_principal_policy: GetContextKeysForPrincipalPolicyRequest => GetContextKeysForPolicyResponse;
+    get_group: GetGroupRequest => GetGroupResponse;
+    get_group_policy: GetGroupPolicyRequest => GetGroupPolicyResponse;
     get_policy: GetPolicyRequest => GetPolicyResponse;
     get_policy_version: GetPolicyVersionRequest => GetPolicyVersionResponse;
     get_role: GetRoleRequest => GetRoleResponse;
     get_role_policy: GetRolePolicyRequest => GetRolePolicyResponse;
+    get_service_linked_role_deletion_status: GetServiceLinkedRoleDeletionStatusRequest => GetServiceLinkedRoleDeletionStatusResponse;
     get_user: GetUserRequest => GetUserResponse;
     get_user_policy: GetUserPolicyRequest => GetUserPolicyResponse;
     list_access_keys: ListAccessKeysRequest => ListAccessKeysResponse;
+    list_attached_group_policies: ListAttachedGroupPoliciesRequest => ListAttachedGroupPoliciesResponse;
     list_attached_role_policies: ListAttachedRolePoliciesRequest => ListAttachedRolePoliciesResponse;
     list_attached_user_policies: ListAttachedUserPoliciesRequest => ListAttachedUserPoliciesResponse;
     list_entities_for_policy: ListEntitiesForPolicyRequest => ListEntitiesForPolicyResponse;
+    list_group_policies: ListGroupPoliciesRequest => ListGroupPoliciesResponse;
+    list_groups: ListGroupsRequest => ListGroupsResponse;
+    list_groups_for_user: ListGroupsForUserRequest => ListGroupsForUserResponse;
     list_policies: ListPoliciesRequest => ListPoliciesResponse;
     list_policy_tags: ListPolicyTagsRequest => ListPolicyTagsResponse;
     list_policy_versions: ListPolicyVersionsRequest => ListPolicyVersionsResponse;
@@ -195,11 +271,15 @@ forward! {
     list_user_policies: ListUserPoliciesRequest => ListUserPoliciesResponse;
     list_user_tags: ListUserTagsRequest => ListUserTagsResponse;
     list_users: ListUsersRequest => ListUsersResponse;
+    put_group_policy: PutGroupPolicyRequest => PutGroupPolicyNoOutput;
     put_role_permissions_boundary: PutRolePermissionsBoundaryRequest => PutRolePermissionsBoundaryNoOutput;
     put_role_policy: PutRolePolicyRequest => PutRolePolicyNoOutput;
     put_user_permissions_boundary: PutUserPermissionsBoundaryRequest => PutUserPermissionsBoundaryNoOutput;
     put_user_policy: PutUserPolicyRequest => PutUserPolicyNoOutput;
+    remove_user_from_group: RemoveUserFromGroupRequest => RemoveUserFromGroupNoOutput;
     set_default_policy_version: SetDefaultPolicyVersionRequest => SetDefaultPolicyVersionNoOutput;
+    simulate_custom_policy: SimulateCustomPolicyRequest => SimulatePolicyResponse;
+    simulate_principal_policy: SimulatePrincipalPolicyRequest => SimulatePolicyResponse;
     tag_policy: TagPolicyRequest => TagPolicyNoOutput;
     tag_role: TagRoleRequest => TagRoleNoOutput;
     tag_user: TagUserRequest => TagUserNoOutput;
@@ -208,6 +288,8 @@ forward! {
     untag_user: UntagUserRequest => UntagUserNoOutput;
     update_access_key: UpdateAccessKeyRequest => UpdateAccessKeyNoOutput;
     update_assume_role_policy: UpdateAssumeRolePolicyRequest => UpdateAssumeRolePolicyNoOutput;
+    update_group: UpdateGroupRequest => UpdateGroupNoOutput;
     update_role: UpdateRoleRequest => UpdateRoleResponse;
     update_role_description: UpdateRoleDescriptionRequest => UpdateRoleDescriptionResponse;
+    update_user: UpdateUserRequest => UpdateUserNoOutput;
 }

@@ -1,18 +1,27 @@
 //! Managed policies: AWS's, which are built in, and the customer's.
 
+use std::collections::HashMap;
+
 use ferrogate_api::iam::*;
 use ferrogate_api::{ApiError, Context};
 use ferrogate_model::unique_id;
 use ferrogate_policy::{DocumentKind, ManagedPolicy, managed, managed_policies, size_without_whitespace};
-use ferrogate_store::{Txn, get_json, range_json, update_json};
+use ferrogate_store::{Json, Txn, get_json, range_json, update_json};
 use jiff::Timestamp;
 
-use super::{add_tags, check_document, conflict, encoded, exists, failed, given, limit_exceeded, no_such, page, refused, store, tag_list, tag_map};
+use super::{
+    add_tags, check_document, conflict, encoded, exists, given, limit_exceeded, no_such, page, refused, remove_tags, store,
+    tag_list, tag_map,
+};
 use crate::IamService;
-use crate::state::{Held, PolicyRecord, PolicyVersionRecord, RoleRecord, UserRecord, key, prefix};
+use crate::state::{GroupRecord, Held, Holder, PolicyRecord, PolicyVersionRecord, RoleRecord, UserRecord, key, prefix};
 
-const DOCUMENT_CHARACTERS_MAX: usize = 6_144;
-const VERSIONS_MAX: usize = 5;
+pub(super) const DOCUMENT_CHARACTERS_MAX: usize = 6_144;
+pub(super) const VERSIONS_MAX: usize = 5;
+pub(super) const POLICIES_MAX: usize = 1_500;
+
+/// How many users, groups and roles have a policy attached, and as their boundary; by its ARN.
+pub(super) type Usage = HashMap<String, (i32, i32)>;
 
 impl IamService {
     fn check_managed(document: &str) -> Result<(), ApiError> {
@@ -23,12 +32,11 @@ impl IamService {
         Ok(())
     }
 
-    fn policy_record(&self, arn: &str) -> Result<PolicyRecord, ApiError> {
+    /// A policy of the customer's.
+    pub(super) fn policy_record(&self, arn: &str) -> Result<Json<PolicyRecord>, ApiError> {
         let name = arn.rsplit('/').next().unwrap_or_default();
-        let found = get_json::<PolicyRecord>(store(self), &key(&self.account, "policy", name));
-        found
-            .map(|found| found.record)
-            .filter(|record| record.arn(&self.account) == arn)
+        get_json::<PolicyRecord>(store(self), &key(&self.account, "policy", name))
+            .filter(|found| found.record.arn(&self.account) == arn)
             .ok_or_else(|| no_policy(arn))
     }
 
@@ -37,9 +45,7 @@ impl IamService {
         arn: &str,
         mut change: impl FnMut(&mut PolicyRecord) -> Result<(), ApiError>,
     ) -> Result<PolicyRecord, ApiError> {
-        if managed(arn).is_some() {
-            return Err(ApiError::new("AccessDenied", format!("Policy {arn} is an AWS managed policy and cannot be changed.")).with_status(403));
-        }
+        own(arn)?;
         let at = key(&self.account, "policy", arn.rsplit('/').next().unwrap_or_default());
         update_json(store(self), &at, |found: Option<PolicyRecord>| {
             let mut record = found.filter(|record| record.arn(&self.account) == arn).ok_or_else(|| no_policy(arn))?;
@@ -66,18 +72,22 @@ impl IamService {
             last_version: 1,
         };
         let at = key(&self.account, "policy", &name);
-        let made = store(self).txn(Txn::new().when_absent(&at).put_json(&at, &record)).await.map_err(failed)?;
-        if !made.succeeded {
-            return Err(exists(format!("A policy called {name} already exists. Duplicate names are not allowed.")));
-        }
-        Ok(CreatePolicyResponse { policy: Some(Policy { description: None, ..self.policy(&record) }) })
+        self.transact(|| {
+            if self.store.get(&at).is_some() {
+                return Err(exists(format!("A policy called {name} already exists. Duplicate names are not allowed.")));
+            }
+            self.within_quota("policy", "PoliciesPerAccount", POLICIES_MAX)?;
+            Ok((Txn::new().when_absent(&at).put_json(&at, &record), ()))
+        })
+        .await?;
+        Ok(CreatePolicyResponse { policy: Some(Policy { description: None, ..self.policy(&record, &Usage::new()) }) })
     }
 
     pub(crate) async fn get_policy(&self, _: &Context, input: GetPolicyRequest) -> Result<GetPolicyResponse, ApiError> {
         let arn = given(input.policy_arn);
         let policy = match managed(&arn) {
-            Some(known) => self.aws_policy(known),
-            None => self.policy(&self.policy_record(&arn)?),
+            Some(known) => aws_policy(known, &self.usage()),
+            None => self.policy(&self.policy_record(&arn)?.record, &self.usage()),
         };
         Ok(GetPolicyResponse { policy: Some(policy) })
     }
@@ -85,13 +95,14 @@ impl IamService {
     pub(crate) async fn list_policies(&self, _: &Context, input: ListPoliciesRequest) -> Result<ListPoliciesResponse, ApiError> {
         let scope = input.scope.as_deref().unwrap_or("All");
         let path = input.path_prefix.unwrap_or_else(|| "/".into());
+        let usage = self.usage();
         let mut policies: Vec<Policy> = Vec::new();
         if scope != "AWS" {
             let own = range_json::<PolicyRecord>(store(self), &prefix(&self.account, "policy"));
-            policies.extend(own.iter().map(|found| Policy { description: None, tags: None, ..self.policy(&found.record) }));
+            policies.extend(own.iter().map(|found| Policy { description: None, tags: None, ..self.policy(&found.record, &usage) }));
         }
         if scope != "Local" {
-            policies.extend(managed_policies().iter().map(|known| self.aws_policy(known)));
+            policies.extend(managed_policies().iter().map(|known| aws_policy(known, &usage)));
         }
         let boundary = input.policy_usage_filter.as_deref() == Some("PermissionsBoundary");
         policies.retain(|policy| policy.path.as_ref().is_some_and(|of| of.starts_with(&path)));
@@ -109,16 +120,19 @@ impl IamService {
 
     pub(crate) async fn delete_policy(&self, _: &Context, input: DeletePolicyRequest) -> Result<DeletePolicyNoOutput, ApiError> {
         let arn = given(input.policy_arn);
-        let record = self.policy_record(&arn)?;
-        let (attached, bounds) = self.usage(&arn);
-        if attached + bounds > 0 {
-            return Err(conflict("Cannot delete a policy attached to entities."));
-        }
-        if record.versions.len() > 1 {
-            return Err(conflict("This policy has more than one version. Before you delete a policy, you must delete the policy's versions. The default version is deleted with the policy."));
-        }
-        let at = key(&self.account, "policy", &record.name);
-        store(self).txn(Txn::new().delete(at)).await.map_err(failed)?;
+        own(&arn)?;
+        self.transact(|| {
+            // The record first: an attachment after this changes its revision.
+            let found = self.policy_record(&arn)?;
+            if self.usage().contains_key(&arn) {
+                return Err(conflict("Cannot delete a policy attached to entities."));
+            }
+            if found.record.versions.len() > 1 {
+                return Err(conflict("This policy has more than one version. Before you delete a policy, you must delete the policy's versions. The default version is deleted with the policy."));
+            }
+            Ok((Txn::new().when_revision(&*found.key, found.mod_revision).delete(&*found.key), ()))
+        })
+        .await?;
         Ok(DeletePolicyNoOutput {})
     }
 
@@ -153,7 +167,7 @@ impl IamService {
         let (arn, id) = (given(input.policy_arn), given(input.version_id));
         let found = match managed(&arn) {
             Some(known) => (known.version_id == id).then(|| aws_version(known)),
-            None => self.policy_record(&arn)?.versions.iter().map(version).find(|of| of.version_id.as_ref() == Some(&id)),
+            None => self.policy_record(&arn)?.record.versions.iter().map(version).find(|of| of.version_id.as_ref() == Some(&id)),
         };
         let found = found.ok_or_else(|| no_version(&arn, &id))?;
         Ok(GetPolicyVersionResponse { policy_version: Some(found) })
@@ -165,12 +179,20 @@ impl IamService {
         input: ListPolicyVersionsRequest,
     ) -> Result<ListPolicyVersionsResponse, ApiError> {
         let arn = given(input.policy_arn);
-        let mut versions: Vec<PolicyVersion> = match managed(&arn) {
-            Some(known) => vec![aws_version(known)],
-            None => self.policy_record(&arn)?.versions.iter().rev().map(version).collect(),
+        // The newest first: sorted by how far they are from the last.
+        let mut versions: Vec<(String, PolicyVersion)> = match managed(&arn) {
+            Some(known) => vec![(String::new(), aws_version(known))],
+            None => {
+                let record = self.policy_record(&arn)?.record;
+                let place = |of: &PolicyVersionRecord| format!("{:010}", u32::MAX - of.number);
+                record.versions.iter().rev().map(|of| (place(of), version(of))).collect()
+            }
         };
-        versions.iter_mut().for_each(|of| of.document = None);
-        Ok(ListPolicyVersionsResponse { versions: Some(versions), is_truncated: Some(false), marker: None })
+        versions.iter_mut().for_each(|(_, of)| of.document = None);
+        let (versions, is_truncated, marker) =
+            page(versions, |(place, _)| place, input.marker.as_deref(), input.max_items)?;
+        let versions = versions.into_iter().map(|(_, version)| version).collect();
+        Ok(ListPolicyVersionsResponse { versions: Some(versions), is_truncated, marker })
     }
 
     pub(crate) async fn delete_policy_version(
@@ -217,7 +239,7 @@ impl IamService {
     pub(crate) async fn untag_policy(&self, _: &Context, input: UntagPolicyRequest) -> Result<UntagPolicyNoOutput, ApiError> {
         let keys = input.tag_keys.unwrap_or_default();
         self.change_policy(&given(input.policy_arn), |record| {
-            record.tags.retain(|key, _| !keys.contains(key));
+            remove_tags(&mut record.tags, &keys);
             Ok(())
         })
         .await?;
@@ -225,7 +247,7 @@ impl IamService {
     }
 
     pub(crate) async fn list_policy_tags(&self, _: &Context, input: ListPolicyTagsRequest) -> Result<ListPolicyTagsResponse, ApiError> {
-        let record = self.policy_record(&given(input.policy_arn))?;
+        let record = self.policy_record(&given(input.policy_arn))?.record;
         let (tags, is_truncated, marker) = page(record.tags, |(key, _)| key, input.marker.as_deref(), input.max_items)?;
         let tags = tags.into_iter().map(|(key, value)| Tag { key: Some(key), value: Some(value) }).collect();
         Ok(ListPolicyTagsResponse { tags: Some(tags), is_truncated, marker })
@@ -246,42 +268,65 @@ impl IamService {
             let used = if boundary { held.boundary.as_ref() == Some(&arn) } else { held.attached.contains(&arn) };
             used && held.path.starts_with(&path)
         };
-        let wanted = |kind: &str| input.entity_filter.as_deref().is_none_or(|filter| filter == kind);
-        let users: Vec<PolicyUser> = range_json::<UserRecord>(store(self), &prefix(&self.account, "user"))
-            .into_iter()
-            .filter(|user| wanted("User") && uses(&user.record.held))
-            .map(|user| PolicyUser { user_name: Some(user.record.held.name), user_id: Some(user.record.held.id) })
-            .collect();
-        let roles: Vec<PolicyRole> = range_json::<RoleRecord>(store(self), &prefix(&self.account, "role"))
-            .into_iter()
-            .filter(|role| wanted("Role") && uses(&role.record.held))
-            .map(|role| PolicyRole { role_name: Some(role.record.held.name), role_id: Some(role.record.held.id) })
-            .collect();
+        let filter = input.entity_filter.as_deref();
+        let none = matches!(filter, Some("LocalManagedPolicy" | "AWSManagedPolicy"));
+        let wanted = |kind: &str| !none && filter.is_none_or(|filter| filter == kind);
+        // One page goes through groups, users and roles.
+        let mut entities: Vec<(String, &str, Held)> = Vec::new();
+        if wanted("Group") {
+            entities.extend(self.all::<GroupRecord>().map(|(at, of)| (at, "group", of.held)));
+        }
+        if wanted("Role") {
+            entities.extend(self.all::<RoleRecord>().map(|(at, of)| (at, "role", of.held)));
+        }
+        if wanted("User") {
+            entities.extend(self.all::<UserRecord>().map(|(at, of)| (at, "user", of.held)));
+        }
+        entities.retain(|(_, _, held)| uses(held));
+        let (entities, is_truncated, marker) = page(entities, |(at, ..)| at, input.marker.as_deref(), input.max_items)?;
+        let (mut groups, mut users, mut roles) = (Vec::new(), Vec::new(), Vec::new());
+        for (_, kind, held) in entities {
+            let (name, id) = (Some(held.name), Some(held.id));
+            match kind {
+                "group" => groups.push(PolicyGroup { group_name: name, group_id: id }),
+                "user" => users.push(PolicyUser { user_name: name, user_id: id }),
+                _ => roles.push(PolicyRole { role_name: name, role_id: id }),
+            }
+        }
         Ok(ListEntitiesForPolicyResponse {
-            policy_groups: Some(Vec::new()),
+            policy_groups: Some(groups),
             policy_users: Some(users),
             policy_roles: Some(roles),
-            is_truncated: Some(false),
-            marker: None,
+            is_truncated,
+            marker,
         })
     }
 
-    /// How many users and roles have it attached, and as their boundary.
-    fn usage(&self, arn: &str) -> (i32, i32) {
-        let users = range_json::<UserRecord>(store(self), &prefix(&self.account, "user"));
-        let roles = range_json::<RoleRecord>(store(self), &prefix(&self.account, "role"));
-        let held = users.into_iter().map(|user| user.record.held).chain(roles.into_iter().map(|role| role.record.held));
-        held.fold((0, 0), |(attached, bounds), held| {
-            (
-                attached + i32::from(held.attached.contains(arn)),
-                bounds + i32::from(held.boundary.as_deref() == Some(arn)),
-            )
-        })
+    /// All users, groups or roles with their keys, sorted by them.
+    pub(super) fn all<T: Holder>(&self) -> impl Iterator<Item = (String, T)> {
+        let found = range_json::<T>(store(self), &prefix(&self.account, T::KIND));
+        found.into_iter().map(|found| (found.key.to_string(), found.record))
     }
 
-    fn policy(&self, record: &PolicyRecord) -> Policy {
+    pub(super) fn usage(&self) -> Usage {
+        let users = self.all::<UserRecord>().map(|(_, user)| user.held);
+        let groups = self.all::<GroupRecord>().map(|(_, group)| group.held);
+        let roles = self.all::<RoleRecord>().map(|(_, role)| role.held);
+        let mut usage = Usage::new();
+        for held in users.chain(groups).chain(roles) {
+            for arn in held.attached {
+                usage.entry(arn).or_default().0 += 1;
+            }
+            if let Some(arn) = held.boundary {
+                usage.entry(arn).or_default().1 += 1;
+            }
+        }
+        usage
+    }
+
+    pub(super) fn policy(&self, record: &PolicyRecord, usage: &Usage) -> Policy {
         let arn = record.arn(&self.account);
-        let (attached, bounds) = self.usage(&arn);
+        let (attached, bounds) = usage.get(&arn).copied().unwrap_or_default();
         Policy {
             policy_name: Some(record.name.clone()),
             policy_id: Some(record.id.clone()),
@@ -297,28 +342,37 @@ impl IamService {
             tags: tag_list(&record.tags),
         }
     }
+}
 
-    fn aws_policy(&self, known: &ManagedPolicy) -> Policy {
-        let arn = known.arn();
-        let (attached, bounds) = self.usage(&arn);
-        Policy {
-            policy_name: Some(known.name.to_owned()),
-            arn: Some(arn),
-            path: Some(known.path.to_owned()),
-            default_version_id: Some(known.version_id.to_owned()),
-            attachment_count: Some(attached),
-            permissions_boundary_usage_count: Some(bounds),
-            is_attachable: Some(true),
-            ..Policy::default()
-        }
+pub(super) fn aws_policy(known: &ManagedPolicy, usage: &Usage) -> Policy {
+    let arn = known.arn();
+    let (attached, bounds) = usage.get(&arn).copied().unwrap_or_default();
+    Policy {
+        policy_name: Some(known.name.to_owned()),
+        arn: Some(arn),
+        path: Some(known.path.to_owned()),
+        default_version_id: Some(known.version_id.to_owned()),
+        attachment_count: Some(attached),
+        permissions_boundary_usage_count: Some(bounds),
+        is_attachable: Some(true),
+        ..Policy::default()
     }
+}
+
+/// AWS's own policies are not the customer's to change.
+fn own(arn: &str) -> Result<(), ApiError> {
+    if managed(arn).is_none() {
+        return Ok(());
+    }
+    let message = format!("Policy {arn} is an AWS managed policy and cannot be changed.");
+    Err(ApiError::new("AccessDenied", message).with_status(403))
 }
 
 fn position(record: &PolicyRecord, id: &str) -> Option<usize> {
     record.versions.iter().position(|version| format!("v{}", version.number) == id)
 }
 
-fn version(record: &PolicyVersionRecord) -> PolicyVersion {
+pub(super) fn version(record: &PolicyVersionRecord) -> PolicyVersion {
     PolicyVersion {
         document: Some(encoded(&record.document)),
         version_id: Some(format!("v{}", record.number)),
@@ -327,7 +381,7 @@ fn version(record: &PolicyVersionRecord) -> PolicyVersion {
     }
 }
 
-fn aws_version(known: &ManagedPolicy) -> PolicyVersion {
+pub(super) fn aws_version(known: &ManagedPolicy) -> PolicyVersion {
     PolicyVersion {
         document: Some(encoded(known.document)),
         version_id: Some(known.version_id.to_owned()),

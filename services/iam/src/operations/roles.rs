@@ -3,21 +3,28 @@
 use ferrogate_api::iam::*;
 use ferrogate_api::{ApiError, Context};
 use ferrogate_model::unique_id;
-use ferrogate_policy::DocumentKind;
-use ferrogate_store::{Txn, get_json, range_json};
+use ferrogate_policy::{DocumentKind, size_without_whitespace};
+use ferrogate_store::{Txn, range_json};
 
 use super::users::{boundary, deletable};
-use super::{add_tags, check_document, encoded, exists, failed, given, page, store, tag_list, tag_map};
+use super::{
+    add_tags, check_document, encoded, exists, given, limit_exceeded, page, protect, remove_tags, store, tag_list, tag_map,
+};
 use crate::IamService;
-use crate::state::{Held, Holder, RoleRecord, key, prefix};
+use crate::state::{Held, Holder, RoleRecord, SERVICE_ROLE_PATH, key, prefix};
 
-const SESSION_SECONDS_DEFAULT: i32 = 3600;
+pub(super) const ROLES_MAX: usize = 1_000;
+pub(super) const TRUST_CHARACTERS_MAX: usize = 2_048;
+pub(super) const SESSION_SECONDS_DEFAULT: i32 = 3600;
 
 impl IamService {
     pub(crate) async fn create_role(&self, cx: &Context, input: CreateRoleRequest) -> Result<CreateRoleResponse, ApiError> {
         let name = given(input.role_name);
         let trust = given(input.assume_role_policy_document);
-        check_document(&trust, DocumentKind::Trust)?;
+        check_trust(&trust)?;
+        if input.path.as_ref().is_some_and(|path| path.starts_with(SERVICE_ROLE_PATH)) {
+            return Err(ApiError::new("InvalidInput", format!("The path {SERVICE_ROLE_PATH} is only for service-linked roles: use CreateServiceLinkedRole.")));
+        }
         let boundary = input.permissions_boundary.map(|arn| self.attachable(arn)).transpose()?;
         let record = RoleRecord {
             held: Held {
@@ -34,12 +41,21 @@ impl IamService {
             description: input.description,
             max_session_seconds: input.max_session_duration.unwrap_or(SESSION_SECONDS_DEFAULT),
         };
-        let at = key(&self.account, "role", &name);
-        let made = store(self).txn(Txn::new().when_absent(&at).put_json(&at, &record)).await.map_err(failed)?;
-        if !made.succeeded {
-            return Err(exists(format!("Role with name {name} already exists.")));
-        }
+        self.make_role(&record, || exists(format!("Role with name {name} already exists."))).await?;
         Ok(CreateRoleResponse { role: Some(self.role_of(&record)) })
+    }
+
+    pub(super) async fn make_role(&self, record: &RoleRecord, taken: impl Fn() -> ApiError) -> Result<(), ApiError> {
+        let at = key(&self.account, "role", &record.held.name);
+        self.transact(|| {
+            if self.store.get(&at).is_some() {
+                return Err(taken());
+            }
+            self.within_quota("role", "RolesPerAccount", ROLES_MAX)?;
+            let txn = Txn::new().when_absent(&at).put_json(&at, record);
+            Ok((if let Some(arn) = &record.held.boundary { self.attaching(txn, arn)? } else { txn }, ()))
+        })
+        .await
     }
 
     pub(crate) async fn get_role(&self, _cx: &Context, input: GetRoleRequest) -> Result<GetRoleResponse, ApiError> {
@@ -61,18 +77,14 @@ impl IamService {
 
     pub(crate) async fn delete_role(&self, _cx: &Context, input: DeleteRoleRequest) -> Result<DeleteRoleNoOutput, ApiError> {
         let name = given(input.role_name);
-        let at = key(&self.account, "role", &name);
-        loop {
-            let Some(found) = get_json::<RoleRecord>(store(self), &at) else {
-                self.find::<RoleRecord>(&name)?;
-                continue;
-            };
+        self.transact(|| {
+            let found = self.found::<RoleRecord>(&name)?;
+            protect(&found.record)?;
             deletable(&found.record.held)?;
-            let txn = Txn::new().when_revision(&at, found.mod_revision).delete(&at);
-            if store(self).txn(txn).await.map_err(failed)?.succeeded {
-                return Ok(DeleteRoleNoOutput {});
-            }
-        }
+            Ok((Txn::new().when_revision(&*found.key, found.mod_revision).delete(&*found.key), ()))
+        })
+        .await?;
+        Ok(DeleteRoleNoOutput {})
     }
 
     pub(crate) async fn update_role(&self, _cx: &Context, input: UpdateRoleRequest) -> Result<UpdateRoleResponse, ApiError> {
@@ -108,7 +120,7 @@ impl IamService {
         input: UpdateAssumeRolePolicyRequest,
     ) -> Result<UpdateAssumeRolePolicyNoOutput, ApiError> {
         let trust = given(input.policy_document);
-        check_document(&trust, DocumentKind::Trust)?;
+        check_trust(&trust)?;
         self.change::<RoleRecord>(&given(input.role_name), |role| {
             role.trust.clone_from(&trust);
             Ok(())
@@ -125,7 +137,7 @@ impl IamService {
     pub(crate) async fn untag_role(&self, _cx: &Context, input: UntagRoleRequest) -> Result<UntagRoleNoOutput, ApiError> {
         let keys = input.tag_keys.unwrap_or_default();
         self.change::<RoleRecord>(&given(input.role_name), |role| {
-            role.held.tags.retain(|key, _| !keys.contains(key));
+            remove_tags(&mut role.held.tags, &keys);
             Ok(())
         })
         .await?;
@@ -140,7 +152,7 @@ impl IamService {
         Ok(ListRoleTagsResponse { tags: Some(tags), is_truncated, marker })
     }
 
-    fn role_of(&self, record: &RoleRecord) -> Role {
+    pub(super) fn role_of(&self, record: &RoleRecord) -> Role {
         let held = &record.held;
         Role {
             path: Some(held.path.clone()),
@@ -156,4 +168,12 @@ impl IamService {
             ..Role::default()
         }
     }
+}
+
+fn check_trust(document: &str) -> Result<(), ApiError> {
+    check_document(document, DocumentKind::Trust)?;
+    if size_without_whitespace(document) > TRUST_CHARACTERS_MAX {
+        return Err(limit_exceeded(format!("Cannot exceed quota for ACLSizePerRole: {TRUST_CHARACTERS_MAX}")));
+    }
+    Ok(())
 }

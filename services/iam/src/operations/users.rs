@@ -5,9 +5,11 @@ use ferrogate_api::{ApiError, Context, PrincipalKind};
 use ferrogate_model::unique_id;
 use ferrogate_store::{Txn, get_json, range_json};
 
-use super::{add_tags, conflict, exists, failed, given, page, store, tag_list, tag_map};
+use super::{add_tags, conflict, exists, given, page, remove_tags, store, tag_list, tag_map};
 use crate::IamService;
-use crate::state::{Held, Holder, UserRecord, key, prefix};
+use crate::state::{AccessKeyRecord, GroupRecord, Held, Holder, UserRecord, access_key_key, key, prefix};
+
+pub(super) const USERS_MAX: usize = 5_000;
 
 impl IamService {
     pub(crate) async fn create_user(&self, cx: &Context, input: CreateUserRequest) -> Result<CreateUserResponse, ApiError> {
@@ -25,12 +27,18 @@ impl IamService {
                 boundary,
             },
             access_keys: Default::default(),
+            groups: Default::default(),
         };
         let at = key(&self.account, "user", &name);
-        let made = store(self).txn(Txn::new().when_absent(&at).put_json(&at, &record)).await.map_err(failed)?;
-        if !made.succeeded {
-            return Err(exists(format!("User with name {name} already exists.")));
-        }
+        self.transact(|| {
+            if self.store.get(&at).is_some() {
+                return Err(taken(&name));
+            }
+            self.within_quota("user", "UsersPerAccount", USERS_MAX)?;
+            let txn = Txn::new().when_absent(&at).put_json(&at, &record);
+            Ok((if let Some(arn) = &record.held.boundary { self.attaching(txn, arn)? } else { txn }, ()))
+        })
+        .await?;
         Ok(CreateUserResponse { user: Some(self.user(&record)) })
     }
 
@@ -66,22 +74,63 @@ impl IamService {
 
     pub(crate) async fn delete_user(&self, _cx: &Context, input: DeleteUserRequest) -> Result<DeleteUserNoOutput, ApiError> {
         let name = given(input.user_name);
-        let at = key(&self.account, "user", &name);
-        loop {
-            let Some(found) = get_json::<UserRecord>(store(self), &at) else {
-                self.find::<UserRecord>(&name)?;
-                continue;
-            };
-            let user = found.record;
+        self.transact(|| {
+            let found = self.found::<UserRecord>(&name)?;
+            let user = &found.record;
             if !user.access_keys.is_empty() {
                 return Err(conflict("Cannot delete entity, must delete access keys first."));
             }
-            deletable(&user.held)?;
-            let txn = Txn::new().when_revision(&at, found.mod_revision).delete(&at);
-            if store(self).txn(txn).await.map_err(failed)?.succeeded {
-                return Ok(DeleteUserNoOutput {});
+            if !user.groups.is_empty() {
+                return Err(conflict("Cannot delete entity, must remove user from groups first."));
             }
-        }
+            deletable(&user.held)?;
+            Ok((Txn::new().when_revision(&*found.key, found.mod_revision).delete(&*found.key), ()))
+        })
+        .await?;
+        Ok(DeleteUserNoOutput {})
+    }
+
+    /// A new name goes into the user's access keys and groups as well, in the same transaction.
+    pub(crate) async fn update_user(&self, _cx: &Context, input: UpdateUserRequest) -> Result<UpdateUserNoOutput, ApiError> {
+        let name = given(input.user_name);
+        self.transact(|| {
+            let found = self.found::<UserRecord>(&name)?;
+            let mut user = found.record;
+            let old = user.held.name.clone();
+            if let Some(path) = &input.new_path {
+                user.held.path.clone_from(path);
+            }
+            if let Some(name) = &input.new_user_name {
+                user.held.name.clone_from(name);
+            }
+            let mut txn = Txn::new().when_revision(&*found.key, found.mod_revision);
+            let at = key(&self.account, "user", &user.held.name);
+            if *at != *found.key {
+                if self.store.get(&at).is_some() {
+                    return Err(taken(&user.held.name));
+                }
+                txn = txn.when_absent(&at).delete(&*found.key);
+            }
+            txn = txn.put_json(&at, &user);
+            if old != user.held.name {
+                for id in &user.access_keys {
+                    let at = access_key_key(&self.account, id);
+                    let Some(found) = get_json::<AccessKeyRecord>(store(self), &at) else { continue };
+                    let record = AccessKeyRecord { user: user.held.name.clone(), ..found.record };
+                    txn = txn.when_revision(&at, found.mod_revision).put_json(&at, &record);
+                }
+                for group in &user.groups {
+                    let found = self.found::<GroupRecord>(group)?;
+                    let mut group = found.record;
+                    group.members.remove(&old.to_lowercase());
+                    group.members.insert(user.held.name.to_lowercase());
+                    txn = txn.when_revision(&*found.key, found.mod_revision).put_json(&*found.key, &group);
+                }
+            }
+            Ok((txn, ()))
+        })
+        .await?;
+        Ok(UpdateUserNoOutput {})
     }
 
     pub(crate) async fn tag_user(&self, _cx: &Context, input: TagUserRequest) -> Result<TagUserNoOutput, ApiError> {
@@ -92,7 +141,7 @@ impl IamService {
     pub(crate) async fn untag_user(&self, _cx: &Context, input: UntagUserRequest) -> Result<UntagUserNoOutput, ApiError> {
         let keys = input.tag_keys.unwrap_or_default();
         self.change::<UserRecord>(&given(input.user_name), |user| {
-            user.held.tags.retain(|key, _| !keys.contains(key));
+            remove_tags(&mut user.held.tags, &keys);
             Ok(())
         })
         .await?;
@@ -108,7 +157,7 @@ impl IamService {
         Ok(ListUserTagsResponse { tags: Some(tags.into_iter().map(|(_, tag)| tag).collect()), is_truncated, marker })
     }
 
-    fn user(&self, record: &UserRecord) -> User {
+    pub(super) fn user(&self, record: &UserRecord) -> User {
         let held = &record.held;
         User {
             path: Some(held.path.clone()),
@@ -121,6 +170,10 @@ impl IamService {
             tags: tag_list(&held.tags),
         }
     }
+}
+
+fn taken(name: &str) -> ApiError {
+    exists(format!("User with name {name} already exists."))
 }
 
 pub(super) fn boundary(held: &Held) -> Option<AttachedPermissionsBoundary> {
