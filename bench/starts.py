@@ -47,7 +47,8 @@ def one_by_one(tasks, home):
     ]
     for peer in peers:
         took = pulled[peer.name]
-        ratio = f"{median(took) / median(accepted_ms):.1f}× our median"
+        goal = "3×" if isinstance(peer, Crun) else "1×"
+        ratio = f"ours is {median(accepted_ms) / median(took):.2f}× (goal: under {goal})"
         rows.append(Row("first output, command started →", peer.name, ms(median(took)), ms(p95(took)), ratio))
     return rows, notes
 
