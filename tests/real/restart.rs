@@ -128,6 +128,65 @@ fn down_ends_what_a_killed_program_left() {
     }
 }
 
+/// kill -9 in the midst of starting and of stopping: every task still comes to its end, once, and nothing leaks.
+#[test]
+fn killed_at_every_step() {
+    let mut cluster = Cluster::start();
+    let network = cluster.network();
+    cluster.define_busybox("box");
+    let run = json!({ "taskDefinition": "box", "launchType": "FARGATE", "count": 10,
+        "networkConfiguration": network.configuration(&[]) });
+    let mut arns: Vec<String> = Vec::new();
+    // What the program is doing to the newest ten tasks when it is killed.
+    for moment in ["accepted", "ACTIVATING", "RUNNING", "stop asked for", "STOPPED"] {
+        let ran = cluster.boto().ok("ecs", "run_task", run.clone());
+        let tasks = ran["tasks"].as_array().expect("tasks").iter();
+        let new: Vec<String> =
+            tasks.map(|task| task["taskArn"].as_str().expect("an ARN").to_owned()).collect();
+        let any_is = |cluster: &Cluster, statuses: &[&str]| {
+            let answer = cluster.boto().ok("ecs", "describe_tasks", json!({ "tasks": new }));
+            let tasks = answer["tasks"].as_array().expect("tasks");
+            tasks.iter().any(|task| statuses.iter().any(|status| task["lastStatus"] == *status))
+        };
+        match moment {
+            "accepted" => {}
+            "ACTIVATING" => eventually("one is ACTIVATING", || any_is(&cluster, &["ACTIVATING", "RUNNING"])),
+            "RUNNING" => eventually("one is RUNNING", || any_is(&cluster, &["RUNNING"])),
+            stopping => {
+                for arn in &new {
+                    cluster.running(arn);
+                }
+                for arn in &new {
+                    cluster.boto().ok("ecs", "stop_task", json!({ "task": arn }));
+                }
+                if stopping == "STOPPED" {
+                    eventually("one is STOPPED", || any_is(&cluster, &["STOPPED"]));
+                }
+            }
+        }
+        cluster.kill();
+        cluster.up();
+        arns.extend(new);
+    }
+    for (number, arn) in arns.iter().enumerate() {
+        if number < 30 {
+            // Nobody stopped it: it was started, and once.
+            let task = cluster.running(arn);
+            assert_eq!(cluster.task_processes(arn.rsplit('/').next().expect("an id")).len(), 1, "{task:#}");
+            cluster.boto().ok("ecs", "stop_task", json!({ "task": arn, "reason": "the end" }));
+        }
+    }
+    for (number, arn) in arns.iter().enumerate() {
+        let task = cluster.stopped(arn);
+        assert_eq!(task["stopCode"], "UserInitiated", "{task:#}");
+        assert_eq!(task["containers"][0]["exitCode"], 137, "{task:#}");
+        assert_eq!(task["stoppedReason"], if number < 30 { "the end" } else { "Task stopped by user" });
+    }
+    assert_eq!(cluster.left_of_tasks(), Vec::<String>::new());
+    let interfaces = cluster.boto().ok("ec2", "describe_network_interfaces", json!({}));
+    assert_eq!(interfaces["NetworkInterfaces"], json!([]));
+}
+
 /// A shim that is killed takes its task with it, and the task is told to be over.
 #[test]
 fn a_task_whose_shim_is_killed_is_stopped() {

@@ -69,7 +69,6 @@ pub struct Cluster {
 
 impl Cluster {
     /// Started and answering.
-    #[expect(clippy::new_without_default, reason = "it starts programs")]
     pub fn start() -> Self {
         let home = TempDir::with_prefix("ferrogate-test-").expect("a temporary folder");
         let world = World::new(home.path(), &home.path().join("data"));

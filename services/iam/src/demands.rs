@@ -144,11 +144,15 @@ mod tests {
     #[test]
     fn a_new_name_is_a_new_arn() {
         let input = |name: &'static str, value: &str| Value::Struct(vec![(name, Value::String(value.into()))]);
-        let renamed = |arn, name, value| renamed(arn, &input(name, value)).unwrap();
         let at = |resource: &str| format!("arn:aws:iam::123456789012:user/{resource}");
-        assert_eq!(renamed(&at("a/b/old"), "NewUserName", "new"), at("a/b/new"));
-        assert_eq!(renamed(&at("old"), "NewUserName", "new"), at("new"));
-        assert_eq!(renamed(&at("a/old"), "NewPath", "/"), at("old"));
-        assert_eq!(super::renamed(&at("old"), &input("UserName", "old")), None);
+        for (old, member, value, new) in [
+            ("a/b/old", "NewUserName", "new", Some("a/b/new")),
+            ("old", "NewUserName", "new", Some("new")),
+            ("a/old", "NewPath", "/", Some("old")),
+            ("old", "NewPath", "/a/", Some("a/old")),
+            ("old", "UserName", "old", None),
+        ] {
+            assert_eq!(renamed(&at(old), &input(member, value)), new.map(at), "{old} {member} {value}");
+        }
     }
 }

@@ -30,28 +30,28 @@ pub(crate) fn run(options: &Status) -> Result<()> {
     println!("  tasks        {tasks} on this node");
     println!("  store        revision {}", status["store_revision"]);
     let controllers = status["controllers"].as_object().cloned().unwrap_or_default();
-    let failing: Vec<_> = controllers.iter().filter(|(_, of)| !of["last_error"].is_null()).collect();
+    let failing: Vec<_> = controllers.iter().filter(|(_, of)| of["outcome"]["why"].is_string()).collect();
     if failing.is_empty() {
         println!("  controllers  {} and all well", controllers.len());
     }
     for (name, of) in &failing {
-        println!("  controllers  {name} fails: {}", of["last_error"].as_str().unwrap_or_default());
+        println!("  controllers  {name} fails: {}", of["outcome"]["why"].as_str().unwrap_or_default());
     }
     if options.controllers {
         let mut table = Table::new();
         table.load_preset(presets::NOTHING).set_header([
             "CONTROLLER",
             "ACTIVATIONS",
-            "FAILURES",
+            "ERRORS",
             "LAST MS",
             "DETAIL",
         ]);
         for (name, of) in &controllers {
-            let ms = of["last_duration_ms"].as_f64().map_or_else(String::new, |ms| format!("{ms:.1}"));
+            let ms = of["duration_ms"].as_f64().map_or_else(String::new, |ms| format!("{ms:.1}"));
             table.add_row([
                 name.clone(),
                 of["activations"].to_string(),
-                of["failures"].to_string(),
+                of["errors"].to_string(),
                 ms,
                 of["detail"].to_string(),
             ]);

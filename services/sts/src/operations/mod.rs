@@ -35,11 +35,17 @@ impl Sts for StsService {
         })
     }
 
+    /// Of the account's own long-term keys. A temporary key is known by its session token alone.
     async fn get_access_key_info(
         &self,
-        _cx: &Context,
-        _input: GetAccessKeyInfoRequest,
+        cx: &Context,
+        input: GetAccessKeyInfoRequest,
     ) -> Result<GetAccessKeyInfoResponse, ApiError> {
+        let id = input.access_key_id.unwrap_or_default();
+        if self.identity.credential(&id, None, cx.now).is_err() {
+            return Err(ApiError::new("InvalidClientTokenId", "The security token included in the request is invalid.")
+                .with_status(403));
+        }
         Ok(GetAccessKeyInfoResponse { account: Some(self.account.clone()) })
     }
 
@@ -57,6 +63,11 @@ impl Sts for StsService {
         let role = self.identity.role(&role_arn).ok_or_else(denied)?;
         let tags = session_tags(&input)?;
         let mut context = vec![("sts:RoleSessionName".to_owned(), vec![name.clone()])];
+        for (key, value) in &role.tags {
+            for prefix in ["aws:ResourceTag", "iam:ResourceTag"] {
+                context.push((format!("{prefix}/{key}"), vec![value.clone()]));
+            }
+        }
         if let Some(id) = &input.external_id {
             context.push(("sts:ExternalId".into(), vec![id.clone()]));
         }
@@ -133,10 +144,11 @@ fn session_policies(input: &AssumeRoleRequest) -> Result<Vec<String>, ApiError> 
     let Some(text) = &input.policy else { return Ok(Vec::new()) };
     Policy::parse(text, DocumentKind::Identity)
         .map_err(|error| ApiError::new("MalformedPolicyDocument", error.to_string()))?;
-    if text.len() > SESSION_POLICY_CHARACTERS_MAX {
+    let characters = text.chars().count();
+    if characters > SESSION_POLICY_CHARACTERS_MAX {
         return Err(ApiError::new(
             "PackedPolicyTooLarge",
-            format!("The session policy has {} characters; at most {SESSION_POLICY_CHARACTERS_MAX} are allowed", text.len()),
+            format!("The session policy has {characters} characters; at most {SESSION_POLICY_CHARACTERS_MAX} are allowed"),
         ));
     }
     Ok(vec![text.clone()])
