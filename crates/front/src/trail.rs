@@ -150,7 +150,7 @@ impl FileTrail {
     /// # Errors
     /// [`TrailError`]: the folder cannot be made or written.
     pub fn open(folder: impl Into<PathBuf>) -> Result<Self, TrailError> {
-        let mut segments = Segments::open(folder.into())?;
+        let mut segments = Segments::open(folder.into(), SEGMENT_BYTES_MAX, SEGMENTS_KEPT_MAX)?;
         let (send, receive) = sync_channel(QUEUED_RECORDS_MAX);
         let writer = std::thread::Builder::new()
             .name("trail".into())
@@ -182,18 +182,20 @@ impl Drop for FileTrail {
 
 struct Segments {
     folder: PathBuf,
+    bytes_max: u64,
+    kept_max: usize,
     number: u64,
     file: BufWriter<File>,
     bytes: u64,
 }
 
 impl Segments {
-    fn open(folder: PathBuf) -> Result<Self, TrailError> {
+    fn open(folder: PathBuf, bytes_max: u64, kept_max: usize) -> Result<Self, TrailError> {
         let fail = |source| TrailError::Io { path: folder.clone(), source };
         std::fs::create_dir_all(&folder).map_err(fail)?;
         let number = Self::numbers(&folder).map_err(fail)?.last().copied().unwrap_or(1);
         let (file, bytes) = Self::segment(&folder, number).map_err(fail)?;
-        Ok(Self { folder, number, file, bytes })
+        Ok(Self { folder, bytes_max, kept_max, number, file, bytes })
     }
 
     fn numbers(folder: &Path) -> io::Result<Vec<u64>> {
@@ -240,15 +242,77 @@ impl Segments {
         line.push(b'\n');
         self.file.write_all(&line)?;
         self.bytes += line.len() as u64;
-        if self.bytes >= SEGMENT_BYTES_MAX {
+        if self.bytes >= self.bytes_max {
             self.file.flush()?;
             self.number += 1;
             (self.file, self.bytes) = Self::segment(&self.folder, self.number)?;
             let numbers = Self::numbers(&self.folder)?;
-            for old in numbers.iter().rev().skip(SEGMENTS_KEPT_MAX) {
+            for old in numbers.iter().rev().skip(self.kept_max) {
                 std::fs::remove_file(self.folder.join(format!("trail-{old}.jsonl")))?;
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(name: &str) -> TrailRecord {
+        TrailRecord {
+            event_version: "1.11",
+            user_identity: json!({"type": "Root"}),
+            event_time: "2026-11-21T05:00:00Z".into(),
+            event_source: "ecs.amazonaws.com".into(),
+            event_name: name.into(),
+            aws_region: "us-east-1".into(),
+            source_ip_address: "127.0.0.1".into(),
+            user_agent: "test".into(),
+            error_code: None,
+            error_message: None,
+            request_parameters: None,
+            request_id: request_id(),
+            event_id: request_id(),
+            read_only: false,
+            event_type: "AwsApiCall",
+            management_event: true,
+            recipient_account_id: "123456789012".into(),
+        }
+    }
+
+    fn names(folder: &Path, number: u64) -> Vec<String> {
+        let text = std::fs::read_to_string(folder.join(format!("trail-{number}.jsonl"))).unwrap();
+        let name = |line| serde_json::from_str::<serde_json::Value>(line).ok()?["eventName"].as_str().map(str::to_owned);
+        text.lines().filter_map(name).collect()
+    }
+
+    #[test]
+    fn segments_are_bounded_in_size_and_number() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut segments = Segments::open(folder.path().into(), 1000, 3).unwrap();
+        for n in 0..40 {
+            segments.write(&record(&format!("Call{n}"))).unwrap();
+        }
+        segments.file.flush().unwrap();
+        let numbers = Segments::numbers(folder.path()).unwrap();
+        assert_eq!(numbers.len(), 3);
+        let last = names(folder.path(), numbers[1]);
+        assert_eq!(last.last().map(String::as_str), Some("Call39"));
+        for number in numbers {
+            let meta = std::fs::metadata(folder.path().join(format!("trail-{number}.jsonl"))).unwrap();
+            assert!(meta.len() < 2000);
+            assert_eq!(std::os::unix::fs::PermissionsExt::mode(&meta.permissions()) & 0o777, 0o600);
+        }
+    }
+
+    #[test]
+    fn a_line_cut_short_spoils_no_other() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("trail-7.jsonl"), b"{\"eventName\":\"Whole\"}\n{\"eventNa").unwrap();
+        let trail = FileTrail::open(folder.path()).unwrap();
+        trail.record(record("Next"));
+        drop(trail);
+        assert_eq!(names(folder.path(), 7), ["Whole", "Next"]);
     }
 }

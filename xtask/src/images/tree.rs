@@ -192,9 +192,9 @@ fn merged(path: &str) -> String {
 }
 
 fn is_left_out(path: &str) -> bool {
-    let documentation = path.starts_with("usr/share/doc/") && path.split('/').count() > 4
+    let documentation = path.starts_with("usr/share/doc/") && path.split('/').count() > 5
         || path.starts_with("usr/share/doc/")
-            && path.split('/').count() == 4
+            && path.split('/').count() == 5
             && !path.ends_with("/copyright");
     let conversions = path.contains("/gconv/") || path.ends_with("/__pycache__");
     documentation || conversions || LEFT_OUT.iter().any(|prefix| format!("{path}/").starts_with(prefix))

@@ -46,6 +46,12 @@ impl Actor {
             Ok(state) => state,
             Err(error) => return Stop::failed_to_start(format!("ResourceInitializationError: {error}")),
         };
+        // A container that a former agent made and did not start is made anew: whether it was finished nobody knows.
+        for half_made in state.containers.iter().filter(|found| found.status == Status::Created && found.starts == 0) {
+            if let Err(error) = sandbox.delete_container(&half_made.id).await {
+                return Stop::failed_to_start(format!("CannotCreateContainerError: {error}"));
+            }
+        }
         // Containers that ran before this agent: take them as they are.
         if let Some(stop) = self.adopt(&sandbox, &state) {
             return stop;
