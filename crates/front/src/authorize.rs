@@ -93,7 +93,8 @@ pub fn session_for_service(
     now: Timestamp,
 ) -> Result<Principal, ApiError> {
     let not_trusted = || {
-        let message = format!("{service} is not authorized to perform: sts:AssumeRole on resource: {role_arn}");
+        let message =
+            format!("{service} is not authorized to perform: sts:AssumeRole on resource: {role_arn}");
         denied(Protocol::Query, message)
     };
     let role = identity.role(role_arn).ok_or_else(not_trusted)?;
@@ -144,7 +145,8 @@ impl Held {
         if let PrincipalKind::AssumedRole { session_policies, .. } = &cx.principal.kind
             && !session_policies.is_empty()
         {
-            let parsed = session_policies.iter().map(|json| stored("session policy", json, DocumentKind::Identity));
+            let parsed =
+                session_policies.iter().map(|json| stored("session policy", json, DocumentKind::Identity));
             held.session = Some(parsed.collect::<Result<_, _>>()?);
         }
         Ok(held)
@@ -227,7 +229,9 @@ mod tests {
     #[test]
     fn the_account_of_a_resource() {
         assert_eq!(account_of("arn:aws:ecs:us-east-1:123456789012:cluster/default"), "123456789012");
-        for nobody in ["*", "", "arn:aws:s3:::bucket", "arn:aws:iam::aws:policy/AdministratorAccess", "arn:a:b:c:12:d"] {
+        for nobody in
+            ["*", "", "arn:aws:s3:::bucket", "arn:aws:iam::aws:policy/AdministratorAccess", "arn:a:b:c:12:d"]
+        {
             assert_eq!(account_of(nobody), "", "{nobody}");
         }
     }

@@ -67,7 +67,9 @@ struct Refusal {
 /// Why a body was not taken.
 #[derive(Clone, Copy)]
 enum Unread {
-    TooLarge { max: usize },
+    TooLarge {
+        max: usize,
+    },
     TooSlow,
     /// All memory for bodies is in use.
     Busy,
@@ -159,7 +161,13 @@ impl Front {
     }
 
     /// In a task of its own: a client that hangs up stops no call half-way, and a panic ends nothing but the call.
-    async fn answer_taken(self: Arc<Self>, asked: Asked, body: Taken, peer: IpAddr, id: &str) -> Response<Vec<u8>> {
+    async fn answer_taken(
+        self: Arc<Self>,
+        asked: Asked,
+        body: Taken,
+        peer: IpAddr,
+        id: &str,
+    ) -> Response<Vec<u8>> {
         let codec = Arc::new(Codec::new());
         let task = tokio::spawn({
             let (id, codec) = (id.to_owned(), Arc::clone(&codec));
@@ -188,11 +196,9 @@ impl Front {
         id: &str,
         codec: &Codec,
     ) -> Result<Response<Vec<u8>>, Refusal> {
-        let wire::Route { model, protocol, operation } = asked.route(&body.bytes).map_err(|error| Refusal {
-            model: error.model,
-            protocol: error.protocol,
-            error: error.error,
-        })?;
+        let wire::Route { model, protocol, operation } = asked
+            .route(&body.bytes)
+            .map_err(|error| Refusal { model: error.model, protocol: error.protocol, error: error.error })?;
         codec.get_or_init(|| (model, protocol));
         let refuse = |error| Refusal { model: Some(model), protocol, error };
         let unverified = |error: SigError| refuse(refused_signature(&error, model, protocol));
@@ -220,7 +226,12 @@ impl Front {
     }
 
     /// The principal behind a signature that holds, and the body it covers.
-    fn verify(&self, presented: &Presented, model: &Model, body: Bytes) -> Result<(Arc<Principal>, Bytes), SigError> {
+    fn verify(
+        &self,
+        presented: &Presented,
+        model: &Model,
+        body: Bytes,
+    ) -> Result<(Arc<Principal>, Bytes), SigError> {
         presented.require_scope(model.signing_name, None)?;
         let now = self.clock.now();
         let credential = self

@@ -60,7 +60,12 @@ pub struct Role {
 
 impl Role {
     /// The principal of a session of this role.
-    pub fn session(&self, session_name: &str, session_policies: Vec<String>, tags: Vec<(String, String)>) -> Principal {
+    pub fn session(
+        &self,
+        session_name: &str,
+        session_policies: Vec<String>,
+        tags: Vec<(String, String)>,
+    ) -> Principal {
         let mut all: Vec<(String, String)> = tags;
         for (key, value) in &self.tags {
             if !all.iter().any(|(known, _)| known.eq_ignore_ascii_case(key)) {

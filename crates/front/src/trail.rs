@@ -56,10 +56,16 @@ pub struct TrailRecord {
 }
 
 impl TrailRecord {
-    pub(crate) fn new(cx: &Context, signing_name: &str, operation: &str, parameters: &Value, error: Option<&ApiError>) -> Self {
-        let parameters = serde_json::to_value(parameters).ok().filter(|value| {
-            !value.is_null() && value.to_string().len() <= PARAMETERS_BYTES_MAX
-        });
+    pub(crate) fn new(
+        cx: &Context,
+        signing_name: &str,
+        operation: &str,
+        parameters: &Value,
+        error: Option<&ApiError>,
+    ) -> Self {
+        let parameters = serde_json::to_value(parameters)
+            .ok()
+            .filter(|value| !value.is_null() && value.to_string().len() <= PARAMETERS_BYTES_MAX);
         Self {
             event_version: "1.11",
             user_identity: user_identity(cx),
@@ -87,7 +93,11 @@ fn short(text: &str) -> String {
 }
 
 fn service_name(cx: &Context) -> String {
-    if let PrincipalKind::Service { name } = &cx.principal.kind { name.clone() } else { "AWS Internal".into() }
+    if let PrincipalKind::Service { name } = &cx.principal.kind {
+        name.clone()
+    } else {
+        "AWS Internal".into()
+    }
 }
 
 fn user_identity(cx: &Context) -> serde_json::Value {
@@ -135,7 +145,11 @@ pub trait Trail: Send + Sync + 'static {
 #[derive(Debug, thiserror::Error)]
 pub enum TrailError {
     #[error("the trail {path} cannot be written")]
-    Io { path: PathBuf, #[source] source: io::Error },
+    Io {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
 }
 
 /// Records as JSON lines in segments of bounded size, `trail-<n>.jsonl`, mode 0600. Dropping it writes what is queued.
@@ -200,7 +214,9 @@ impl Segments {
 
     fn numbers(folder: &Path) -> io::Result<Vec<u64>> {
         let mut numbers: Vec<u64> = std::fs::read_dir(folder)?
-            .filter_map(|entry| entry.ok()?.file_name().to_str()?.strip_prefix("trail-")?.strip_suffix(".jsonl")?.parse().ok())
+            .filter_map(|entry| {
+                entry.ok()?.file_name().to_str()?.strip_prefix("trail-")?.strip_suffix(".jsonl")?.parse().ok()
+            })
             .collect();
         numbers.sort_unstable();
         Ok(numbers)
@@ -283,7 +299,9 @@ mod tests {
 
     fn names(folder: &Path, number: u64) -> Vec<String> {
         let text = std::fs::read_to_string(folder.join(format!("trail-{number}.jsonl"))).unwrap();
-        let name = |line| serde_json::from_str::<serde_json::Value>(line).ok()?["eventName"].as_str().map(str::to_owned);
+        let name = |line| {
+            serde_json::from_str::<serde_json::Value>(line).ok()?["eventName"].as_str().map(str::to_owned)
+        };
         text.lines().filter_map(name).collect()
     }
 
@@ -297,8 +315,9 @@ mod tests {
         segments.file.flush().unwrap();
         let numbers = Segments::numbers(folder.path()).unwrap();
         assert_eq!(numbers.len(), 3);
-        let last = names(folder.path(), numbers[1]);
-        assert_eq!(last.last().map(String::as_str), Some("Call39"));
+        let kept: Vec<String> = numbers.iter().flat_map(|number| names(folder.path(), *number)).collect();
+        let newest: Vec<String> = (40 - kept.len()..40).map(|n| format!("Call{n}")).collect();
+        assert_eq!(kept, newest);
         for number in numbers {
             let meta = std::fs::metadata(folder.path().join(format!("trail-{number}.jsonl"))).unwrap();
             assert!(meta.len() < 2000);
@@ -309,7 +328,8 @@ mod tests {
     #[test]
     fn a_line_cut_short_spoils_no_other() {
         let folder = tempfile::tempdir().unwrap();
-        std::fs::write(folder.path().join("trail-7.jsonl"), b"{\"eventName\":\"Whole\"}\n{\"eventNa").unwrap();
+        std::fs::write(folder.path().join("trail-7.jsonl"), b"{\"eventName\":\"Whole\"}\n{\"eventNa")
+            .unwrap();
         let trail = FileTrail::open(folder.path()).unwrap();
         trail.record(record("Next"));
         drop(trail);

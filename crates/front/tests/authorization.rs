@@ -20,7 +20,12 @@ async fn nothing_is_allowed_by_itself_and_each_family_says_so_in_its_way() {
     let words = "User: arn:aws:iam::123456789012:user/alice is not authorized to perform: ecs:ListClusters on resource: * because no identity-based policy allows the ecs:ListClusters action";
     denied(&answer, "AccessDeniedException", 400, words);
     let answer = Call::query("iam", "Action=ListUsers").by(&user).send(&house).await;
-    denied(&answer, "AccessDenied", 403, "iam:ListUsers on resource: arn:aws:iam::123456789012:user/ because");
+    denied(
+        &answer,
+        "AccessDenied",
+        403,
+        "iam:ListUsers on resource: arn:aws:iam::123456789012:user/ because",
+    );
     let answer = Call::query("ec2", "Action=DescribeVpcs").by(&user).send(&house).await;
     denied(&answer, "UnauthorizedOperation", 403, "You are not authorized to perform this operation. User: ");
     // What needs no permission.
@@ -40,17 +45,29 @@ async fn users_groups_denials_and_boundaries() {
     let list = || Call::ecs("ListClusters", "{}").by(&user);
     house.query("iam", "Action=CreateGroup&GroupName=Ops").await;
     let document = encoded(&statement("Allow", "ecs:List*"));
-    house.query("iam", &format!("Action=PutGroupPolicy&GroupName=ops&PolicyName=p&PolicyDocument={document}")).await;
+    house
+        .query("iam", &format!("Action=PutGroupPolicy&GroupName=ops&PolicyName=p&PolicyDocument={document}"))
+        .await;
     denied(&list().send(&house).await, "AccessDeniedException", 400, "no identity-based policy");
     house.query("iam", "Action=AddUserToGroup&GroupName=ops&UserName=alice").await;
     list().send(&house).await.is_served();
 
     house.allow("alice", &statement("Deny", "ecs:*")).await;
-    denied(&list().send(&house).await, "AccessDeniedException", 400, "with an explicit deny in an identity-based policy");
+    denied(
+        &list().send(&house).await,
+        "AccessDeniedException",
+        400,
+        "with an explicit deny in an identity-based policy",
+    );
     house.query("iam", "Action=DeleteUserPolicy&UserName=alice&PolicyName=p").await;
 
     let boundary = "arn:aws:iam::aws:policy/AmazonEC2ReadOnlyAccess";
-    house.query("iam", &format!("Action=PutUserPermissionsBoundary&UserName=alice&PermissionsBoundary={boundary}")).await;
+    house
+        .query(
+            "iam",
+            &format!("Action=PutUserPermissionsBoundary&UserName=alice&PermissionsBoundary={boundary}"),
+        )
+        .await;
     denied(&list().send(&house).await, "AccessDeniedException", 400, "no permissions boundary");
     let vpcs = Call::query("ec2", "Action=DescribeVpcs").by(&user).send(&house).await;
     denied(&vpcs, "UnauthorizedOperation", 403, "no identity-based policy");
@@ -70,7 +87,10 @@ async fn administrators_read_the_policies_of_aws() {
     let arn = "arn:aws:iam::aws:policy/AdministratorAccess";
     house.query("iam", &format!("Action=AttachUserPolicy&UserName=admin&PolicyArn={arn}")).await;
     for credentials in [user, house.root()] {
-        let answer = Call::query("iam", &format!("Action=GetPolicy&PolicyArn={arn}")).by(&credentials).send(&house).await;
+        let answer = Call::query("iam", &format!("Action=GetPolicy&PolicyArn={arn}"))
+            .by(&credentials)
+            .send(&house)
+            .await;
         answer.is_served();
         assert_eq!(answer.element("AttachmentCount"), "1");
     }
@@ -89,7 +109,12 @@ async fn sessions_have_the_rights_of_their_role_as_it_is_and_of_their_own_policy
     let session = house.session(&user, "worker", "").await;
     let list = |by| Call::ecs("ListClusters", "{}").by(by);
     list(&session).send(&house).await.is_served();
-    denied(&Call::query("iam", "Action=ListUsers").by(&session).send(&house).await, "AccessDenied", 403, "assumed-role/worker/test");
+    denied(
+        &Call::query("iam", "Action=ListUsers").by(&session).send(&house).await,
+        "AccessDenied",
+        403,
+        "assumed-role/worker/test",
+    );
 
     let narrow = format!("&Policy={}", encoded(&statement("Allow", "ecs:Describe*")));
     let narrow = house.session(&user, "worker", &narrow).await;
@@ -100,8 +125,12 @@ async fn sessions_have_the_rights_of_their_role_as_it_is_and_of_their_own_policy
     denied(&answer, "AccessDenied", 403, "Roles may not be assumed by root accounts.");
 
     // Another trust policy ends no session; another role policy is felt at once.
-    let trust = encoded(r#"{"Version":"2012-10-17","Statement":[{"Effect":"Allow","Principal":{"Service":"ecs-tasks.amazonaws.com"},"Action":"sts:AssumeRole"}]}"#);
-    house.query("iam", &format!("Action=UpdateAssumeRolePolicy&RoleName=worker&PolicyDocument={trust}")).await;
+    let trust = encoded(
+        r#"{"Version":"2012-10-17","Statement":[{"Effect":"Allow","Principal":{"Service":"ecs-tasks.amazonaws.com"},"Action":"sts:AssumeRole"}]}"#,
+    );
+    house
+        .query("iam", &format!("Action=UpdateAssumeRolePolicy&RoleName=worker&PolicyDocument={trust}"))
+        .await;
     Call::query("sts", &form).by(&user).send(&house).await.is_refused("AccessDenied", 403);
     list(&session).send(&house).await.is_served();
     house.query("iam", "Action=DeleteRolePolicy&RoleName=worker&PolicyName=p").await;
@@ -117,7 +146,9 @@ async fn roles_assumed_by_roles_last_an_hour_at_most() {
     house.query("iam", "Action=UpdateRole&RoleName=one&MaxSessionDuration=43200").await;
     let first = house.session(&user, "one", "&DurationSeconds=43200").await;
     let form = |seconds: i32| {
-        format!("Action=AssumeRole&RoleSessionName=ss&RoleArn=arn:aws:iam::{ACCOUNT}:role/one&DurationSeconds={seconds}")
+        format!(
+            "Action=AssumeRole&RoleSessionName=ss&RoleArn=arn:aws:iam::{ACCOUNT}:role/one&DurationSeconds={seconds}"
+        )
     };
     Call::query("sts", &form(3600)).by(&first).send(&house).await.is_served();
     Call::query("sts", &form(3601)).by(&first).send(&house).await.is_refused("ValidationError", 400);
@@ -129,7 +160,8 @@ async fn roles_assumed_by_roles_last_an_hour_at_most() {
 #[tokio::test]
 async fn calls_from_inside_are_judged_and_recorded_like_those_from_outside() {
     let house = House::new().await;
-    let as_caller = |caller| ecs::Client::new(Arc::<ferrogate_front::Front>::clone(&house.front), caller, "us-east-1");
+    let as_caller =
+        |caller| ecs::Client::new(Arc::<ferrogate_front::Front>::clone(&house.front), caller, "us-east-1");
     let list = |caller| {
         let client = as_caller(caller);
         async move { client.list_clusters(ecs::ListClustersRequest::default()).await }
@@ -146,8 +178,12 @@ async fn calls_from_inside_are_judged_and_recorded_like_those_from_outside() {
     assert_eq!(list(role("absent")).await.unwrap_err().code, "AccessDenied");
     house.role("untrusting", &statement("Allow", "*")).await;
     assert_eq!(list(role("untrusting")).await.unwrap_err().code, "AccessDenied");
-    let trust = encoded(r#"{"Version":"2012-10-17","Statement":[{"Effect":"Allow","Principal":{"Service":"ecs-tasks.amazonaws.com"},"Action":"sts:AssumeRole"}]}"#);
-    house.query("iam", &format!("Action=UpdateAssumeRolePolicy&RoleName=untrusting&PolicyDocument={trust}")).await;
+    let trust = encoded(
+        r#"{"Version":"2012-10-17","Statement":[{"Effect":"Allow","Principal":{"Service":"ecs-tasks.amazonaws.com"},"Action":"sts:AssumeRole"}]}"#,
+    );
+    house
+        .query("iam", &format!("Action=UpdateAssumeRolePolicy&RoleName=untrusting&PolicyDocument={trust}"))
+        .await;
     list(role("untrusting")).await.unwrap();
 
     let records = house.trail.of("ListClusters");
@@ -167,13 +203,21 @@ async fn the_trail_holds_no_secrets() {
     let definition = r#"{"family":"f","containerDefinitions":[{"name":"c","image":"i","environment":[{"name":"PASSWORD","value":"hunter2"}]}]}"#;
     Call::ecs("RegisterTaskDefinition", definition).by(&session).send(&house).await.is_served();
     let text = house.trail.text();
-    for secret in ["hunter2", &user.secret_access_key, &session.secret_access_key, session.session_token.as_ref().unwrap()] {
+    for secret in [
+        "hunter2",
+        &user.secret_access_key,
+        &session.secret_access_key,
+        session.session_token.as_ref().unwrap(),
+    ] {
         assert!(!text.contains(secret), "{secret}");
     }
     let record = &house.trail.of("RegisterTaskDefinition")[0];
     let parameters = record.request_parameters.as_ref().unwrap();
     assert_eq!(parameters["containerDefinitions"][0]["environment"], "HIDDEN_DUE_TO_SECURITY_REASONS");
-    assert_eq!(record.user_identity["sessionContext"]["sessionIssuer"]["arn"], "arn:aws:iam::123456789012:role/worker");
+    assert_eq!(
+        record.user_identity["sessionContext"]["sessionIssuer"]["arn"],
+        "arn:aws:iam::123456789012:role/worker"
+    );
     assert_eq!(record.source_ip_address, "127.0.0.1");
     assert_ne!(record.event_id, record.request_id);
     assert!(house.trail.of("AssumeRole")[0].read_only && !record.read_only);

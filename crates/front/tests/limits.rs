@@ -74,7 +74,11 @@ async fn an_idle_connection_is_closed_after_its_answer() {
 async fn bodies_over_the_limit() {
     let house = House::with(Limits { body_bytes_max: 1000, ..Limits::default() }).await;
     let big = format!(r#"{{"cluster":"{}"}}"#, "a".repeat(1000));
-    Call::ecs("ListServices", &big).by(&house.root()).send(&house).await.is_refused("RequestEntityTooLargeException", 413);
+    Call::ecs("ListServices", &big)
+        .by(&house.root())
+        .send(&house)
+        .await
+        .is_refused("RequestEntityTooLargeException", 413);
     let form = format!("Action=GetUser&UserName={}", "a".repeat(1000));
     Call::query("iam", &form).by(&house.root()).send(&house).await.is_refused("RequestEntityTooLarge", 413);
     // The same without a length told beforehand.
@@ -94,13 +98,20 @@ async fn bodies_together_are_bounded() {
     let head = format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2000\r\n\r\n{}", "a".repeat(990));
     holding.write_all(head.as_bytes()).await.unwrap();
     let busy = async {
-        while Call::query("sts", "Action=GetCallerIdentity").by(&house.root()).send(&house).await.status == 200 {}
+        while Call::query("sts", "Action=GetCallerIdentity").by(&house.root()).send(&house).await.status
+            == 200
+        {}
     };
     tokio::time::timeout(PATIENCE, busy).await.expect("the memory is taken");
-    Call::ecs("ListClusters", r#"{"maxResults":1}"#).send(&house).await.is_refused("ServiceUnavailableException", 503);
+    Call::ecs("ListClusters", r#"{"maxResults":1}"#)
+        .send(&house)
+        .await
+        .is_refused("ServiceUnavailableException", 503);
     drop(holding);
     let free = async {
-        while Call::query("sts", "Action=GetCallerIdentity").by(&house.root()).send(&house).await.status != 200 {}
+        while Call::query("sts", "Action=GetCallerIdentity").by(&house.root()).send(&house).await.status
+            != 200
+        {}
     };
     tokio::time::timeout(PATIENCE, free).await.expect("the memory is given back");
 }
@@ -125,7 +136,8 @@ async fn garbage_ends_its_connection_at_most() {
         [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec(), vec![0xff; 64]].concat(),
     ];
     for _ in 0..50 {
-        let mut input = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Type: application/x-amz-json-1.1\r\n".to_vec();
+        let mut input =
+            b"POST / HTTP/1.1\r\nHost: a\r\nContent-Type: application/x-amz-json-1.1\r\n".to_vec();
         let at = random() as usize % input.len();
         input[at] = random() as u8;
         input.extend_from_slice(b"Content-Length: 8\r\n\r\n");
@@ -148,7 +160,11 @@ async fn garbage_ends_its_connection_at_most() {
 async fn a_panic_is_a_failure_of_ours_and_no_more() {
     let house = House::new().await;
     Call::ecs("ListTasks", "{}").by(&house.root()).send(&house).await.is_refused("InternalFailure", 500);
-    Call::query("ec2", "Action=DescribeSubnets").by(&house.root()).send(&house).await.is_refused("InternalFailure", 500);
+    Call::query("ec2", "Action=DescribeSubnets")
+        .by(&house.root())
+        .send(&house)
+        .await
+        .is_refused("InternalFailure", 500);
     let record = &house.trail.of("ListTasks")[0];
     assert_eq!(record.error_code.as_deref(), Some("InternalFailure"));
     // On the same connection: the next request is served.
@@ -170,7 +186,11 @@ async fn a_panic_is_a_failure_of_ours_and_no_more() {
 #[tokio::test]
 async fn a_call_that_takes_too_long_is_answered_and_recorded() {
     let house = House::with(impatient()).await;
-    Call::ecs("DescribeClusters", "{}").by(&house.root()).send(&house).await.is_refused("InternalFailure", 500);
+    Call::ecs("DescribeClusters", "{}")
+        .by(&house.root())
+        .send(&house)
+        .await
+        .is_refused("InternalFailure", 500);
     assert_eq!(house.ecs.ended.load(Ordering::SeqCst), 0);
     assert_eq!(house.trail.of("DescribeClusters").len(), 1);
 }

@@ -14,7 +14,11 @@ fn families() -> [(Call, [(&'static str, u16); 3]); 4] {
     [
         (
             Call::ecs("ListClusters", "{}"),
-            [("InvalidSignatureException", 400), ("UnrecognizedClientException", 400), ("ExpiredTokenException", 400)],
+            [
+                ("InvalidSignatureException", 400),
+                ("UnrecognizedClientException", 400),
+                ("ExpiredTokenException", 400),
+            ],
         ),
         (Call::query("iam", "Action=ListUsers"), query),
         (Call::query("sts", "Action=GetCallerIdentity"), query),
@@ -56,14 +60,18 @@ async fn what_was_changed_on_the_way() {
             call.clone().tampered(&house, |call| call.body.push(b' ')).await,
             call.clone().tampered(&house, |call| call.query = "a=b".into()).await,
             call.clone().tampered(&house, |call| call.path = "/other".into()).await,
-            call.clone().tampered(&house, |call| call.set("content-type", "application/x-www-form-urlencoded")).await,
+            call.clone()
+                .tampered(&house, |call| call.set("content-type", "application/x-www-form-urlencoded"))
+                .await,
             // Unsigned, it could change what the request means.
             call.clone().tampered(&house, |call| call.set("x-amz-extra", "1")).await,
         ];
         for answer in refused {
             answer.is_refused(mismatch.0, mismatch.1);
         }
-        let other_target = call.tampered(&house, |call| call.set("x-amz-target", "AmazonEC2ContainerServiceV20141113.DeleteCluster"));
+        let other_target = call.tampered(&house, |call| {
+            call.set("x-amz-target", "AmazonEC2ContainerServiceV20141113.DeleteCluster")
+        });
         assert_ne!(other_target.await.status, 200);
     }
     assert!(house.trail.of("DeleteCluster").is_empty());
@@ -96,7 +104,8 @@ async fn presigned_requests() {
         call.query = call.query.replace("X-Amz-Expires=600", "X-Amz-Expires=60000");
     });
     longer.await.is_refused("SignatureDoesNotMatch", 403);
-    let other = call.tampered(&house, |call| call.query = call.query.replace("GetCallerIdentity", "GetSessionToken"));
+    let other =
+        call.tampered(&house, |call| call.query = call.query.replace("GetCallerIdentity", "GetSessionToken"));
     other.await.is_refused("SignatureDoesNotMatch", 403);
 }
 
@@ -105,7 +114,10 @@ async fn without_or_with_half_a_signature() {
     let house = House::new().await;
     Call::ecs("ListClusters", "{}").send(&house).await.is_refused("MissingAuthenticationTokenException", 400);
     Call::query("iam", "Action=ListUsers").send(&house).await.is_refused("MissingAuthenticationToken", 403);
-    Call::query("ec2", "Action=DescribeVpcs").send(&house).await.is_refused("MissingAuthenticationToken", 403);
+    Call::query("ec2", "Action=DescribeVpcs")
+        .send(&house)
+        .await
+        .is_refused("MissingAuthenticationToken", 403);
     let mut half = Call::query("iam", "Action=ListUsers");
     half.set("authorization", "AWS4-HMAC-SHA256 Credential=a/b");
     half.send(&house).await.is_refused("IncompleteSignature", 400);
@@ -120,7 +132,11 @@ async fn without_or_with_half_a_signature() {
     call = Call::ecs("DoWhatIMean", "{}");
     call.clone().send(&house).await.is_refused("UnknownOperationException", 400);
     call.by(&house.root()).send(&house).await.is_refused("UnknownOperationException", 400);
-    Call::query("ec2", "Action=DoWhatIMean").by(&house.root()).send(&house).await.is_refused("InvalidAction", 400);
+    Call::query("ec2", "Action=DoWhatIMean")
+        .by(&house.root())
+        .send(&house)
+        .await
+        .is_refused("InvalidAction", 400);
 }
 
 #[tokio::test]
@@ -154,13 +170,21 @@ async fn keys_end_with_their_user() {
     assert_eq!(me().send(&house).await.element("Arn"), "arn:aws:iam::123456789012:user/alice");
 
     let id = &key.access_key_id;
-    house.query("iam", &format!("Action=UpdateAccessKey&UserName=alice&AccessKeyId={id}&Status=Inactive")).await;
+    house
+        .query("iam", &format!("Action=UpdateAccessKey&UserName=alice&AccessKeyId={id}&Status=Inactive"))
+        .await;
     me().send(&house).await.is_refused("InvalidClientTokenId", 403);
-    house.query("iam", &format!("Action=UpdateAccessKey&UserName=alice&AccessKeyId={id}&Status=Active")).await;
+    house
+        .query("iam", &format!("Action=UpdateAccessKey&UserName=alice&AccessKeyId={id}&Status=Active"))
+        .await;
     me().send(&house).await.is_served();
     // A long-term key has no session token.
     let with_token = credentials(id, &key.secret_access_key, Some("token".into()));
-    Call::query("sts", "Action=GetCallerIdentity").by(&with_token).send(&house).await.is_refused("InvalidClientTokenId", 403);
+    Call::query("sts", "Action=GetCallerIdentity")
+        .by(&with_token)
+        .send(&house)
+        .await
+        .is_refused("InvalidClientTokenId", 403);
 
     house.query("iam", "Action=UpdateUser&UserName=alice&NewUserName=Bob&NewPath=/x/").await;
     assert_eq!(me().send(&house).await.element("Arn"), "arn:aws:iam::123456789012:user/x/Bob");
@@ -207,7 +231,11 @@ async fn two_hundred_at_once() {
     let calls = (0..200).map(|n| {
         let house = std::sync::Arc::clone(&house);
         tokio::spawn(async move {
-            let call = if n % 2 == 0 { Call::ecs("ListClusters", "{}") } else { Call::query("iam", "Action=ListRoles") };
+            let call = if n % 2 == 0 {
+                Call::ecs("ListClusters", "{}")
+            } else {
+                Call::query("iam", "Action=ListRoles")
+            };
             call.by(&house.root()).send(&house).await.is_served();
         })
     });

@@ -23,6 +23,9 @@ pub(crate) struct Record {
     pub(crate) started_at: Option<Timestamp>,
     pub(crate) execution_stopped_at: Option<Timestamp>,
     pub(crate) stop: Option<StopCause>,
+    /// The sandbox stands whole; before this is written nothing can have run in it.
+    #[serde(default)]
+    pub(crate) sandbox_made: bool,
     pub(crate) containers: BTreeMap<String, ContainerRecord>,
 }
 
@@ -70,6 +73,7 @@ impl Record {
             started_at: None,
             execution_stopped_at: None,
             stop: None,
+            sandbox_made: false,
             containers,
         }
     }

@@ -24,6 +24,8 @@ const TABLE_MAIN: u32 = libc::RT_TABLE_MAIN as u32;
 const RULE_PRIORITY: u32 = 1000;
 /// Between the ENI id and the namespace's name in a link's alias.
 const ALIAS_SEPARATOR: char = '|';
+/// How often links may vanish while one plan is applied.
+const LOOKS_MAX: usize = 16;
 
 #[derive(Debug)]
 pub(crate) struct Router {
@@ -134,6 +136,20 @@ impl Router {
 
     /// Makes everything equal to `net`. After an error all is looked at anew the next time.
     pub(crate) fn apply(&mut self, net: &VpcNet, uplink: &mut Uplink) -> Result<()> {
+        let mut result = self.converge(net, uplink);
+        // A link vanishes by itself with its task's namespace, perhaps between the look and the change.
+        for _ in 0..LOOKS_MAX {
+            match result {
+                Err(Error::Netlink { ref source, .. }) if source.errno == libc::ENODEV => {
+                    result = self.converge(net, uplink);
+                }
+                _ => break,
+            }
+        }
+        result
+    }
+
+    fn converge(&mut self, net: &VpcNet, uplink: &mut Uplink) -> Result<()> {
         if self.applied.as_ref() == Some(net) {
             return Ok(());
         }

@@ -26,7 +26,8 @@ impl Subject {
 pub(crate) fn of(service: &IamService, cx: &Context, operation: &'static str, input: &Value) -> Vec<Demand> {
     let subject = subject(service, cx, operation, input);
     let mut demand = Demand::new(format!("iam:{operation}"), &subject.arn);
-    let about_attachment = ["RolePolicy", "UserPolicy", "GroupPolicy"].iter().any(|what| operation.ends_with(what));
+    let about_attachment =
+        ["RolePolicy", "UserPolicy", "GroupPolicy"].iter().any(|what| operation.ends_with(what));
     if let Some(arn) = input.get_str("PolicyArn").filter(|_| about_attachment) {
         demand = demand.with("iam:PolicyARN", [arn]);
     }
@@ -61,10 +62,8 @@ pub(crate) fn of(service: &IamService, cx: &Context, operation: &'static str, in
 
 /// The ARN that UpdateUser or UpdateGroup makes of this one.
 fn renamed(arn: &str, input: &Value) -> Option<String> {
-    let (name, path) = (
-        input.get_str("NewUserName").or_else(|| input.get_str("NewGroupName")),
-        input.get_str("NewPath"),
-    );
+    let (name, path) =
+        (input.get_str("NewUserName").or_else(|| input.get_str("NewGroupName")), input.get_str("NewPath"));
     if name.is_none() && path.is_none() {
         return None;
     }
@@ -143,7 +142,8 @@ mod tests {
 
     #[test]
     fn a_new_name_is_a_new_arn() {
-        let input = |name: &'static str, value: &str| Value::Struct(vec![(name, Value::String(value.into()))]);
+        let input =
+            |name: &'static str, value: &str| Value::Struct(vec![(name, Value::String(value.into()))]);
         let at = |resource: &str| format!("arn:aws:iam::123456789012:user/{resource}");
         for (old, member, value, new) in [
             ("a/b/old", "NewUserName", "new", Some("a/b/new")),

@@ -17,9 +17,14 @@ const PARSED_MAX: usize = 4096;
 
 impl IamService {
     /// A user's long-term access key.
-    pub fn credential(&self, access_key_id: &str, session_token: Option<&str>) -> Result<Credential, CredentialError> {
-        let record: AccessKeyRecord =
-            get_json(&*self.store, &access_key_key(&self.account, access_key_id)).ok_or(CredentialError::Unknown)?.record;
+    pub fn credential(
+        &self,
+        access_key_id: &str,
+        session_token: Option<&str>,
+    ) -> Result<Credential, CredentialError> {
+        let record: AccessKeyRecord = get_json(&*self.store, &access_key_key(&self.account, access_key_id))
+            .ok_or(CredentialError::Unknown)?
+            .record;
         if session_token.is_some() {
             return Err(CredentialError::InvalidToken);
         }

@@ -38,7 +38,9 @@ pub struct Issued {
 
 /// Temporary credentials of an assumed-role session; `None` for a principal that is none.
 pub(crate) fn issue(sealer: &Sealer, principal: &Principal, now: Timestamp, seconds: i32) -> Option<Issued> {
-    let PrincipalKind::AssumedRole { role_arn, session_name, session_policies } = &principal.kind else { return None };
+    let PrincipalKind::AssumedRole { role_arn, session_name, session_policies } = &principal.kind else {
+        return None;
+    };
     let session = Session {
         key: unique_id("ASIA"),
         secret: format!("{}{}", hex_id(), &hex_id()[..8]),
@@ -114,9 +116,15 @@ mod tests {
         let issued = issue(&sealer, &principal(), now, 900).unwrap();
         let at = |seconds| now + SignedDuration::from_secs(seconds);
         let found = open(&sealer, &issued.access_key_id, Some(&issued.session_token), at(899)).unwrap();
-        assert_eq!((&*found.principal, found.secret.expose()), (&principal(), issued.secret_access_key.as_str()));
+        assert_eq!(
+            (&*found.principal, found.secret.expose()),
+            (&principal(), issued.secret_access_key.as_str())
+        );
         let error = |key: &str, token: Option<&str>, now| open(&sealer, key, token, now).unwrap_err();
-        assert_eq!(error(&issued.access_key_id, Some(&issued.session_token), at(900)), CredentialError::Expired);
+        assert_eq!(
+            error(&issued.access_key_id, Some(&issued.session_token), at(900)),
+            CredentialError::Expired
+        );
         assert_eq!(error(&issued.access_key_id, None, now), CredentialError::InvalidToken);
         assert_eq!(error("ASIAANOTHER", Some(&issued.session_token), now), CredentialError::InvalidToken);
         let mut changed = issued.session_token.clone().into_bytes();

@@ -7,7 +7,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
-use ferrogate_api::{ApiError, BoxFuture, Context, Demand, Handler, Principal, PrincipalKind, Value, iam, sts};
+use ferrogate_api::{
+    ApiError, BoxFuture, Context, Demand, Handler, Principal, PrincipalKind, Value, iam, sts,
+};
 use ferrogate_front::{
     Credential, CredentialError, Front, Identity, Limits, PrincipalPolicies, Role, Secret, Trail, TrailRecord,
 };
@@ -81,7 +83,12 @@ pub(crate) fn root() -> Principal {
 }
 
 impl Identity for Identities {
-    fn credential(&self, id: &str, token: Option<&str>, now: Timestamp) -> Result<Credential, CredentialError> {
+    fn credential(
+        &self,
+        id: &str,
+        token: Option<&str>,
+        now: Timestamp,
+    ) -> Result<Credential, CredentialError> {
         if id == ROOT_KEY {
             return Ok(Credential { secret: Secret::new(ROOT_SECRET), principal: Arc::new(root()) });
         }
@@ -112,7 +119,12 @@ pub(crate) struct Fake {
 
 impl Fake {
     fn new(service: &'static str) -> Arc<Self> {
-        Arc::new(Self { service, gate: Notify::new(), begun: AtomicUsize::new(0), ended: AtomicUsize::new(0) })
+        Arc::new(Self {
+            service,
+            gate: Notify::new(),
+            begun: AtomicUsize::new(0),
+            ended: AtomicUsize::new(0),
+        })
     }
 }
 
@@ -166,7 +178,8 @@ impl House {
         let store: Arc<dyn Store> = Arc::new(MemoryStore::new());
         let sealer = Arc::new(Sealer::ephemeral());
         let iam = Arc::new(IamService::new(ACCOUNT, store, Arc::clone(&sealer)));
-        let identity: Arc<dyn Identity> = Arc::new(Identities { iam: Arc::clone(&iam), sealer: Arc::clone(&sealer) });
+        let identity: Arc<dyn Identity> =
+            Arc::new(Identities { iam: Arc::clone(&iam), sealer: Arc::clone(&sealer) });
         let sts = Arc::new(StsService::new(ACCOUNT, Arc::clone(&identity), sealer));
         let (ecs, trail) = (Fake::new("ecs"), Arc::new(MemoryTrail::default()));
         let clock = Arc::new(TestClock(Mutex::new(Timestamp::from_second(1_795_000_000).unwrap())));
@@ -224,7 +237,8 @@ impl House {
         let trust = encoded(&format!(
             r#"{{"Version":"2012-10-17","Statement":[{{"Effect":"Allow","Principal":{{"AWS":"{ACCOUNT}"}},"Action":["sts:AssumeRole","sts:TagSession"]}}]}}"#
         ));
-        self.query("iam", &format!("Action=CreateRole&RoleName={name}&AssumeRolePolicyDocument={trust}")).await;
+        self.query("iam", &format!("Action=CreateRole&RoleName={name}&AssumeRolePolicyDocument={trust}"))
+            .await;
         let policy = encoded(policy);
         let form = format!("Action=PutRolePolicy&RoleName={name}&PolicyName=p&PolicyDocument={policy}");
         self.query("iam", &form).await;
@@ -232,8 +246,9 @@ impl House {
 
     /// A session of the role, assumed by a user; `more` goes into the form.
     pub(crate) async fn session(&self, by: &Credentials, role: &str, more: &str) -> Credentials {
-        let form =
-            format!("Action=AssumeRole&RoleSessionName=test&RoleArn=arn:aws:iam::{ACCOUNT}:role/{role}{more}");
+        let form = format!(
+            "Action=AssumeRole&RoleSessionName=test&RoleArn=arn:aws:iam::{ACCOUNT}:role/{role}{more}"
+        );
         let answer = Call::query("sts", &form).by(by).send(self).await;
         assert_eq!(answer.status, 200, "{}", answer.body);
         credentials(
@@ -266,7 +281,9 @@ pub(crate) fn statement(effect: &str, action: &str) -> String {
 pub(crate) fn encoded(text: &str) -> String {
     text.bytes()
         .map(|byte| match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => char::from(byte).to_string(),
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
+                char::from(byte).to_string()
+            }
             other => format!("%{other:02X}"),
         })
         .collect()

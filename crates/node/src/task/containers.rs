@@ -47,7 +47,9 @@ impl Actor {
             Err(error) => return Stop::failed_to_start(format!("ResourceInitializationError: {error}")),
         };
         // A container that a former agent made and did not start is made anew: whether it was finished nobody knows.
-        for half_made in state.containers.iter().filter(|found| found.status == Status::Created && found.starts == 0) {
+        for half_made in
+            state.containers.iter().filter(|found| found.status == Status::Created && found.starts == 0)
+        {
             if let Err(error) = sandbox.delete_container(&half_made.id).await {
                 return Stop::failed_to_start(format!("CannotCreateContainerError: {error}"));
             }
@@ -488,6 +490,6 @@ fn nanoseconds(at: Timestamp) -> i64 {
     i64::try_from(at.as_nanosecond()).unwrap_or(i64::MAX)
 }
 
-fn timestamp(ns: i64) -> Option<Timestamp> {
+pub(super) fn timestamp(ns: i64) -> Option<Timestamp> {
     Timestamp::from_nanosecond(i128::from(ns)).ok()
 }

@@ -111,6 +111,8 @@ impl Actor {
             self.note_stop(stop);
         }
         if self.record.status < ObservedStatus::Stopped {
+            // A former agent may have died while it stopped the task.
+            self.find_sandbox().await;
             self.stop_all().await;
             self.remove().await;
             self.record.status = ObservedStatus::Stopped;

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use ferrogate_image::{Auth, Image, ImageRef, Platform};
-use ferrogate_nodeapi::{Architecture, ContainerAssignment, DesiredStatus, ObservedStatus, TaskAssignment};
+use ferrogate_nodeapi::{
+    Architecture, ContainerAssignment, ContainerStatus, DesiredStatus, ObservedStatus, TaskAssignment,
+};
 use ferrogate_sandbox::{Isolation, TaskSandbox, TaskSandboxSpec};
 use futures_util::future::try_join_all;
 use jiff::Timestamp;
@@ -41,6 +43,7 @@ impl Actor {
                 "ResourceInitializationError: failed to create the task's sandbox: {error}"
             ))
         })?);
+        self.record.sandbox_made = true;
         self.images = images?;
         if self.record.pull_stopped_at.is_none() {
             self.record.pull_stopped_at = Some(Timestamp::now());
@@ -65,7 +68,10 @@ impl Actor {
     async fn make_sandbox(&self, assignment: &TaskAssignment) -> Result<Arc<dyn TaskSandbox>, String> {
         let dir = self.dirs.sandbox();
         if dir.exists() {
-            return self.shared.sandbox.reattach(&dir).await.map_err(|error| error.to_string());
+            if self.record.sandbox_made {
+                return self.shared.sandbox.reattach(&dir).await.map_err(|error| error.to_string());
+            }
+            self.discard_half_made().await?;
         }
         let netns = self.shared.fabric.netns_path(&assignment.task_id).map_err(|error| error.to_string())?;
         let spec = TaskSandboxSpec {
@@ -85,17 +91,46 @@ impl Actor {
         self.shared.sandbox.create(spec).await.map_err(|error| error.to_string())
     }
 
-    /// For a task that is to be stopped without having been started by this agent.
-    async fn find_sandbox(&mut self) {
+    /// A former agent died while it made the sandbox: nothing has run in it, so it is made anew.
+    async fn discard_half_made(&self) -> Result<(), String> {
         let dir = self.dirs.sandbox();
-        if self.sandbox.is_none() && dir.exists() {
-            match self.shared.sandbox.reattach(&dir).await {
-                Ok(sandbox) => self.sandbox = Some(sandbox),
-                Err(error) => {
-                    tracing::error!(%error, dir = %dir.display(), "a sandbox is there but cannot be taken over")
-                }
+        match self.shared.sandbox.reattach(&dir).await {
+            Ok(sandbox) => sandbox.destroy().await.map_err(|error| error.to_string()),
+            // Not even its description was written: there is no shim and no cgroup yet.
+            Err(_) => std::fs::remove_dir_all(&dir).map_err(|error| format!("{}: {error}", dir.display())),
+        }
+    }
+
+    /// For a task that is to be stopped without having been started by this agent.
+    pub(super) async fn find_sandbox(&mut self) {
+        let dir = self.dirs.sandbox();
+        if self.sandbox.is_some() || !dir.exists() {
+            return;
+        }
+        if !self.record.sandbox_made {
+            if let Err(error) = self.discard_half_made().await {
+                tracing::error!(error, dir = %dir.display(), "a half-made sandbox could not be removed");
+            }
+            return;
+        }
+        let sandbox = match self.shared.sandbox.reattach(&dir).await {
+            Ok(sandbox) => sandbox,
+            Err(error) => {
+                tracing::error!(%error, dir = %dir.display(), "a sandbox is there but cannot be taken over");
+                return;
+            }
+        };
+        // Started in the last moment of the former agent: it is to be stopped as one that runs.
+        for found in sandbox.state().await.map(|state| state.containers).unwrap_or_default() {
+            if let Some(record) = self.record.containers.get_mut(&found.id)
+                && record.status == ContainerStatus::Pending
+                && found.started_at_ns.is_some()
+            {
+                record.status = ContainerStatus::Running;
+                record.started_at = found.started_at_ns.and_then(super::containers::timestamp);
             }
         }
+        self.sandbox = Some(sandbox);
     }
 
     async fn serve_credentials(&mut self, assignment: &TaskAssignment) -> Result<(), Stop> {

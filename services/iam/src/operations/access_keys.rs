@@ -18,9 +18,10 @@ impl IamService {
         match (name, &cx.principal.kind) {
             (Some(name), _) => Ok(name),
             (None, PrincipalKind::User { name }) => Ok(name.clone()),
-            (None, _) => {
-                Err(ApiError::new("ValidationError", "Must specify userName when calling with non-User credentials"))
-            }
+            (None, _) => Err(ApiError::new(
+                "ValidationError",
+                "Must specify userName when calling with non-User credentials",
+            )),
         }
     }
 
@@ -38,7 +39,9 @@ impl IamService {
                 let found = self.found::<UserRecord>(&name)?;
                 let mut user = found.record;
                 if user.access_keys.len() >= KEYS_PER_USER_MAX {
-                    return Err(limit_exceeded(format!("Cannot exceed quota for AccessKeysPerUser: {KEYS_PER_USER_MAX}")));
+                    return Err(limit_exceeded(format!(
+                        "Cannot exceed quota for AccessKeysPerUser: {KEYS_PER_USER_MAX}"
+                    )));
                 }
                 user.access_keys.insert(id.clone());
                 let record = AccessKeyRecord {
@@ -71,7 +74,8 @@ impl IamService {
         input: ListAccessKeysRequest,
     ) -> Result<ListAccessKeysResponse, ApiError> {
         let user: UserRecord = self.find(&self.user_named(cx, input.user_name)?)?;
-        let (ids, is_truncated, marker) = page(user.access_keys, |id| id, input.marker.as_deref(), input.max_items)?;
+        let (ids, is_truncated, marker) =
+            page(user.access_keys, |id| id, input.marker.as_deref(), input.max_items)?;
         let keys = ids.iter().filter_map(|id| {
             let record: AccessKeyRecord = get_json(store(self), &access_key_key(&self.account, id))?.record;
             Some(AccessKeyMetadata {
@@ -95,7 +99,12 @@ impl IamService {
         let active = match input.status.as_deref() {
             Some("Active") => true,
             Some("Inactive") => false,
-            _ => return Err(ApiError::new("ValidationError", "Status must be Active or Inactive: access keys cannot be set to Expired.")),
+            _ => {
+                return Err(ApiError::new(
+                    "ValidationError",
+                    "Status must be Active or Inactive: access keys cannot be set to Expired.",
+                ));
+            }
         };
         update_json(store(self), &access_key_key(&self.account, &id), |found: Option<AccessKeyRecord>| {
             let record = found.ok_or_else(|| missing(&id))?;

@@ -7,7 +7,9 @@ use ferrogate_api::{ApiError, Context};
 use ferrogate_policy::managed_policies;
 
 use super::attachments::{ATTACHED_MAX, attached_policy};
-use super::policies::{DOCUMENT_CHARACTERS_MAX, POLICIES_MAX, VERSIONS_MAX, aws_policy, aws_version, version};
+use super::policies::{
+    DOCUMENT_CHARACTERS_MAX, POLICIES_MAX, VERSIONS_MAX, aws_policy, aws_version, version,
+};
 use super::users::boundary;
 use super::{access_keys, encoded, groups, page, roles, tag_list, users};
 use crate::IamService;
@@ -100,7 +102,8 @@ impl IamService {
         }
         let (entities, is_truncated, marker) =
             page(entities, |(at, _)| at, input.marker.as_deref(), input.max_items)?;
-        let (mut users, mut groups, mut roles, mut policies) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        let (mut users, mut groups, mut roles, mut policies) =
+            (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         for (_, entity) in entities {
             match entity {
                 Entity::User(user) => users.push(self.user_detail(user)),

@@ -43,9 +43,13 @@ impl IamService {
             let attached = &mut holder.held_mut().attached;
             attached.insert(arn.clone());
             if attached.len() > ATTACHED_MAX {
-                return Err(limit_exceeded(format!("Cannot exceed quota for {}: {ATTACHED_MAX}", T::ATTACHED_QUOTA)));
+                return Err(limit_exceeded(format!(
+                    "Cannot exceed quota for {}: {ATTACHED_MAX}",
+                    T::ATTACHED_QUOTA
+                )));
             }
-            let txn = Txn::new().when_revision(&*found.key, found.mod_revision).put_json(&*found.key, &holder);
+            let txn =
+                Txn::new().when_revision(&*found.key, found.mod_revision).put_json(&*found.key, &holder);
             Ok((self.attaching(txn, &arn)?, ()))
         })
         .await
@@ -53,13 +57,22 @@ impl IamService {
 
     async fn detach<T: Holder>(&self, name: String, arn: String) -> Result<(), ApiError> {
         self.change::<T>(&name, |holder| {
-            if holder.held_mut().attached.remove(&arn) { Ok(()) } else { Err(no_such(format!("Policy {arn} was not found."))) }
+            if holder.held_mut().attached.remove(&arn) {
+                Ok(())
+            } else {
+                Err(no_such(format!("Policy {arn} was not found.")))
+            }
         })
         .await
         .map(drop)
     }
 
-    async fn put_inline<T: Holder>(&self, name: String, policy: String, document: String) -> Result<(), ApiError> {
+    async fn put_inline<T: Holder>(
+        &self,
+        name: String,
+        policy: String,
+        document: String,
+    ) -> Result<(), ApiError> {
         check_document(&document, DocumentKind::Identity)?;
         self.change::<T>(&name, |holder| {
             let held = holder.held_mut();
@@ -104,7 +117,8 @@ impl IamService {
                 return Err(no_such(format!("{} does not have a permission boundary policy", held.name)));
             }
             held.boundary.clone_from(&arn);
-            let txn = Txn::new().when_revision(&*found.key, found.mod_revision).put_json(&*found.key, &holder);
+            let txn =
+                Txn::new().when_revision(&*found.key, found.mod_revision).put_json(&*found.key, &holder);
             Ok((if let Some(arn) = &arn { self.attaching(txn, arn)? } else { txn }, ()))
         })
         .await
@@ -116,76 +130,145 @@ impl IamService {
         path_prefix: Option<String>,
         marker: Option<String>,
         max_items: Option<i32>,
-    ) -> Result<(Vec<AttachedPolicy>, Option<bool>, Option<String>), ApiError> {
+    ) -> Result<super::Page<AttachedPolicy>, ApiError> {
         let holder: T = self.find(name)?;
         let path = path_prefix.unwrap_or_else(|| "/".into());
-        let below = |arn: &String| arn.split_once(":policy").is_some_and(|(_, resource)| resource.starts_with(&path));
+        let below =
+            |arn: &String| arn.split_once(":policy").is_some_and(|(_, resource)| resource.starts_with(&path));
         let arns = holder.held().attached.iter().filter(|arn| below(arn)).cloned();
         let (arns, truncated, marker) = page(arns, |arn| arn, marker.as_deref(), max_items)?;
         Ok((arns.into_iter().map(attached_policy).collect(), truncated, marker))
     }
 
-    pub(crate) async fn attach_user_policy(&self, _: &Context, input: AttachUserPolicyRequest) -> Result<AttachUserPolicyNoOutput, ApiError> {
+    pub(crate) async fn attach_user_policy(
+        &self,
+        _: &Context,
+        input: AttachUserPolicyRequest,
+    ) -> Result<AttachUserPolicyNoOutput, ApiError> {
         self.attach::<UserRecord>(given(input.user_name), given(input.policy_arn)).await?;
         Ok(AttachUserPolicyNoOutput {})
     }
 
-    pub(crate) async fn attach_role_policy(&self, _: &Context, input: AttachRolePolicyRequest) -> Result<AttachRolePolicyNoOutput, ApiError> {
+    pub(crate) async fn attach_role_policy(
+        &self,
+        _: &Context,
+        input: AttachRolePolicyRequest,
+    ) -> Result<AttachRolePolicyNoOutput, ApiError> {
         self.attach::<RoleRecord>(given(input.role_name), given(input.policy_arn)).await?;
         Ok(AttachRolePolicyNoOutput {})
     }
 
-    pub(crate) async fn detach_user_policy(&self, _: &Context, input: DetachUserPolicyRequest) -> Result<DetachUserPolicyNoOutput, ApiError> {
+    pub(crate) async fn detach_user_policy(
+        &self,
+        _: &Context,
+        input: DetachUserPolicyRequest,
+    ) -> Result<DetachUserPolicyNoOutput, ApiError> {
         self.detach::<UserRecord>(given(input.user_name), given(input.policy_arn)).await?;
         Ok(DetachUserPolicyNoOutput {})
     }
 
-    pub(crate) async fn detach_role_policy(&self, _: &Context, input: DetachRolePolicyRequest) -> Result<DetachRolePolicyNoOutput, ApiError> {
+    pub(crate) async fn detach_role_policy(
+        &self,
+        _: &Context,
+        input: DetachRolePolicyRequest,
+    ) -> Result<DetachRolePolicyNoOutput, ApiError> {
         self.detach::<RoleRecord>(given(input.role_name), given(input.policy_arn)).await?;
         Ok(DetachRolePolicyNoOutput {})
     }
 
-    pub(crate) async fn put_user_policy(&self, _: &Context, input: PutUserPolicyRequest) -> Result<PutUserPolicyNoOutput, ApiError> {
-        self.put_inline::<UserRecord>(given(input.user_name), given(input.policy_name), given(input.policy_document)).await?;
+    pub(crate) async fn put_user_policy(
+        &self,
+        _: &Context,
+        input: PutUserPolicyRequest,
+    ) -> Result<PutUserPolicyNoOutput, ApiError> {
+        self.put_inline::<UserRecord>(
+            given(input.user_name),
+            given(input.policy_name),
+            given(input.policy_document),
+        )
+        .await?;
         Ok(PutUserPolicyNoOutput {})
     }
 
-    pub(crate) async fn put_role_policy(&self, _: &Context, input: PutRolePolicyRequest) -> Result<PutRolePolicyNoOutput, ApiError> {
-        self.put_inline::<RoleRecord>(given(input.role_name), given(input.policy_name), given(input.policy_document)).await?;
+    pub(crate) async fn put_role_policy(
+        &self,
+        _: &Context,
+        input: PutRolePolicyRequest,
+    ) -> Result<PutRolePolicyNoOutput, ApiError> {
+        self.put_inline::<RoleRecord>(
+            given(input.role_name),
+            given(input.policy_name),
+            given(input.policy_document),
+        )
+        .await?;
         Ok(PutRolePolicyNoOutput {})
     }
 
-    pub(crate) async fn delete_user_policy(&self, _: &Context, input: DeleteUserPolicyRequest) -> Result<DeleteUserPolicyNoOutput, ApiError> {
+    pub(crate) async fn delete_user_policy(
+        &self,
+        _: &Context,
+        input: DeleteUserPolicyRequest,
+    ) -> Result<DeleteUserPolicyNoOutput, ApiError> {
         self.delete_inline::<UserRecord>(given(input.user_name), given(input.policy_name)).await?;
         Ok(DeleteUserPolicyNoOutput {})
     }
 
-    pub(crate) async fn delete_role_policy(&self, _: &Context, input: DeleteRolePolicyRequest) -> Result<DeleteRolePolicyNoOutput, ApiError> {
+    pub(crate) async fn delete_role_policy(
+        &self,
+        _: &Context,
+        input: DeleteRolePolicyRequest,
+    ) -> Result<DeleteRolePolicyNoOutput, ApiError> {
         self.delete_inline::<RoleRecord>(given(input.role_name), given(input.policy_name)).await?;
         Ok(DeleteRolePolicyNoOutput {})
     }
 
-    pub(crate) async fn get_user_policy(&self, _: &Context, input: GetUserPolicyRequest) -> Result<GetUserPolicyResponse, ApiError> {
+    pub(crate) async fn get_user_policy(
+        &self,
+        _: &Context,
+        input: GetUserPolicyRequest,
+    ) -> Result<GetUserPolicyResponse, ApiError> {
         let policy_name = given(input.policy_name);
         let (name, document) = self.inline::<UserRecord>(&given(input.user_name), &policy_name)?;
-        Ok(GetUserPolicyResponse { user_name: Some(name), policy_name: Some(policy_name), policy_document: Some(document) })
+        Ok(GetUserPolicyResponse {
+            user_name: Some(name),
+            policy_name: Some(policy_name),
+            policy_document: Some(document),
+        })
     }
 
-    pub(crate) async fn get_role_policy(&self, _: &Context, input: GetRolePolicyRequest) -> Result<GetRolePolicyResponse, ApiError> {
+    pub(crate) async fn get_role_policy(
+        &self,
+        _: &Context,
+        input: GetRolePolicyRequest,
+    ) -> Result<GetRolePolicyResponse, ApiError> {
         let policy_name = given(input.policy_name);
         let (name, document) = self.inline::<RoleRecord>(&given(input.role_name), &policy_name)?;
-        Ok(GetRolePolicyResponse { role_name: Some(name), policy_name: Some(policy_name), policy_document: Some(document) })
+        Ok(GetRolePolicyResponse {
+            role_name: Some(name),
+            policy_name: Some(policy_name),
+            policy_document: Some(document),
+        })
     }
 
-    pub(crate) async fn list_user_policies(&self, _: &Context, input: ListUserPoliciesRequest) -> Result<ListUserPoliciesResponse, ApiError> {
+    pub(crate) async fn list_user_policies(
+        &self,
+        _: &Context,
+        input: ListUserPoliciesRequest,
+    ) -> Result<ListUserPoliciesResponse, ApiError> {
         let user: UserRecord = self.find(&given(input.user_name))?;
-        let (names, is_truncated, marker) = page(user.held.inline.into_keys(), |name| name, input.marker.as_deref(), input.max_items)?;
+        let (names, is_truncated, marker) =
+            page(user.held.inline.into_keys(), |name| name, input.marker.as_deref(), input.max_items)?;
         Ok(ListUserPoliciesResponse { policy_names: Some(names), is_truncated, marker })
     }
 
-    pub(crate) async fn list_role_policies(&self, _: &Context, input: ListRolePoliciesRequest) -> Result<ListRolePoliciesResponse, ApiError> {
+    pub(crate) async fn list_role_policies(
+        &self,
+        _: &Context,
+        input: ListRolePoliciesRequest,
+    ) -> Result<ListRolePoliciesResponse, ApiError> {
         let role: RoleRecord = self.find(&given(input.role_name))?;
-        let (names, is_truncated, marker) = page(role.held.inline.into_keys(), |name| name, input.marker.as_deref(), input.max_items)?;
+        let (names, is_truncated, marker) =
+            page(role.held.inline.into_keys(), |name| name, input.marker.as_deref(), input.max_items)?;
         Ok(ListRolePoliciesResponse { policy_names: Some(names), is_truncated, marker })
     }
 
@@ -194,8 +277,12 @@ impl IamService {
         _: &Context,
         input: ListAttachedUserPoliciesRequest,
     ) -> Result<ListAttachedUserPoliciesResponse, ApiError> {
-        let (policies, is_truncated, marker) =
-            self.attached_policies::<UserRecord>(&given(input.user_name), input.path_prefix, input.marker, input.max_items)?;
+        let (policies, is_truncated, marker) = self.attached_policies::<UserRecord>(
+            &given(input.user_name),
+            input.path_prefix,
+            input.marker,
+            input.max_items,
+        )?;
         Ok(ListAttachedUserPoliciesResponse { attached_policies: Some(policies), is_truncated, marker })
     }
 
@@ -204,8 +291,12 @@ impl IamService {
         _: &Context,
         input: ListAttachedRolePoliciesRequest,
     ) -> Result<ListAttachedRolePoliciesResponse, ApiError> {
-        let (policies, is_truncated, marker) =
-            self.attached_policies::<RoleRecord>(&given(input.role_name), input.path_prefix, input.marker, input.max_items)?;
+        let (policies, is_truncated, marker) = self.attached_policies::<RoleRecord>(
+            &given(input.role_name),
+            input.path_prefix,
+            input.marker,
+            input.max_items,
+        )?;
         Ok(ListAttachedRolePoliciesResponse { attached_policies: Some(policies), is_truncated, marker })
     }
 
@@ -245,35 +336,69 @@ impl IamService {
         Ok(DeleteRolePermissionsBoundaryNoOutput {})
     }
 
-    pub(crate) async fn attach_group_policy(&self, _: &Context, input: AttachGroupPolicyRequest) -> Result<AttachGroupPolicyNoOutput, ApiError> {
+    pub(crate) async fn attach_group_policy(
+        &self,
+        _: &Context,
+        input: AttachGroupPolicyRequest,
+    ) -> Result<AttachGroupPolicyNoOutput, ApiError> {
         self.attach::<GroupRecord>(given(input.group_name), given(input.policy_arn)).await?;
         Ok(AttachGroupPolicyNoOutput {})
     }
 
-    pub(crate) async fn detach_group_policy(&self, _: &Context, input: DetachGroupPolicyRequest) -> Result<DetachGroupPolicyNoOutput, ApiError> {
+    pub(crate) async fn detach_group_policy(
+        &self,
+        _: &Context,
+        input: DetachGroupPolicyRequest,
+    ) -> Result<DetachGroupPolicyNoOutput, ApiError> {
         self.detach::<GroupRecord>(given(input.group_name), given(input.policy_arn)).await?;
         Ok(DetachGroupPolicyNoOutput {})
     }
 
-    pub(crate) async fn put_group_policy(&self, _: &Context, input: PutGroupPolicyRequest) -> Result<PutGroupPolicyNoOutput, ApiError> {
-        self.put_inline::<GroupRecord>(given(input.group_name), given(input.policy_name), given(input.policy_document)).await?;
+    pub(crate) async fn put_group_policy(
+        &self,
+        _: &Context,
+        input: PutGroupPolicyRequest,
+    ) -> Result<PutGroupPolicyNoOutput, ApiError> {
+        self.put_inline::<GroupRecord>(
+            given(input.group_name),
+            given(input.policy_name),
+            given(input.policy_document),
+        )
+        .await?;
         Ok(PutGroupPolicyNoOutput {})
     }
 
-    pub(crate) async fn delete_group_policy(&self, _: &Context, input: DeleteGroupPolicyRequest) -> Result<DeleteGroupPolicyNoOutput, ApiError> {
+    pub(crate) async fn delete_group_policy(
+        &self,
+        _: &Context,
+        input: DeleteGroupPolicyRequest,
+    ) -> Result<DeleteGroupPolicyNoOutput, ApiError> {
         self.delete_inline::<GroupRecord>(given(input.group_name), given(input.policy_name)).await?;
         Ok(DeleteGroupPolicyNoOutput {})
     }
 
-    pub(crate) async fn get_group_policy(&self, _: &Context, input: GetGroupPolicyRequest) -> Result<GetGroupPolicyResponse, ApiError> {
+    pub(crate) async fn get_group_policy(
+        &self,
+        _: &Context,
+        input: GetGroupPolicyRequest,
+    ) -> Result<GetGroupPolicyResponse, ApiError> {
         let policy_name = given(input.policy_name);
         let (name, document) = self.inline::<GroupRecord>(&given(input.group_name), &policy_name)?;
-        Ok(GetGroupPolicyResponse { group_name: Some(name), policy_name: Some(policy_name), policy_document: Some(document) })
+        Ok(GetGroupPolicyResponse {
+            group_name: Some(name),
+            policy_name: Some(policy_name),
+            policy_document: Some(document),
+        })
     }
 
-    pub(crate) async fn list_group_policies(&self, _: &Context, input: ListGroupPoliciesRequest) -> Result<ListGroupPoliciesResponse, ApiError> {
+    pub(crate) async fn list_group_policies(
+        &self,
+        _: &Context,
+        input: ListGroupPoliciesRequest,
+    ) -> Result<ListGroupPoliciesResponse, ApiError> {
         let group: GroupRecord = self.find(&given(input.group_name))?;
-        let (names, is_truncated, marker) = page(group.held.inline.into_keys(), |name| name, input.marker.as_deref(), input.max_items)?;
+        let (names, is_truncated, marker) =
+            page(group.held.inline.into_keys(), |name| name, input.marker.as_deref(), input.max_items)?;
         Ok(ListGroupPoliciesResponse { policy_names: Some(names), is_truncated, marker })
     }
 
@@ -282,8 +407,12 @@ impl IamService {
         _: &Context,
         input: ListAttachedGroupPoliciesRequest,
     ) -> Result<ListAttachedGroupPoliciesResponse, ApiError> {
-        let (policies, is_truncated, marker) =
-            self.attached_policies::<GroupRecord>(&given(input.group_name), input.path_prefix, input.marker, input.max_items)?;
+        let (policies, is_truncated, marker) = self.attached_policies::<GroupRecord>(
+            &given(input.group_name),
+            input.path_prefix,
+            input.marker,
+            input.max_items,
+        )?;
         Ok(ListAttachedGroupPoliciesResponse { attached_policies: Some(policies), is_truncated, marker })
     }
 }

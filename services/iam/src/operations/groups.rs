@@ -16,7 +16,11 @@ pub(super) const GROUPS_PER_USER_MAX: usize = 10;
 const RENAMED_MEMBERS_MAX: usize = 500;
 
 impl IamService {
-    pub(crate) async fn create_group(&self, cx: &Context, input: CreateGroupRequest) -> Result<CreateGroupResponse, ApiError> {
+    pub(crate) async fn create_group(
+        &self,
+        cx: &Context,
+        input: CreateGroupRequest,
+    ) -> Result<CreateGroupResponse, ApiError> {
         let name = given(input.group_name);
         let record = GroupRecord {
             held: Held {
@@ -44,19 +48,30 @@ impl IamService {
     }
 
     /// The group and its users.
-    pub(crate) async fn get_group(&self, _: &Context, input: GetGroupRequest) -> Result<GetGroupResponse, ApiError> {
+    pub(crate) async fn get_group(
+        &self,
+        _: &Context,
+        input: GetGroupRequest,
+    ) -> Result<GetGroupResponse, ApiError> {
         let group: GroupRecord = self.find(&given(input.group_name))?;
         let shown = self.group(&group);
-        let (names, is_truncated, marker) = page(group.members, |name| name, input.marker.as_deref(), input.max_items)?;
+        let (names, is_truncated, marker) =
+            page(group.members, |name| name, input.marker.as_deref(), input.max_items)?;
         let users = names.iter().filter_map(|name| self.holder::<UserRecord>(name));
-        let users = users.map(|user| User { tags: None, permissions_boundary: None, ..self.user(&user) }).collect();
+        let users =
+            users.map(|user| User { tags: None, permissions_boundary: None, ..self.user(&user) }).collect();
         Ok(GetGroupResponse { group: Some(shown), users: Some(users), is_truncated, marker })
     }
 
-    pub(crate) async fn list_groups(&self, _: &Context, input: ListGroupsRequest) -> Result<ListGroupsResponse, ApiError> {
+    pub(crate) async fn list_groups(
+        &self,
+        _: &Context,
+        input: ListGroupsRequest,
+    ) -> Result<ListGroupsResponse, ApiError> {
         let path = input.path_prefix.unwrap_or_else(|| "/".into());
         let groups = self.all::<GroupRecord>().filter(|(_, group)| group.held.path.starts_with(&path));
-        let (groups, is_truncated, marker) = page(groups, |(at, _)| at, input.marker.as_deref(), input.max_items)?;
+        let (groups, is_truncated, marker) =
+            page(groups, |(at, _)| at, input.marker.as_deref(), input.max_items)?;
         let groups = groups.iter().map(|(_, group)| self.group(group)).collect();
         Ok(ListGroupsResponse { groups: Some(groups), is_truncated, marker })
     }
@@ -67,12 +82,21 @@ impl IamService {
         input: ListGroupsForUserRequest,
     ) -> Result<ListGroupsForUserResponse, ApiError> {
         let user: UserRecord = self.find(&given(input.user_name))?;
-        let (names, is_truncated, marker) = page(user.groups, |name| name, input.marker.as_deref(), input.max_items)?;
+        let (names, is_truncated, marker) =
+            page(user.groups, |name| name, input.marker.as_deref(), input.max_items)?;
         let groups = names.iter().filter_map(|name| self.holder::<GroupRecord>(name));
-        Ok(ListGroupsForUserResponse { groups: Some(groups.map(|group| self.group(&group)).collect()), is_truncated, marker })
+        Ok(ListGroupsForUserResponse {
+            groups: Some(groups.map(|group| self.group(&group)).collect()),
+            is_truncated,
+            marker,
+        })
     }
 
-    pub(crate) async fn delete_group(&self, _: &Context, input: DeleteGroupRequest) -> Result<DeleteGroupNoOutput, ApiError> {
+    pub(crate) async fn delete_group(
+        &self,
+        _: &Context,
+        input: DeleteGroupRequest,
+    ) -> Result<DeleteGroupNoOutput, ApiError> {
         let name = given(input.group_name);
         self.transact(|| {
             let found = self.found::<GroupRecord>(&name)?;
@@ -86,7 +110,11 @@ impl IamService {
         Ok(DeleteGroupNoOutput {})
     }
 
-    pub(crate) async fn update_group(&self, _: &Context, input: UpdateGroupRequest) -> Result<UpdateGroupNoOutput, ApiError> {
+    pub(crate) async fn update_group(
+        &self,
+        _: &Context,
+        input: UpdateGroupRequest,
+    ) -> Result<UpdateGroupNoOutput, ApiError> {
         let name = given(input.group_name);
         self.transact(|| {
             let found = self.found::<GroupRecord>(&name)?;
@@ -135,7 +163,9 @@ impl IamService {
             group.members.insert(user.held.name.to_lowercase());
             user.groups.insert(group.held.name.to_lowercase());
             if user.groups.len() > GROUPS_PER_USER_MAX {
-                return Err(limit_exceeded(format!("Cannot exceed quota for GroupsPerUser: {GROUPS_PER_USER_MAX}")));
+                return Err(limit_exceeded(format!(
+                    "Cannot exceed quota for GroupsPerUser: {GROUPS_PER_USER_MAX}"
+                )));
             }
             Ok(())
         })

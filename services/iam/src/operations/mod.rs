@@ -70,12 +70,18 @@ pub(crate) fn tag_map(tags: Option<Vec<iam::Tag>>) -> Result<BTreeMap<String, St
     Ok(map)
 }
 
-pub(crate) fn add_tags(map: &mut BTreeMap<String, String>, tags: Option<Vec<iam::Tag>>) -> Result<(), ApiError> {
+pub(crate) fn add_tags(
+    map: &mut BTreeMap<String, String>,
+    tags: Option<Vec<iam::Tag>>,
+) -> Result<(), ApiError> {
     let mut seen = std::collections::BTreeSet::new();
     for tag in tags.unwrap_or_default() {
         let (tag_key, value) = (tag.key.unwrap_or_default(), tag.value.unwrap_or_default());
         if !seen.insert(tag_key.to_lowercase()) {
-            return Err(ApiError::new("InvalidInput", "Duplicate tag keys found. Please note that Tag keys are case insensitive."));
+            return Err(ApiError::new(
+                "InvalidInput",
+                "Duplicate tag keys found. Please note that Tag keys are case insensitive.",
+            ));
         }
         if tag_key.to_lowercase().starts_with("aws:") {
             return Err(ApiError::new("InvalidInput", "Tag keys beginning with aws: are reserved"));
@@ -85,13 +91,16 @@ pub(crate) fn add_tags(map: &mut BTreeMap<String, String>, tags: Option<Vec<iam:
         map.insert(tag_key, value);
     }
     if map.len() > TAGS_MAX {
-        return Err(limit_exceeded(format!("The number of tags has reached the maximum limit. Max tags allowed is {TAGS_MAX}.")));
+        return Err(limit_exceeded(format!(
+            "The number of tags has reached the maximum limit. Max tags allowed is {TAGS_MAX}."
+        )));
     }
     Ok(())
 }
 
 pub(crate) fn tag_list(tags: &BTreeMap<String, String>) -> Option<Vec<iam::Tag>> {
-    let list = tags.iter().map(|(key, value)| iam::Tag { key: Some(key.clone()), value: Some(value.clone()) });
+    let list =
+        tags.iter().map(|(key, value)| iam::Tag { key: Some(key.clone()), value: Some(value.clone()) });
     (!tags.is_empty()).then(|| list.collect())
 }
 
@@ -100,16 +109,19 @@ pub(crate) fn remove_tags(map: &mut BTreeMap<String, String>, keys: &[String]) {
     map.retain(|known, _| !keys.iter().any(|key| key.eq_ignore_ascii_case(known)));
 }
 
-/// A page of sorted items with IAM's `IsTruncated` and `Marker`.
+/// Items with IAM's `IsTruncated` and `Marker`.
+pub(crate) type Page<T> = (Vec<T>, Option<bool>, Option<String>);
+
+/// A page of sorted items.
 pub(crate) fn page<T>(
     items: impl IntoIterator<Item = T>,
     name: impl Fn(&T) -> &str,
     marker: Option<&str>,
     max_items: Option<i32>,
-) -> Result<(Vec<T>, Option<bool>, Option<String>), ApiError> {
+) -> Result<Page<T>, ApiError> {
     let limit = usize::try_from(max_items.unwrap_or(PAGE_DEFAULT)).unwrap_or(1);
-    let page = paginate(items, name, marker, limit)
-        .map_err(|_| ApiError::new("InvalidInput", "Invalid Marker."))?;
+    let page =
+        paginate(items, name, marker, limit).map_err(|_| ApiError::new("InvalidInput", "Invalid Marker."))?;
     Ok((page.items, Some(page.next_token.is_some()), page.next_token))
 }
 

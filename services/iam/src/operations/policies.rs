@@ -10,11 +10,13 @@ use ferrogate_store::{Json, Txn, get_json, range_json, update_json};
 use jiff::Timestamp;
 
 use super::{
-    add_tags, check_document, conflict, encoded, exists, given, limit_exceeded, no_such, page, refused, remove_tags, store,
-    tag_list, tag_map,
+    add_tags, check_document, conflict, encoded, exists, given, limit_exceeded, no_such, page, refused,
+    remove_tags, store, tag_list, tag_map,
 };
 use crate::IamService;
-use crate::state::{GroupRecord, Held, Holder, PolicyRecord, PolicyVersionRecord, RoleRecord, UserRecord, key, prefix};
+use crate::state::{
+    GroupRecord, Held, Holder, PolicyRecord, PolicyVersionRecord, RoleRecord, UserRecord, key, prefix,
+};
 
 pub(super) const DOCUMENT_CHARACTERS_MAX: usize = 6_144;
 pub(super) const VERSIONS_MAX: usize = 5;
@@ -27,7 +29,9 @@ impl IamService {
     fn check_managed(document: &str) -> Result<(), ApiError> {
         check_document(document, DocumentKind::Identity)?;
         if size_without_whitespace(document) > DOCUMENT_CHARACTERS_MAX {
-            return Err(limit_exceeded(format!("Cannot exceed quota for PolicySize: {DOCUMENT_CHARACTERS_MAX}")));
+            return Err(limit_exceeded(format!(
+                "Cannot exceed quota for PolicySize: {DOCUMENT_CHARACTERS_MAX}"
+            )));
         }
         Ok(())
     }
@@ -48,7 +52,8 @@ impl IamService {
         own(arn)?;
         let at = key(&self.account, "policy", arn.rsplit('/').next().unwrap_or_default());
         update_json(store(self), &at, |found: Option<PolicyRecord>| {
-            let mut record = found.filter(|record| record.arn(&self.account) == arn).ok_or_else(|| no_policy(arn))?;
+            let mut record =
+                found.filter(|record| record.arn(&self.account) == arn).ok_or_else(|| no_policy(arn))?;
             change(&mut record)?;
             Ok(Some(record))
         })
@@ -57,7 +62,11 @@ impl IamService {
         .ok_or_else(ApiError::internal)
     }
 
-    pub(crate) async fn create_policy(&self, cx: &Context, input: CreatePolicyRequest) -> Result<CreatePolicyResponse, ApiError> {
+    pub(crate) async fn create_policy(
+        &self,
+        cx: &Context,
+        input: CreatePolicyRequest,
+    ) -> Result<CreatePolicyResponse, ApiError> {
         let (name, document) = (given(input.policy_name), given(input.policy_document));
         Self::check_managed(&document)?;
         let record = PolicyRecord {
@@ -74,16 +83,24 @@ impl IamService {
         let at = key(&self.account, "policy", &name);
         self.transact(|| {
             if self.store.get(&at).is_some() {
-                return Err(exists(format!("A policy called {name} already exists. Duplicate names are not allowed.")));
+                return Err(exists(format!(
+                    "A policy called {name} already exists. Duplicate names are not allowed."
+                )));
             }
             self.within_quota("policy", "PoliciesPerAccount", POLICIES_MAX)?;
             Ok((Txn::new().when_absent(&at).put_json(&at, &record), ()))
         })
         .await?;
-        Ok(CreatePolicyResponse { policy: Some(Policy { description: None, ..self.policy(&record, &Usage::new()) }) })
+        Ok(CreatePolicyResponse {
+            policy: Some(Policy { description: None, ..self.policy(&record, &Usage::new()) }),
+        })
     }
 
-    pub(crate) async fn get_policy(&self, _: &Context, input: GetPolicyRequest) -> Result<GetPolicyResponse, ApiError> {
+    pub(crate) async fn get_policy(
+        &self,
+        _: &Context,
+        input: GetPolicyRequest,
+    ) -> Result<GetPolicyResponse, ApiError> {
         let arn = given(input.policy_arn);
         let policy = match managed(&arn) {
             Some(known) => aws_policy(known, &self.usage()),
@@ -92,14 +109,22 @@ impl IamService {
         Ok(GetPolicyResponse { policy: Some(policy) })
     }
 
-    pub(crate) async fn list_policies(&self, _: &Context, input: ListPoliciesRequest) -> Result<ListPoliciesResponse, ApiError> {
+    pub(crate) async fn list_policies(
+        &self,
+        _: &Context,
+        input: ListPoliciesRequest,
+    ) -> Result<ListPoliciesResponse, ApiError> {
         let scope = input.scope.as_deref().unwrap_or("All");
         let path = input.path_prefix.unwrap_or_else(|| "/".into());
         let usage = self.usage();
         let mut policies: Vec<Policy> = Vec::new();
         if scope != "AWS" {
             let own = range_json::<PolicyRecord>(store(self), &prefix(&self.account, "policy"));
-            policies.extend(own.iter().map(|found| Policy { description: None, tags: None, ..self.policy(&found.record, &usage) }));
+            policies.extend(own.iter().map(|found| Policy {
+                description: None,
+                tags: None,
+                ..self.policy(&found.record, &usage)
+            }));
         }
         if scope != "Local" {
             policies.extend(managed_policies().iter().map(|known| aws_policy(known, &usage)));
@@ -107,18 +132,25 @@ impl IamService {
         let boundary = input.policy_usage_filter.as_deref() == Some("PermissionsBoundary");
         policies.retain(|policy| policy.path.as_ref().is_some_and(|of| of.starts_with(&path)));
         if input.only_attached == Some(true) || input.policy_usage_filter.is_some() {
-            let count = |policy: &Policy| if boundary { policy.permissions_boundary_usage_count } else { policy.attachment_count };
+            let count = |policy: &Policy| {
+                if boundary { policy.permissions_boundary_usage_count } else { policy.attachment_count }
+            };
             policies.retain(|policy| count(policy).unwrap_or_default() > 0);
         }
         let mut policies: Vec<(String, Policy)> =
             policies.into_iter().map(|policy| (policy.arn.clone().unwrap_or_default(), policy)).collect();
         policies.sort_by(|a, b| a.0.cmp(&b.0));
-        let (policies, is_truncated, marker) = page(policies, |(arn, _)| arn, input.marker.as_deref(), input.max_items)?;
+        let (policies, is_truncated, marker) =
+            page(policies, |(arn, _)| arn, input.marker.as_deref(), input.max_items)?;
         let policies = policies.into_iter().map(|(_, policy)| policy).collect();
         Ok(ListPoliciesResponse { policies: Some(policies), is_truncated, marker })
     }
 
-    pub(crate) async fn delete_policy(&self, _: &Context, input: DeletePolicyRequest) -> Result<DeletePolicyNoOutput, ApiError> {
+    pub(crate) async fn delete_policy(
+        &self,
+        _: &Context,
+        input: DeletePolicyRequest,
+    ) -> Result<DeletePolicyNoOutput, ApiError> {
         let arn = given(input.policy_arn);
         own(&arn)?;
         self.transact(|| {
@@ -163,11 +195,21 @@ impl IamService {
         Ok(CreatePolicyVersionResponse { policy_version: made })
     }
 
-    pub(crate) async fn get_policy_version(&self, _: &Context, input: GetPolicyVersionRequest) -> Result<GetPolicyVersionResponse, ApiError> {
+    pub(crate) async fn get_policy_version(
+        &self,
+        _: &Context,
+        input: GetPolicyVersionRequest,
+    ) -> Result<GetPolicyVersionResponse, ApiError> {
         let (arn, id) = (given(input.policy_arn), given(input.version_id));
         let found = match managed(&arn) {
             Some(known) => (known.version_id == id).then(|| aws_version(known)),
-            None => self.policy_record(&arn)?.record.versions.iter().map(version).find(|of| of.version_id.as_ref() == Some(&id)),
+            None => self
+                .policy_record(&arn)?
+                .record
+                .versions
+                .iter()
+                .map(version)
+                .find(|of| of.version_id.as_ref() == Some(&id)),
         };
         let found = found.ok_or_else(|| no_version(&arn, &id))?;
         Ok(GetPolicyVersionResponse { policy_version: Some(found) })
@@ -231,12 +273,21 @@ impl IamService {
         Ok(SetDefaultPolicyVersionNoOutput {})
     }
 
-    pub(crate) async fn tag_policy(&self, _: &Context, input: TagPolicyRequest) -> Result<TagPolicyNoOutput, ApiError> {
-        self.change_policy(&given(input.policy_arn), |record| add_tags(&mut record.tags, input.tags.clone())).await?;
+    pub(crate) async fn tag_policy(
+        &self,
+        _: &Context,
+        input: TagPolicyRequest,
+    ) -> Result<TagPolicyNoOutput, ApiError> {
+        self.change_policy(&given(input.policy_arn), |record| add_tags(&mut record.tags, input.tags.clone()))
+            .await?;
         Ok(TagPolicyNoOutput {})
     }
 
-    pub(crate) async fn untag_policy(&self, _: &Context, input: UntagPolicyRequest) -> Result<UntagPolicyNoOutput, ApiError> {
+    pub(crate) async fn untag_policy(
+        &self,
+        _: &Context,
+        input: UntagPolicyRequest,
+    ) -> Result<UntagPolicyNoOutput, ApiError> {
         let keys = input.tag_keys.unwrap_or_default();
         self.change_policy(&given(input.policy_arn), |record| {
             remove_tags(&mut record.tags, &keys);
@@ -246,9 +297,14 @@ impl IamService {
         Ok(UntagPolicyNoOutput {})
     }
 
-    pub(crate) async fn list_policy_tags(&self, _: &Context, input: ListPolicyTagsRequest) -> Result<ListPolicyTagsResponse, ApiError> {
+    pub(crate) async fn list_policy_tags(
+        &self,
+        _: &Context,
+        input: ListPolicyTagsRequest,
+    ) -> Result<ListPolicyTagsResponse, ApiError> {
         let record = self.policy_record(&given(input.policy_arn))?.record;
-        let (tags, is_truncated, marker) = page(record.tags, |(key, _)| key, input.marker.as_deref(), input.max_items)?;
+        let (tags, is_truncated, marker) =
+            page(record.tags, |(key, _)| key, input.marker.as_deref(), input.max_items)?;
         let tags = tags.into_iter().map(|(key, value)| Tag { key: Some(key), value: Some(value) }).collect();
         Ok(ListPolicyTagsResponse { tags: Some(tags), is_truncated, marker })
     }
@@ -265,7 +321,8 @@ impl IamService {
         let boundary = input.policy_usage_filter.as_deref() == Some("PermissionsBoundary");
         let path = input.path_prefix.unwrap_or_else(|| "/".into());
         let uses = |held: &Held| {
-            let used = if boundary { held.boundary.as_ref() == Some(&arn) } else { held.attached.contains(&arn) };
+            let used =
+                if boundary { held.boundary.as_ref() == Some(&arn) } else { held.attached.contains(&arn) };
             used && held.path.starts_with(&path)
         };
         let filter = input.entity_filter.as_deref();
@@ -283,7 +340,8 @@ impl IamService {
             entities.extend(self.all::<UserRecord>().map(|(at, of)| (at, "user", of.held)));
         }
         entities.retain(|(_, _, held)| uses(held));
-        let (entities, is_truncated, marker) = page(entities, |(at, ..)| at, input.marker.as_deref(), input.max_items)?;
+        let (entities, is_truncated, marker) =
+            page(entities, |(at, ..)| at, input.marker.as_deref(), input.max_items)?;
         let (mut groups, mut users, mut roles) = (Vec::new(), Vec::new(), Vec::new());
         for (_, kind, held) in entities {
             let (name, id) = (Some(held.name), Some(held.id));

@@ -88,7 +88,8 @@ impl IamService {
     ) -> Result<GetServiceLinkedRoleDeletionStatusResponse, ApiError> {
         let id = given(input.deletion_task_id);
         let proven = || {
-            let (service, rest) = id.strip_prefix("task")?.strip_prefix(SERVICE_ROLE_PATH)?.split_once('/')?;
+            let (service, rest) =
+                id.strip_prefix("task")?.strip_prefix(SERVICE_ROLE_PATH)?.split_once('/')?;
             let (name, proof) = rest.split_once('/')?;
             self.sealer.unseal(proof, &place(&format!("{SERVICE_ROLE_PATH}{service}/"), name)).ok()
         };

@@ -9,7 +9,8 @@ use std::collections::BTreeSet;
 use ferrogate_api::iam::*;
 use ferrogate_api::{ApiError, Context};
 use ferrogate_policy::{
-    self as policy, Decision, DocumentKind, Named, Outcome, Policies, Policy as Document, PolicyKind, PrincipalKind,
+    self as policy, Decision, DocumentKind, Named, Outcome, Policies, Policy as Document, PolicyKind,
+    PrincipalKind,
 };
 
 use super::{given, page};
@@ -64,7 +65,9 @@ impl IamService {
         input: SimulatePrincipalPolicyRequest,
     ) -> Result<SimulatePolicyResponse, ApiError> {
         if input.policy_exclusion_list.is_some_and(|list| !list.is_empty()) {
-            return Err(invalid("PolicyExclusionList is not supported by Ferrogate's simulator yet: leave it out"));
+            return Err(invalid(
+                "PolicyExclusionList is not supported by Ferrogate's simulator yet: leave it out",
+            ));
         }
         let mut subject = self.subject(&given(input.policy_source_arn))?;
         subject.policies.extend(inputs("PolicyInputList", input.policy_input_list)?);
@@ -114,9 +117,11 @@ impl IamService {
 
     /// The user, group or role of this ARN.
     fn subject(&self, arn: &str) -> Result<Subject, ApiError> {
-        let undefined = || invalid(format!("Invalid Entity Arn: {arn} does not clearly define entity type and name."));
+        let undefined =
+            || invalid(format!("Invalid Entity Arn: {arn} does not clearly define entity type and name."));
         let prefix = format!("arn:aws:iam::{}:", self.account);
-        let (kind, path) = arn.strip_prefix(&prefix).and_then(|resource| resource.split_once('/')).ok_or_else(undefined)?;
+        let (kind, path) =
+            arn.strip_prefix(&prefix).and_then(|resource| resource.split_once('/')).ok_or_else(undefined)?;
         let name = path.rsplit('/').next().unwrap_or_default();
         let mut subject = match kind {
             "user" => {
@@ -171,11 +176,15 @@ impl IamService {
             context.set_all(&key, entry.context_key_values.unwrap_or_default());
             given_keys.insert(key.to_lowercase());
         }
-        let all = subject.policies.iter().map(|of| &of.named).chain(&subject.boundary).chain(&resource_policy);
+        let all =
+            subject.policies.iter().map(|of| &of.named).chain(&subject.boundary).chain(&resource_policy);
         let simulation = Simulation {
             missing: missing(all, &given_keys),
             actions: actions(input.action_names)?,
-            resources: input.resource_arns.filter(|arns| !arns.is_empty()).unwrap_or_else(|| vec!["*".into()]),
+            resources: input
+                .resource_arns
+                .filter(|arns| !arns.is_empty())
+                .unwrap_or_else(|| vec!["*".into()]),
             resource_owner: account(&input.resource_owner.unwrap_or_default()).to_owned(),
             resource_policy,
             context,
@@ -201,7 +210,9 @@ impl IamService {
     fn call_as(&self, subject: &mut Subject, caller: Option<String>, needed: bool) -> Result<(), ApiError> {
         let Some(arn) = caller else {
             if needed && subject.user.is_none() {
-                return Err(invalid("CallerArn is required with a ResourcePolicy, unless the policies are a user's."));
+                return Err(invalid(
+                    "CallerArn is required with a ResourcePolicy, unless the policies are a user's.",
+                ));
             }
             return Ok(());
         };
@@ -276,7 +287,12 @@ impl Simulation {
         let source = match matched.kind {
             PolicyKind::Resource => "resource",
             PolicyKind::Boundary => "none",
-            _ => self.subject.policies.iter().find(|of| of.named.name == matched.policy).map_or("none", |of| of.source),
+            _ => self
+                .subject
+                .policies
+                .iter()
+                .find(|of| of.named.name == matched.policy)
+                .map_or("none", |of| of.source),
         };
         let name = matched.policy.rsplit('/').next().unwrap_or_default();
         Some(Statement {
@@ -306,7 +322,9 @@ fn refuse_unsupported(input: &SimulateCustomPolicyRequest) -> Result<(), ApiErro
     ];
     match given.iter().find(|(_, given)| *given) {
         None => Ok(()),
-        Some((name, _)) => Err(invalid(format!("{name} is not supported by Ferrogate's simulator yet: leave it out"))),
+        Some((name, _)) => {
+            Err(invalid(format!("{name} is not supported by Ferrogate's simulator yet: leave it out")))
+        }
     }
 }
 

@@ -12,7 +12,11 @@ use crate::state::{AccessKeyRecord, GroupRecord, Held, Holder, UserRecord, acces
 pub(super) const USERS_MAX: usize = 5_000;
 
 impl IamService {
-    pub(crate) async fn create_user(&self, cx: &Context, input: CreateUserRequest) -> Result<CreateUserResponse, ApiError> {
+    pub(crate) async fn create_user(
+        &self,
+        cx: &Context,
+        input: CreateUserRequest,
+    ) -> Result<CreateUserResponse, ApiError> {
         let name = given(input.user_name);
         let boundary = input.permissions_boundary.map(|arn| self.attachable(arn)).transpose()?;
         let record = UserRecord {
@@ -43,7 +47,11 @@ impl IamService {
     }
 
     /// Without a name: the caller.
-    pub(crate) async fn get_user(&self, cx: &Context, input: GetUserRequest) -> Result<GetUserResponse, ApiError> {
+    pub(crate) async fn get_user(
+        &self,
+        cx: &Context,
+        input: GetUserRequest,
+    ) -> Result<GetUserResponse, ApiError> {
         let name = match (input.user_name, &cx.principal.kind) {
             (Some(name), _) => name,
             (None, PrincipalKind::User { name }) => name.clone(),
@@ -57,22 +65,34 @@ impl IamService {
                 return Ok(GetUserResponse { user: Some(root) });
             }
             (None, _) => {
-                return Err(ApiError::new("ValidationError", "Must specify userName when calling with non-User credentials"));
+                return Err(ApiError::new(
+                    "ValidationError",
+                    "Must specify userName when calling with non-User credentials",
+                ));
             }
         };
         Ok(GetUserResponse { user: Some(self.user(&self.find(&name)?)) })
     }
 
-    pub(crate) async fn list_users(&self, _cx: &Context, input: ListUsersRequest) -> Result<ListUsersResponse, ApiError> {
+    pub(crate) async fn list_users(
+        &self,
+        _cx: &Context,
+        input: ListUsersRequest,
+    ) -> Result<ListUsersResponse, ApiError> {
         let path = input.path_prefix.unwrap_or_else(|| "/".into());
         let users = range_json::<UserRecord>(store(self), &prefix(&self.account, "user"));
         let users = users.into_iter().filter(|user| user.record.held.path.starts_with(&path));
-        let (users, is_truncated, marker) = page(users, |user| &user.key, input.marker.as_deref(), input.max_items)?;
+        let (users, is_truncated, marker) =
+            page(users, |user| &user.key, input.marker.as_deref(), input.max_items)?;
         let users = users.iter().map(|user| User { tags: None, ..self.user(&user.record) }).collect();
         Ok(ListUsersResponse { users: Some(users), is_truncated, marker })
     }
 
-    pub(crate) async fn delete_user(&self, _cx: &Context, input: DeleteUserRequest) -> Result<DeleteUserNoOutput, ApiError> {
+    pub(crate) async fn delete_user(
+        &self,
+        _cx: &Context,
+        input: DeleteUserRequest,
+    ) -> Result<DeleteUserNoOutput, ApiError> {
         let name = given(input.user_name);
         self.transact(|| {
             let found = self.found::<UserRecord>(&name)?;
@@ -91,7 +111,11 @@ impl IamService {
     }
 
     /// A new name goes into the user's access keys and groups as well, in the same transaction.
-    pub(crate) async fn update_user(&self, _cx: &Context, input: UpdateUserRequest) -> Result<UpdateUserNoOutput, ApiError> {
+    pub(crate) async fn update_user(
+        &self,
+        _cx: &Context,
+        input: UpdateUserRequest,
+    ) -> Result<UpdateUserNoOutput, ApiError> {
         let name = given(input.user_name);
         self.transact(|| {
             let found = self.found::<UserRecord>(&name)?;
@@ -133,12 +157,23 @@ impl IamService {
         Ok(UpdateUserNoOutput {})
     }
 
-    pub(crate) async fn tag_user(&self, _cx: &Context, input: TagUserRequest) -> Result<TagUserNoOutput, ApiError> {
-        self.change::<UserRecord>(&given(input.user_name), |user| add_tags(&mut user.held.tags, input.tags.clone())).await?;
+    pub(crate) async fn tag_user(
+        &self,
+        _cx: &Context,
+        input: TagUserRequest,
+    ) -> Result<TagUserNoOutput, ApiError> {
+        self.change::<UserRecord>(&given(input.user_name), |user| {
+            add_tags(&mut user.held.tags, input.tags.clone())
+        })
+        .await?;
         Ok(TagUserNoOutput {})
     }
 
-    pub(crate) async fn untag_user(&self, _cx: &Context, input: UntagUserRequest) -> Result<UntagUserNoOutput, ApiError> {
+    pub(crate) async fn untag_user(
+        &self,
+        _cx: &Context,
+        input: UntagUserRequest,
+    ) -> Result<UntagUserNoOutput, ApiError> {
         let keys = input.tag_keys.unwrap_or_default();
         self.change::<UserRecord>(&given(input.user_name), |user| {
             remove_tags(&mut user.held.tags, &keys);
@@ -148,13 +183,22 @@ impl IamService {
         Ok(UntagUserNoOutput {})
     }
 
-    pub(crate) async fn list_user_tags(&self, _cx: &Context, input: ListUserTagsRequest) -> Result<ListUserTagsResponse, ApiError> {
+    pub(crate) async fn list_user_tags(
+        &self,
+        _cx: &Context,
+        input: ListUserTagsRequest,
+    ) -> Result<ListUserTagsResponse, ApiError> {
         let user: UserRecord = self.find(&given(input.user_name))?;
         let tags = tag_list(&user.held.tags).unwrap_or_default();
         let name = |tag: &Tag| tag.key.clone().unwrap_or_default();
         let tags: Vec<(String, Tag)> = tags.into_iter().map(|tag| (name(&tag), tag)).collect();
-        let (tags, is_truncated, marker) = page(tags, |(key, _)| key, input.marker.as_deref(), input.max_items)?;
-        Ok(ListUserTagsResponse { tags: Some(tags.into_iter().map(|(_, tag)| tag).collect()), is_truncated, marker })
+        let (tags, is_truncated, marker) =
+            page(tags, |(key, _)| key, input.marker.as_deref(), input.max_items)?;
+        Ok(ListUserTagsResponse {
+            tags: Some(tags.into_iter().map(|(_, tag)| tag).collect()),
+            is_truncated,
+            marker,
+        })
     }
 
     pub(super) fn user(&self, record: &UserRecord) -> User {

@@ -18,7 +18,9 @@ impl Sts for StsService {
     /// caller's own policies: both inside the operation.
     fn demands(&self, _cx: &Context, operation: &'static str, _input: &Value) -> Vec<Demand> {
         match operation {
-            "GetCallerIdentity" | "AssumeRole" | "AssumeRoleWithWebIdentity" | "AssumeRoleWithSAML" => Vec::new(),
+            "GetCallerIdentity" | "AssumeRole" | "AssumeRoleWithWebIdentity" | "AssumeRoleWithSAML" => {
+                Vec::new()
+            }
             _ => vec![Demand::new(format!("sts:{operation}"), "*")],
         }
     }
@@ -43,22 +45,34 @@ impl Sts for StsService {
     ) -> Result<GetAccessKeyInfoResponse, ApiError> {
         let id = input.access_key_id.unwrap_or_default();
         if self.identity.credential(&id, None, cx.now).is_err() {
-            return Err(ApiError::new("InvalidClientTokenId", "The security token included in the request is invalid.")
-                .with_status(403));
+            return Err(ApiError::new(
+                "InvalidClientTokenId",
+                "The security token included in the request is invalid.",
+            )
+            .with_status(403));
         }
         Ok(GetAccessKeyInfoResponse { account: Some(self.account.clone()) })
     }
 
-    async fn assume_role(&self, cx: &Context, input: AssumeRoleRequest) -> Result<AssumeRoleResponse, ApiError> {
+    async fn assume_role(
+        &self,
+        cx: &Context,
+        input: AssumeRoleRequest,
+    ) -> Result<AssumeRoleResponse, ApiError> {
         refuse_unsupported(&input)?;
         let role_arn = input.role_arn.clone().unwrap_or_default();
         let name = input.role_session_name.clone().unwrap_or_default();
         let denied = || {
-            let message = format!("User: {} is not authorized to perform: sts:AssumeRole on resource: {role_arn}", cx.principal.arn);
+            let message = format!(
+                "User: {} is not authorized to perform: sts:AssumeRole on resource: {role_arn}",
+                cx.principal.arn
+            );
             ApiError::new("AccessDenied", message).with_status(403)
         };
         if cx.principal.kind == PrincipalKind::Root {
-            return Err(ApiError::new("AccessDenied", "Roles may not be assumed by root accounts.").with_status(403));
+            return Err(
+                ApiError::new("AccessDenied", "Roles may not be assumed by root accounts.").with_status(403)
+            );
         }
         let role = self.identity.role(&role_arn).ok_or_else(denied)?;
         let tags = session_tags(&input)?;
@@ -73,7 +87,9 @@ impl Sts for StsService {
         }
         if !tags.is_empty() {
             context.push(("aws:TagKeys".into(), tags.iter().map(|(key, _)| key.clone()).collect()));
-            context.extend(tags.iter().map(|(key, value)| (format!("aws:RequestTag/{key}"), vec![value.clone()])));
+            context.extend(
+                tags.iter().map(|(key, value)| (format!("aws:RequestTag/{key}"), vec![value.clone()])),
+            );
             trusts(&*self.identity, cx, &role, "sts:TagSession", &context)?;
         }
         trusts(&*self.identity, cx, &role, "sts:AssumeRole", &context)?;
@@ -81,7 +97,8 @@ impl Sts for StsService {
         let policies = session_policies(&input)?;
         let packed: usize = policies.iter().map(String::len).sum();
         let principal = role.session(&name, policies, tags);
-        let issued = session::issue(&self.sealer, &principal, cx.now, seconds).ok_or_else(ApiError::internal)?;
+        let issued =
+            session::issue(&self.sealer, &principal, cx.now, seconds).ok_or_else(ApiError::internal)?;
         Ok(AssumeRoleResponse {
             credentials: Some(Credentials {
                 access_key_id: Some(issued.access_key_id),
@@ -148,7 +165,9 @@ fn session_policies(input: &AssumeRoleRequest) -> Result<Vec<String>, ApiError> 
     if characters > SESSION_POLICY_CHARACTERS_MAX {
         return Err(ApiError::new(
             "PackedPolicyTooLarge",
-            format!("The session policy has {characters} characters; at most {SESSION_POLICY_CHARACTERS_MAX} are allowed"),
+            format!(
+                "The session policy has {characters} characters; at most {SESSION_POLICY_CHARACTERS_MAX} are allowed"
+            ),
         ));
     }
     Ok(vec![text.clone()])
@@ -159,7 +178,10 @@ fn session_tags(input: &AssumeRoleRequest) -> Result<Vec<(String, String)>, ApiE
     for tag in input.tags.iter().flatten() {
         let (key, value) = (tag.key.clone().unwrap_or_default(), tag.value.clone().unwrap_or_default());
         if tags.iter().any(|(known, _)| known.eq_ignore_ascii_case(&key)) {
-            return Err(ApiError::new("InvalidParameterValue", "Duplicate tag keys found. Please note that Tag keys are case insensitive."));
+            return Err(ApiError::new(
+                "InvalidParameterValue",
+                "Duplicate tag keys found. Please note that Tag keys are case insensitive.",
+            ));
         }
         tags.push((key, value));
     }
@@ -168,7 +190,12 @@ fn session_tags(input: &AssumeRoleRequest) -> Result<Vec<(String, String)>, ApiE
 
 impl StsService {
     /// What a task is handed at its credentials endpoint: its task role's session, by the service's own right.
-    pub fn session_for(&self, principal: &ferrogate_api::Principal, now: jiff::Timestamp, seconds: i32) -> Option<session::Issued> {
+    pub fn session_for(
+        &self,
+        principal: &ferrogate_api::Principal,
+        now: jiff::Timestamp,
+        seconds: i32,
+    ) -> Option<session::Issued> {
         session::issue(&self.sealer, principal, now, seconds)
     }
 }
