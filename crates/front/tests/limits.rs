@@ -11,7 +11,8 @@ use support::{Call, House};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-const SOON: Duration = Duration::from_millis(200);
+/// Long enough for an honest client on a busy machine.
+const SOON: Duration = Duration::from_secs(1);
 /// A test that waits longer has found a hang.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -46,14 +47,15 @@ async fn until(mut done: impl FnMut() -> bool) {
 #[tokio::test]
 async fn who_sends_too_slowly_is_cut_off() {
     let house = House::with(impatient()).await;
-    for nothing_comes_of in [
+    let nothing_comes_of = [
         &b""[..],
         b"P",
         b"PRI * HTTP/2.0\r\n",
         b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
         b"POST / HTTP/1.1\r\nHost: a\r\nX-",
-    ] {
-        let answer = converse(&house, nothing_comes_of).await;
+    ];
+    let answers = futures_util::future::join_all(nothing_comes_of.map(|bytes| converse(&house, bytes))).await;
+    for answer in answers {
         assert!(!answer.contains("200 OK"), "{answer}");
     }
     let head = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Type: application/x-amz-json-1.1\r\nX-Amz-Target: AmazonEC2ContainerServiceV20141113.ListClusters\r\nContent-Length: 100\r\n\r\n{";
@@ -144,13 +146,7 @@ async fn garbage_ends_its_connection_at_most() {
         input.extend((0..32).map(|_| random() as u8));
         inputs.push(input);
     }
-    let house = Arc::new(house);
-    let conversations = inputs.into_iter().map(|input| {
-        let house = Arc::clone(&house);
-        tokio::spawn(async move { converse(&house, &input).await })
-    });
-    for conversation in conversations.collect::<Vec<_>>() {
-        let answer = conversation.await.unwrap();
+    for answer in futures_util::future::join_all(inputs.iter().map(|input| converse(&house, input))).await {
         assert!(!answer.contains("HTTP/1.1 5") || answer.contains("NotImplemented"), "{answer}");
     }
     still_serves(&house).await;
@@ -242,10 +238,13 @@ async fn connections_beyond_the_limit_wait_for_a_place() {
     first.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
     let mut some = [0; 12];
     first.read_exact(&mut some).await.unwrap();
-    assert_eq!(&some, b"HTTP/1.1 403");
+    assert_eq!(&some, b"HTTP/1.1 400");
     let mut second = TcpStream::connect(house.address).await.unwrap();
     second.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
-    assert!(tokio::time::timeout(SOON, second.read_exact(&mut some)).await.is_err(), "it is not served yet");
+    assert!(
+        tokio::time::timeout(SOON / 5, second.read_exact(&mut some)).await.is_err(),
+        "it is not served yet"
+    );
     drop(first);
     tokio::time::timeout(PATIENCE, second.read_exact(&mut some)).await.expect("it is served now").unwrap();
 }

@@ -15,6 +15,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::dns::Resolvers;
+use crate::pulls::Pulls;
 use crate::record::{Record, TaskDirs};
 use crate::reporter::Reporter;
 use crate::task::{Actor, Shared};
@@ -48,6 +49,8 @@ pub enum AgentError {
 pub struct TaskSummary {
     pub task_arn: String,
     pub status: ObservedStatus,
+    /// What it waits for, in words: `pulling nginx:latest: 2 of 4 layers, 3.1 of 6.5 MB`.
+    pub progress: Option<String>,
 }
 
 struct Running {
@@ -79,6 +82,7 @@ impl Agent {
             fabric,
             sandbox,
             reporter: Arc::new(Reporter::default()),
+            pulls: Pulls::default(),
         };
         Ok(Self { shared: Arc::new(shared), tasks_dir: config.tasks_dir, running: Mutex::default() })
     }
@@ -113,8 +117,11 @@ impl Agent {
 
     /// What is here, for people.
     pub fn tasks(&self) -> Vec<TaskSummary> {
-        let summary =
-            |record: Record| TaskSummary { task_arn: record.assignment.task_arn, status: record.status };
+        let summary = |record: Record| TaskSummary {
+            progress: self.shared.pulls.words(&record.assignment.task_id),
+            task_arn: record.assignment.task_arn,
+            status: record.status,
+        };
         self.folders().into_iter().filter_map(|dir| Record::load(&dir).ok()).map(summary).collect()
     }
 

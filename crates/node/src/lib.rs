@@ -22,6 +22,7 @@ mod files;
 mod health;
 mod logs;
 mod plan;
+mod pulls;
 mod record;
 mod reporter;
 mod task;

@@ -24,6 +24,7 @@ use jiff::Timestamp;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
+use crate::pulls::Pulls;
 use crate::record::{Record, TaskDirs};
 use crate::reporter::Reporter;
 
@@ -38,6 +39,7 @@ pub(crate) struct Shared {
     pub(crate) fabric: VpcFabric,
     pub(crate) sandbox: Arc<dyn Sandbox>,
     pub(crate) reporter: Arc<Reporter>,
+    pub(crate) pulls: Pulls,
 }
 
 /// Why a task cannot start or go on.

@@ -37,6 +37,7 @@ impl Actor {
             self.make_sandbox(&assignment),
             until_stopped(self.desired.clone(), images(&shared, &assignment)),
         );
+        self.shared.pulls.done(&assignment.task_id);
         // The sandbox first: whatever else failed, it is there to be removed.
         self.sandbox = Some(sandbox.map_err(|error| {
             Stop::failed_to_start(format!(
@@ -220,9 +221,16 @@ async fn image(
         Architecture::X86_64 => Platform::LinuxAmd64,
         Architecture::Arm64 => Platform::LinuxArm64,
     };
-    let task = assignment.task_id.clone();
-    let progress = move |progress: ferrogate_image::Progress| tracing::debug!(task, ?progress, "pull");
-    shared.images.pull(&reference, auth, platform, progress).await.map_err(|error| refused(error.to_string()))
+    let began = std::time::Instant::now();
+    let progress = |progress| shared.pulls.note(&assignment.task_id, &container.image, &progress);
+    let image = shared
+        .images
+        .pull(&reference, auth, platform, progress)
+        .await
+        .map_err(|error| refused(error.to_string()))?;
+    let (image_name, task) = (&container.image, &assignment.task_id);
+    tracing::info!(image = image_name, task, bytes = image.size_bytes, took = ?began.elapsed(), "the image is here");
+    Ok(image)
 }
 
 /// The awslogs stream has to be there before anything is written.
