@@ -1,6 +1,7 @@
 //! When controllers are activated and what is seen of them. Time is paused: it goes on only when nothing can be done,
 //! so that [`settle`] means "when all that follows has happened".
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -137,7 +138,7 @@ async fn more_changes_than_the_store_remembers_wake_it_all_the_same() {
     // Without a pause, so that the watch has no chance to keep up; the last of it is not below a prefix.
     stage.put("/a/1").await;
     for _ in 0..2 * LOG_BYTES_KEPT / VALUE_BYTES_MAX {
-        stage.store.txn(Txn::new().put("/c", vec![0; VALUE_BYTES_MAX])).await.unwrap();
+        stage.store.txn(Txn::new().put("/c", vec![b'1'; VALUE_BYTES_MAX])).await.unwrap();
     }
     assert!(stage.activations(&mut known).await >= 1);
     stage.put("/b/1").await;
@@ -257,11 +258,44 @@ async fn a_shutdown_does_not_wait_for_ever() {
     stage.driver.shut_down(PERIOD).await;
     assert_eq!(before.elapsed().as_secs(), PERIOD.as_secs());
     assert_eq!(Arc::strong_count(&stage.puppet), 1, "it is cut short");
+    let status = stage.handle.status();
+    assert_eq!((status.running, status.outcome, status.activations), (false, Outcome::NotYet, 1));
 }
 
 #[tokio::test(start_paused = true)]
-#[should_panic(expected = "two controllers are named puppet")]
-async fn two_of_one_name_are_a_mistake() {
-    let stage = stage(Puppet::held()).await;
-    stage.driver.spawn(Arc::new(Puppet::held()));
+async fn two_of_one_name_are_a_mistake_and_the_first_goes_on() {
+    let stage = stage(Puppet { prefixes: &[], ..Puppet::new(|| Activation::done(json!(null))) }).await;
+    let again = AssertUnwindSafe(|| stage.driver.spawn(Arc::new(Puppet::held())));
+    let panic = catch_unwind(again).err().unwrap();
+    assert_eq!(panic.downcast_ref::<String>().unwrap(), "two controllers are named puppet");
+    let mut known = 0;
+    stage.activations(&mut known).await;
+    assert!(stage.driver.wake("puppet"));
+    assert_eq!(stage.activations(&mut known).await, 1, "the name is still the first one's");
+    assert_eq!(stage.driver.statuses()["puppet"], stage.handle.status());
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_is_woken_by_its_own_and_all_are_waited_for() {
+    let store: Arc<dyn Store> = Arc::new(MemoryStore::new());
+    let driver = Driver::new(Arc::clone(&store));
+    let quick = |name, prefixes| {
+        Arc::new(Puppet { name, prefixes, ..Puppet::new(|| Activation::done(json!(null))) })
+    };
+    let (a, b) = (driver.spawn(quick("a", &["/a/"])), driver.spawn(quick("b", &["/b/"])));
+    settle().await;
+    let count = || (a.status().activations, b.status().activations);
+    let before = count();
+    store.txn(Txn::new().put("/a/1", *b"1")).await.unwrap();
+    settle().await;
+    assert_eq!(count(), (before.0 + 1, before.1));
+    assert!(driver.wake("b"));
+    settle().await;
+    assert_eq!(count(), (before.0 + 1, before.1 + 1));
+    assert_eq!(driver.statuses().into_keys().collect::<Vec<_>>(), ["a", "b"]);
+    driver.shut_down(PERIOD).await;
+    store.txn(Txn::new().put("/a/2", *b"1").put("/b/2", *b"1")).await.unwrap();
+    a.wake();
+    tokio::time::sleep(PERIOD * 2).await;
+    assert_eq!(count(), (before.0 + 1, before.1 + 1), "nothing begins after a shutdown");
 }

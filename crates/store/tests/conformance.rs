@@ -12,6 +12,8 @@ struct Memory(Arc<dyn Store>);
 
 #[async_trait::async_trait]
 impl Bed for Memory {
+    const RANDOM_RUNS: u32 = 128;
+
     async fn new() -> Self {
         Self(Arc::new(MemoryStore::new()))
     }
@@ -39,6 +41,9 @@ impl Redb {
 
 #[async_trait::async_trait]
 impl Bed for Redb {
+    // Each transaction waits for the disk.
+    const RANDOM_RUNS: u32 = 16;
+
     async fn new() -> Self {
         Self::on(tempfile::tempdir().unwrap())
     }
@@ -76,10 +81,12 @@ macro_rules! every_test_on {
                 the_other_list_is_done_when_a_compare_fails,
                 a_prefix_is_deleted_as_one_revision,
                 what_exceeds_a_limit_is_refused_by_name,
+                a_value_that_is_no_text_is_refused_by_its_key,
                 ranges_are_sorted_paged_and_of_one_revision,
                 random_transactions_do_what_the_model_does,
                 a_watch_gives_every_revision_once_and_in_order_from_wherever_it_begins,
                 a_watch_started_at_a_listing_misses_nothing,
+                a_watch_begun_anywhere_gives_the_rest_exactly,
                 a_watch_ends_with_the_store,
                 a_slow_watch_is_told_that_it_lags_and_can_begin_again,
                 concurrent_updates_are_all_there,

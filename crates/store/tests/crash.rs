@@ -4,15 +4,26 @@ use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
+use std::time::Duration;
 
-use ferrogate_store::{RedbStore, Store, Txn};
+use ferrogate_store::{RedbStore, Store, StoreError, Txn};
 
 /// Names the store to the child; without it the child's test does nothing.
 const STORE: &str = "FERROGATE_TEST_CRASH_STORE";
-const ROUNDS: u64 = 25;
+const ROUNDS: u64 = 36;
 const WRITERS: usize = 4;
 /// Acknowledgements after which the child is killed, at most.
 const ACKS_MAX: u64 = 60;
+/// Time after which it is killed in other rounds, at most: about as long as it takes to start, recover and begin.
+const DELAY_MAX: Duration = Duration::from_millis(60);
+
+/// When the child is killed.
+#[derive(Clone, Copy, Debug)]
+enum When {
+    Acknowledged(u64),
+    /// Whatever it does then: make the store, recover it, write.
+    After(Duration),
+}
 
 /// Killed and reaped, however the test ends.
 struct Killed(Child);
@@ -75,7 +86,12 @@ async fn nothing_acknowledged_is_lost_by_kill_9() {
     let mut seed = 0x2545_f491_4f6c_dd1d_u64;
     for round in 0..ROUNDS {
         seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        run_and_kill(&path, (seed >> 33) % ACKS_MAX, &mut acknowledged);
+        let chance = seed >> 33;
+        let when = match round % 3 {
+            0 => When::After(DELAY_MAX.mul_f64((chance % 1000) as f64 / 1000.0)),
+            _ => When::Acknowledged(chance % ACKS_MAX),
+        };
+        run_and_kill(&path, when, &mut acknowledged);
 
         let store = RedbStore::open(&path).unwrap();
         for (writer, (acked, acked_at)) in acknowledged.iter_mut().enumerate() {
@@ -108,8 +124,8 @@ async fn nothing_acknowledged_is_lost_by_kill_9() {
     assert!(revision > ROUNDS, "too little was written to prove anything: {revision}");
 }
 
-/// Starts the child and kills it after so many acknowledgements; notes every one that it gave.
-fn run_and_kill(path: &Path, acks: u64, acknowledged: &mut [(u64, u64); WRITERS]) {
+/// Starts the child and kills it; notes every acknowledgement that it gave.
+fn run_and_kill(path: &Path, when: When, acknowledged: &mut [(u64, u64); WRITERS]) {
     let mut child = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "the_process_that_is_killed", "--nocapture"])
         .env(STORE, path)
@@ -119,18 +135,43 @@ fn run_and_kill(path: &Path, acks: u64, acknowledged: &mut [(u64, u64); WRITERS]
         .unwrap();
     let lines = BufReader::new(child.stdout.take().unwrap()).lines();
     let mut child = Killed(child);
-    let mut left = acks;
+    let mut acks = match when {
+        When::Acknowledged(acks) => Some(acks),
+        When::After(delay) => {
+            // Not to wait for something: the moment is what is random.
+            std::thread::sleep(delay);
+            child.0.kill().unwrap();
+            None
+        }
+    };
+    let mut first = acks.is_some();
+    // What is in the pipe when it is killed was acknowledged, too: the loop goes on to its end.
     for line in lines {
         let line = line.unwrap();
         // The test harness may have written on the same line before.
         let Some((_, ack)) = line.split_once("ack ") else { continue };
         let numbers: Vec<u64> = ack.split(' ').map(|number| number.parse().unwrap()).collect();
-        acknowledged[numbers[0] as usize] = (numbers[1], numbers[2]);
-        if left == 0 {
-            // What is in the pipe already was acknowledged, too: the loop goes on to its end.
-            child.0.kill().unwrap();
+        let [writer, n, revision] = numbers[..] else { panic!("{line}") };
+        let before = &mut acknowledged[writer as usize];
+        assert!(revision > before.1, "a revision was given twice, or they went back: {line}");
+        *before = (n, revision);
+        if std::mem::take(&mut first) {
+            assert_in_use(path, child.0.id());
         }
-        left = left.saturating_sub(1);
+        acks = match acks {
+            Some(0) => {
+                child.0.kill().unwrap();
+                None
+            }
+            acks => acks.map(|acks| acks - 1),
+        };
     }
     assert!(!child.0.wait().unwrap().success(), "the child ended by itself");
+}
+
+fn assert_in_use(path: &Path, by: u32) {
+    let error = RedbStore::open(path).err().expect("the child has it");
+    let StoreError::InUse { holder, .. } = &error else { panic!("{error}") };
+    assert!(holder.starts_with(&format!("process {by} (")), "{error}");
+    assert!(error.to_string().contains(path.to_str().unwrap()), "{error}");
 }

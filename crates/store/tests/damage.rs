@@ -99,6 +99,16 @@ async fn a_store_that_is_open_is_refused_with_the_name_of_who_has_it() {
     RedbStore::open(&path).unwrap();
 }
 
+#[tokio::test]
+async fn a_disk_too_full_to_name_the_holder_does_not_keep_the_store_shut() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("store.redb");
+    // Every write there fails as on a full disk.
+    std::os::unix::fs::symlink("/dev/full", folder.path().join("store.redb.lock")).unwrap();
+    let store = RedbStore::open(&path).unwrap();
+    assert!(store.txn(Txn::new().put("/a", *b"1")).await.unwrap().succeeded);
+}
+
 #[test]
 fn a_folder_that_is_not_there_is_named() {
     let error = RedbStore::open(Path::new("/nonexistent/store.redb")).err().unwrap();

@@ -19,6 +19,9 @@ pub(crate) use self::watches::*;
 /// A store to test, and its restart.
 #[async_trait::async_trait]
 pub(crate) trait Bed: Sized + Send + Sync {
+    /// Random sequences of transactions that are tried.
+    const RANDOM_RUNS: u32;
+
     /// An empty store.
     async fn new() -> Self;
 
@@ -162,6 +165,26 @@ pub(crate) async fn what_exceeds_a_limit_is_refused_by_name<B: Bed>() {
     assert_eq!(store.revision(), revision);
 }
 
+pub(crate) async fn a_value_that_is_no_text_is_refused_by_its_key<B: Bed>() {
+    let bed = B::new().await;
+    let store = bed.store();
+    let revision = put(store, "/a", "1").await;
+    let not_text = || StoreError::NotText { key: "/b".into(), valid_up_to: 1 };
+    let other = Op::Put { key: "/b".into(), value: [b'"', 0xff, b'"'].into(), lease: None };
+    for txn in [
+        Txn::new().put("/a", *b"2").put("/b", [b'"', 0xff, b'"']),
+        // Cut in the middle of a character.
+        Txn::new().put("/a", *b"2").put("/b", [b'"', 0xc3]),
+        // Whether it would be done or not.
+        Txn::new().put("/a", *b"2").or_else([other]),
+    ] {
+        let error = store.txn(txn).await.unwrap_err();
+        assert_eq!(error, not_text());
+        assert!(error.to_string().contains("/b"), "{error}");
+    }
+    assert_eq!((store.revision(), store.range("").len()), (revision, 1), "nothing of it is kept");
+}
+
 pub(crate) async fn ranges_are_sorted_paged_and_of_one_revision<B: Bed>() {
     let bed = B::new().await;
     let store = bed.store();
@@ -230,8 +253,8 @@ pub(crate) async fn an_unreadable_record_is_not_overwritten<B: Bed>() {
 pub(crate) async fn everything_is_there_after_a_restart<B: Bed>() {
     let bed = B::new().await;
     let first = put(bed.store(), "/a", "1").await;
-    // Values need not be text.
-    bed.store().txn(Txn::new().put("/b", vec![0, 159, 255]).put("/a", *b"2")).await.unwrap();
+    // Text is more than what is printed.
+    bed.store().txn(Txn::new().put("/b", "\0\u{10ffff}".as_bytes()).put("/a", *b"2")).await.unwrap();
     bed.store().txn(Txn::new().delete("/a").put("/c", *b"")).await.unwrap();
     let before = bed.store().range("");
     let Some(bed) = bed.restart().await else { return };
@@ -244,7 +267,7 @@ pub(crate) async fn everything_is_there_after_a_restart<B: Bed>() {
     }
     kvs.sort();
     let expected =
-        [(1, "/a", Some(&b"2"[..])), (1, "/b", Some(&[0, 159, 255])), (2, "/a", None), (2, "/c", Some(b""))];
+        [(1, "/a", Some(&b"2"[..])), (1, "/b", Some("\0\u{10ffff}".as_bytes())), (2, "/a", None), (2, "/c", Some(b""))];
     assert_eq!(kvs, expected.map(|(at, key, value)| (at, key.to_owned(), value.map(<[u8]>::to_vec))));
     assert!(put(bed.store(), "/d", "1").await > before.revision, "revisions go on");
 }

@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 
 use ferrogate_store::{Compare, Op, Txn};
 use proptest::prelude::*;
-use proptest::strategy::ValueTree;
-use proptest::test_runner::TestRunner;
+use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
+use tokio::runtime::Handle;
 
 use super::Bed;
 
-const RUNS: usize = 12;
 const TXNS: usize = 25;
+/// Each is a store of its own.
+const SHRINKS_MAX: u32 = 300;
 
 /// Few keys and values, so that they meet.
 const KEYS: [&str; 6] = ["/a", "/a/1", "/a/2", "/a/2/x", "/b", "/b/1"];
@@ -99,10 +100,20 @@ fn run(mut model: Model, ops: &[Op], revision: u64) -> (Model, bool) {
 
 pub(crate) async fn random_transactions_do_what_the_model_does<B: Bed>() {
     // From a seed of its own: the same transactions on every store, every time.
-    let mut runner = TestRunner::deterministic();
-    for _ in 0..RUNS {
-        let txns = prop::collection::vec(txn(), TXNS).new_tree(&mut runner).unwrap().current();
-        follow::<B>(&txns).await;
+    let config = Config {
+        cases: B::RANDOM_RUNS,
+        max_shrink_iters: SHRINKS_MAX,
+        failure_persistence: None,
+        ..Config::default()
+    };
+    let seed = TestRng::deterministic_rng(RngAlgorithm::ChaCha);
+    let txns = prop::collection::vec(txn(), 1..TXNS);
+    let follow = |txns: Vec<Txn>| {
+        tokio::task::block_in_place(|| Handle::current().block_on(follow::<B>(&txns)));
+        Ok(())
+    };
+    if let Err(failed) = TestRunner::new_with_rng(config, seed).run(&txns, follow) {
+        panic!("{failed}");
     }
 }
 

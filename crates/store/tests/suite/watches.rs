@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use ferrogate_store::{Txn, VALUE_BYTES_MAX, Watch, WatchError};
+use ferrogate_store::{Change, Txn, VALUE_BYTES_MAX, Watch, WatchError};
 
 use super::{Bed, put};
 
@@ -86,6 +86,94 @@ pub(crate) async fn a_watch_started_at_a_listing_misses_nothing<B: Bed>() {
         }
     }
     writer.await.unwrap();
+}
+
+/// What the writers of [`a_watch_begun_anywhere_gives_the_rest_exactly`] end with.
+const LAST: &str = "/w/last";
+
+/// From every revision there is, begun before, between and after the changes, also those of an earlier run: the same
+/// changes, none missing, none twice, none out of order.
+pub(crate) async fn a_watch_begun_anywhere_gives_the_rest_exactly<B: Bed>() {
+    let bed = B::new().await;
+    let (mut acknowledged, watched) = write_and_watch(&bed).await;
+    let all = rest(&mut bed.store().watch("/w/", 0).unwrap());
+    let mut revisions: Vec<u64> = all.iter().map(|change| change.revision).collect();
+    assert!(revisions.is_sorted());
+    revisions.dedup();
+    acknowledged.sort_unstable();
+    assert_eq!(revisions, acknowledged, "what was acknowledged, each with one revision of its own");
+    for (after, changes) in watched {
+        assert_eq!(changes, since(&all, after), "begun after {after}, while it was written");
+    }
+    let newest = bed.store().revision();
+    let bed = match bed.restart().await {
+        Some(bed) => bed,
+        None => return assert_each_rest(&B::new().await, &[]),
+    };
+    assert_each_rest(&bed, &all);
+    // What comes now continues what was there.
+    let mut watch = bed.store().watch("/w/", newest - 1).unwrap();
+    let next = put(bed.store(), "/w/0", "1").await;
+    let given: Vec<u64> = rest(&mut watch).iter().map(|change| change.revision).collect();
+    assert_eq!(given, [newest, next]);
+}
+
+fn assert_each_rest<B: Bed>(bed: &B, all: &[Change]) {
+    for after in 0..=bed.store().revision() {
+        let given = rest(&mut bed.store().watch("/w/", after).unwrap());
+        assert_eq!(given, since(all, after), "after {after}");
+    }
+}
+
+fn since(all: &[Change], after: u64) -> &[Change] {
+    &all[all.partition_point(|change| change.revision <= after)..]
+}
+
+/// What is there without waiting.
+fn rest(watch: &mut Watch) -> Vec<Change> {
+    std::iter::from_fn(|| watch.try_next().unwrap()).collect()
+}
+
+/// The revisions that were acknowledged, and what watches saw that began at some revision while they were written.
+async fn write_and_watch<B: Bed>(bed: &B) -> (Vec<u64>, Vec<(u64, Vec<Change>)>) {
+    const WRITERS: usize = 4;
+    const TXNS: usize = 40;
+    let mut writers = tokio::task::JoinSet::new();
+    for writer in 0..WRITERS {
+        let store = Arc::clone(bed.store());
+        writers.spawn(async move {
+            let mut revisions = Vec::with_capacity(TXNS);
+            for n in 0..TXNS {
+                let (own, value) = (format!("/w/{writer}"), n.to_string().into_bytes());
+                let txn = Txn::new().put(format!("{own}/{n}"), value.clone()).put("/x", value.clone());
+                let txn = if n % 5 == 4 { txn.delete_prefix(format!("{own}/")) } else { txn };
+                revisions.push(store.txn(txn.put("/w/shared", value)).await.unwrap().revision);
+            }
+            revisions
+        });
+    }
+    let (mut watchers, mut acknowledged) = (tokio::task::JoinSet::new(), Vec::new());
+    while !writers.is_empty() {
+        let now = bed.store().revision();
+        for after in [0, now / 2, now] {
+            let mut watch = bed.store().watch("/w/", after).unwrap();
+            watchers.spawn(async move {
+                let mut changes = Vec::new();
+                while changes.last().is_none_or(|change: &Change| &*change.key != LAST) {
+                    changes.push(watch.next().await.unwrap());
+                }
+                (after, changes)
+            });
+        }
+        // After some more was written, or some writer is done.
+        let mut more = bed.store().watch("/", now).unwrap();
+        tokio::select! {
+            change = more.next() => drop(change.unwrap()),
+            Some(done) = writers.join_next() => acknowledged.extend(done.unwrap()),
+        }
+    }
+    acknowledged.push(put(bed.store(), LAST, "1").await);
+    (acknowledged, watchers.join_all().await)
 }
 
 pub(crate) async fn a_watch_ends_with_the_store<B: Bed>() {
