@@ -23,8 +23,6 @@ from roundtrip_values import Generator, Unsatisfiable  # noqa: E402
 SEED = 1
 UNSIGNED_CODES = {"MissingAuthenticationToken", "MissingAuthenticationTokenException", "MissingAuthenticationTokenFault"}
 DENIED_CODES = {"AccessDenied", "AccessDeniedException", "UnauthorizedOperation"}
-# Nobody is composed behind these yet: there is nothing to be allowed, for anyone.
-ABSENT_SERVICES = {"ecr"}
 
 # STS API reference: these are called without credentials, a token of an identity provider stands for them.
 UNSIGNED_BY_DESIGN = {
@@ -94,8 +92,6 @@ def main():
                     counts["exempt"] += 1
                 elif code in codes:
                     counts[f"{service} {who}: denied"] += 1
-                elif service in ABSENT_SERVICES and code == "NotImplementedException":
-                    counts[f"{service} {who}: absent"] += 1
                 else:
                     wrong.append(f"{service}:{operation} {who}: {code}: {message[:200]}  {json.dumps(arguments, default=str)[:200]}")
     for name, count in sorted(counts.items()):

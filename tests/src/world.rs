@@ -15,6 +15,7 @@ mkdir -p /run
 mount -t tmpfs -o mode=755 ferrogate-test /run
 ip link set lo up
 echo ready
+exec >&2
 read -r _
 [ -e "$data/endpoint.json" ] || exit 0
 timeout 200 "$ferrogate" down --data-dir "$data" && exit 0

@@ -63,8 +63,16 @@ impl Driver {
     /// When a controller of that name runs already: a mistake of the program.
     pub fn spawn(&self, controller: Arc<dyn Controller>) -> Handle {
         let handle = Handle { status: Arc::default(), wake: Arc::default() };
-        let before = lock(&self.handles).insert(controller.name(), handle.clone());
-        assert!(before.is_none(), "two controllers are named {}", controller.name());
+        {
+            let mut handles = lock(&self.handles);
+            // Before it is entered: the one that runs keeps its name.
+            assert!(
+                !handles.contains_key(controller.name()),
+                "two controllers are named {}",
+                controller.name()
+            );
+            handles.insert(controller.name(), handle.clone());
+        }
         let mut tasks = lock(&self.tasks);
         // Under the lock: a shutdown takes the tasks after it said so.
         if *self.stop.borrow() {
@@ -158,6 +166,15 @@ struct Pause {
     failed: bool,
 }
 
+/// Dropped when an activation ends, also when it is cut short: what is gone is not at work.
+struct AtWork<'a>(&'a Mutex<Status>);
+
+impl Drop for AtWork<'_> {
+    fn drop(&mut self) {
+        lock(self.0).running = false;
+    }
+}
+
 async fn activate(controller: &dyn Controller, handle: &Handle) -> Pause {
     let (started, clock) = (Timestamp::now(), Instant::now());
     {
@@ -167,6 +184,7 @@ async fn activate(controller: &dyn Controller, handle: &Handle) -> Pause {
         status.next = None;
         status.activations += 1;
     }
+    let _at_work = AtWork(&handle.status);
     let Activation { outcome, detail, again_in } = without_panic(controller).await;
     let failed = outcome.is_err();
     if let Err(why) = &outcome {

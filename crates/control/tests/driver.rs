@@ -279,9 +279,8 @@ async fn two_of_one_name_are_a_mistake_and_the_first_goes_on() {
 async fn each_is_woken_by_its_own_and_all_are_waited_for() {
     let store: Arc<dyn Store> = Arc::new(MemoryStore::new());
     let driver = Driver::new(Arc::clone(&store));
-    let quick = |name, prefixes| {
-        Arc::new(Puppet { name, prefixes, ..Puppet::new(|| Activation::done(json!(null))) })
-    };
+    let quick =
+        |name, prefixes| Arc::new(Puppet { name, prefixes, ..Puppet::new(|| Activation::done(json!(null))) });
     let (a, b) = (driver.spawn(quick("a", &["/a/"])), driver.spawn(quick("b", &["/b/"])));
     settle().await;
     let count = || (a.status().activations, b.status().activations);

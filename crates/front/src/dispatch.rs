@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use ferrogate_api::schema::{self, Model, Operation};
-use ferrogate_api::{ApiError, BoxFuture, Call, Caller, Context, Handler, Invoke, Principal, Value};
+use ferrogate_api::{ApiError, BoxFuture, Call, Caller, Context, Demand, Handler, Invoke, Principal, Value};
 use ferrogate_model::{Clock, hex_id};
 use ferrogate_sigv4::SigningKeyCache;
 use tokio::sync::Semaphore;
@@ -88,6 +88,9 @@ impl Front {
         input: Value,
     ) -> Result<Value, ApiError> {
         let Some(handler) = self.handlers.get(model.service) else {
+            // Who may not call it is not told more than on AWS.
+            let demand = Demand::new(format!("{}:{}", model.signing_name, operation.name), "*");
+            authorize(&*self.identity, cx, model, &[demand])?;
             return Err(ApiError::not_implemented(model.service, operation.name));
         };
         ferrogate_wire::validate(model, operation, &input)?;

@@ -151,7 +151,7 @@ fn spec(bundle: &Bundle, user: (u32, u32, &[u32]), readonly: bool, privileges: b
         id: "probe".into(),
         image: ImageDefaults::default(),
         command: Some(vec!["/bin/sh".into(), "-c".into(), probe]),
-        working_directory: Some("/work/dir".into()),
+        working_directory: Some("/srv/dir".into()),
         environment: [("A".to_owned(), "b c".to_owned()), ("HOME".to_owned(), "/h".to_owned())].into(),
         memory_bytes: Some(64 << 20),
         memory_reservation_bytes: Some(32 << 20),

@@ -11,7 +11,8 @@
 //! on disk: no read waits for a disk, and what a transaction's caller was told is what it reads next. A [`Watch`]
 //! gives every revision after the one it starts from, once and in order. Keys put with a lease go when it ends.
 //!
-//! Keys are paths, `/ecs/123456789012/us-east-1/task/…`; values are JSON that an operator can read.
+//! Keys are paths, `/ecs/123456789012/us-east-1/task/…`; values are text that an operator can read: JSON, or a mark
+//! of a word or nothing. What is not UTF-8 is refused ([`StoreError::NotText`]).
 //!
 //! A caller that gives up waiting for a transaction does not undo it: what was queued is committed.
 
@@ -123,6 +124,10 @@ pub enum StoreError {
     Closed,
     #[error("{what} of {found} exceeds the store's limit of {max}")]
     TooLarge { what: &'static str, found: usize, max: usize },
+    #[error(
+        "the value of {key} is not UTF-8 from byte {valid_up_to} on; values are text: encode it, or keep it in a file"
+    )]
+    NotText { key: String, valid_up_to: usize },
     #[error("an empty key or prefix cannot be {verb}: name what is meant")]
     EmptyKey { verb: &'static str },
     #[error("{lease} does not exist; it was revoked or has expired")]

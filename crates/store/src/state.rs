@@ -27,7 +27,8 @@ pub(crate) struct State {
 /// Changes decided in this batch and not yet committed.
 #[derive(Default)]
 pub(crate) struct Pending {
-    keys: BTreeMap<Arc<str>, Option<Kv>>,
+    /// What the key is now, and the revision that last changed it.
+    keys: BTreeMap<Arc<str>, (u64, Option<Kv>)>,
     pub(crate) changes: Vec<Change>,
 }
 
@@ -84,7 +85,7 @@ impl State {
 
     fn find<'a>(&'a self, pending: &'a Pending, key: &str) -> Option<&'a Kv> {
         match pending.keys.get(key) {
-            Some(changed) => changed.as_ref(),
+            Some((_, changed)) => changed.as_ref(),
             None => self.keys.get(key),
         }
     }
@@ -180,10 +181,10 @@ impl Writing<'_> {
 
     fn set(&mut self, key: Arc<str>, kv: Option<Kv>) {
         let change = Change { revision: self.revision, key: Arc::clone(&key), kv: kv.clone() };
-        let changed_before = self.pending.keys.insert(key, kv).is_some();
+        let before = self.pending.keys.insert(key, (self.revision, kv));
         let changes = &mut self.pending.changes;
-        // One change for each key and revision: the last word. Only a key of this batch can be here already.
-        if changed_before
+        // One change for each key and revision: the last word.
+        if before.is_some_and(|(revision, _)| revision == self.revision)
             && let Some(at) = changes[self.first..].iter().position(|other| other.key == change.key)
         {
             changes.remove(self.first + at);

@@ -1,5 +1,6 @@
 //! Transactions: compares, then one of two lists of ops.
 
+use std::str::Utf8Error;
 use std::sync::Arc;
 
 use serde::Serialize;
@@ -154,6 +155,7 @@ impl Txn {
                 Op::Put { key: name, value, .. } => {
                     key("put", name)?;
                     limit("a value", value.len(), VALUE_BYTES_MAX)?;
+                    text(name, value)?;
                 }
                 Op::Delete(name) => key("deleted", name)?,
                 Op::DeletePrefix(prefix) => key("deleted", prefix)?,
@@ -181,6 +183,12 @@ fn key(verb: &'static str, key: &str) -> Result<(), StoreError> {
         return Err(StoreError::EmptyKey { verb });
     }
     limit("a key", key.len(), KEY_BYTES_MAX)
+}
+
+fn text(key: &str, value: &[u8]) -> Result<(), StoreError> {
+    let not_text =
+        |error: Utf8Error| StoreError::NotText { key: key.to_owned(), valid_up_to: error.valid_up_to() };
+    std::str::from_utf8(value).map(drop).map_err(not_text)
 }
 
 fn limit(what: &'static str, found: usize, max: usize) -> Result<(), StoreError> {

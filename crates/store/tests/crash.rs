@@ -124,6 +124,23 @@ async fn nothing_acknowledged_is_lost_by_kill_9() {
     assert!(revision > ROUNDS, "too little was written to prove anything: {revision}");
 }
 
+/// The moments in which a store is made: there is none yet, or a whole one.
+#[tokio::test]
+async fn a_store_that_is_made_while_it_is_killed_can_be_opened() {
+    const MAKINGS: u32 = 24;
+    const MAKING_MAX: Duration = Duration::from_millis(12);
+    for making in 0..MAKINGS {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("store.redb");
+        let mut acknowledged = [(0, 0); WRITERS];
+        run_and_kill(&path, When::After(MAKING_MAX * making / MAKINGS), &mut acknowledged);
+        let store = RedbStore::open(&path).unwrap_or_else(|error| panic!("making {making}: {error}"));
+        let newest = acknowledged.iter().map(|(_, at)| *at).max().unwrap();
+        assert!(store.revision() >= newest, "making {making}");
+        assert!(store.txn(Txn::new().put("/next", *b"1")).await.unwrap().revision > newest);
+    }
+}
+
 /// Starts the child and kills it; notes every acknowledgement that it gave.
 fn run_and_kill(path: &Path, when: When, acknowledged: &mut [(u64, u64); WRITERS]) {
     let mut child = Command::new(std::env::current_exe().unwrap())

@@ -65,6 +65,44 @@ async fn damage_anywhere_is_said_or_does_no_harm() {
     assert!(said > 40, "only {said} were noticed");
 }
 
+/// As a kill or a power failure leaves it. What a repair finds damaged was acknowledged: to go back to the commit
+/// before, without a word, would lose it.
+#[tokio::test]
+async fn damage_in_a_store_that_was_not_closed_is_said_or_does_no_harm() {
+    // Before the commit slots: that is what says which commit is the newest, and nothing says it twice.
+    const HEAD_BYTES: usize = 64;
+    const PLACES: usize = 300;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("store.redb");
+    let store = RedbStore::open(&path).unwrap();
+    for n in 0..30 {
+        let put = |txn: Txn, k: usize| txn.put(format!("/record/{n}/{k}"), vec![b'a'; 60 * k]);
+        store.txn((0..20).fold(Txn::new(), put)).await.unwrap();
+    }
+    // Nothing is at work, so that a copy is what the disk has.
+    let (bytes, listing) = (fs::read(&path).unwrap(), store.range(""));
+    let damaged = folder.path().join("damaged.redb");
+    assert_eq!(
+        open(&damaged, &bytes).unwrap(),
+        (listing.kvs.clone(), listing.revision),
+        "a kill does no harm"
+    );
+    let mut said = 0;
+    for at in (HEAD_BYTES..bytes.len()).step_by(bytes.len() / PLACES) {
+        let mut bytes = bytes.clone();
+        bytes[at] ^= 0x10;
+        match open(&damaged, &bytes) {
+            Ok((kvs, revision)) => {
+                assert_eq!(revision, listing.revision, "byte {at}: a commit is missing and nobody says so");
+                assert!(kvs == listing.kvs, "byte {at}: a value is not what it was and nobody says so");
+            }
+            Err(StoreError::Damaged { .. } | StoreError::Format { .. }) => said += 1,
+            Err(other) => panic!("byte {at}: {other}"),
+        }
+    }
+    assert!(said > 20, "only {said} were noticed");
+}
+
 #[tokio::test]
 async fn an_empty_or_foreign_file_is_not_taken_for_a_new_store() {
     let folder = tempfile::tempdir().unwrap();

@@ -30,7 +30,11 @@ pub(crate) fn run(place: &Place) -> Result<()> {
                 bail!("{error}");
             }
             wait_for_exit(&data, pid)?;
-            println!("stopped {} tasks and ferrogate itself (process {pid})", answer["stopped_tasks"]);
+            let tasks = match answer["stopped_tasks"].as_u64() {
+                Some(1) => "1 task".to_owned(),
+                many => format!("{} tasks", many.unwrap_or_default()),
+            };
+            println!("stopped {tasks} and ferrogate itself (process {pid})");
             Ok(())
         }
         // It died or was stopped, and its tasks may go on: a short life to end them as they should be ended.

@@ -55,11 +55,16 @@ impl Actor {
                 container.stop_signal = image.config.stop_signal.clone();
             }
         }
-        network.map_err(|error| {
-            Stop::failed_to_start(format!(
-                "ResourceInitializationError: failed to attach the network interface: {error}"
-            ))
-        })?;
+        if let Err(error) = network {
+            // A task that runs keeps the interface it has: it was adopted with the fabric.
+            if self.record.status >= ObservedStatus::Running {
+                tracing::error!(%error, task = assignment.task_arn, "the network interface could not be looked after");
+            } else {
+                return Err(Stop::failed_to_start(format!(
+                    "ResourceInitializationError: failed to attach the network interface: {error}"
+                )));
+            }
+        }
         self.serve_credentials(&assignment).await?;
         self.make_volumes(&assignment)?;
         self.save();

@@ -156,7 +156,10 @@ impl Disk {
 
     /// Durable when it returns; when it fails, on disk or not.
     pub(crate) fn write(&mut self, commit: &Commit<'_>) -> Result<(), Error> {
-        let write = self.database()?.begin_write()?;
+        let mut write = self.database()?.begin_write()?;
+        // In one phase, after a kill, a damaged commit looks like one that was never finished: redb would go back to the
+        // one before and say nothing, though this one was acknowledged. It costs a second flush.
+        write.set_two_phase_commit(true);
         {
             let mut keys = write.open_table(KEYS)?;
             let mut log = write.open_table(LOG)?;

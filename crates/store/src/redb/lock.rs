@@ -48,7 +48,10 @@ impl Lock {
             file.rewind()?;
             writeln!(file, "process {} ({})", std::process::id(), program())
         };
-        write(&mut file).map_err(open)?;
+        // The name is for a message. A full disk is no reason to keep out those who want to read or make room.
+        if let Err(error) = write(&mut file) {
+            tracing::warn!(lock = %lock.display(), %error, "the store's lock is held, but does not say by whom");
+        }
         Ok(Self(file))
     }
 }

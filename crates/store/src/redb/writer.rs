@@ -49,7 +49,7 @@ impl Writer {
     /// Until the store is dropped and its queue is empty.
     pub(crate) async fn run(&mut self, mut jobs: mpsc::Receiver<Job>) {
         loop {
-            let due = self.leases.next_due();
+            let due = self.next_due();
             let next = tokio::select! {
                 next = jobs.recv() => Some(next),
                 () = until(due) => None,
@@ -119,7 +119,15 @@ impl Writer {
         self.delete_leased(lease)
     }
 
+    /// None once nothing is written any more: no lease can be ended then.
+    fn next_due(&self) -> Option<Instant> {
+        if self.failed.is_some() { None } else { self.leases.next_due() }
+    }
+
     fn end_due(&mut self) {
+        if self.failed.is_some() {
+            return;
+        }
         for lease in self.leases.end_due(Instant::now()) {
             if let Err(error) = self.delete_leased(lease) {
                 tracing::error!(%error, %lease, "the keys of an ended lease are not deleted yet");

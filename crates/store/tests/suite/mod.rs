@@ -266,8 +266,12 @@ pub(crate) async fn everything_is_there_after_a_restart<B: Bed>() {
         kvs.push((change.revision - first, change.key.to_string(), change.kv.map(|kv| kv.value.to_vec())));
     }
     kvs.sort();
-    let expected =
-        [(1, "/a", Some(&b"2"[..])), (1, "/b", Some("\0\u{10ffff}".as_bytes())), (2, "/a", None), (2, "/c", Some(b""))];
+    let expected = [
+        (1, "/a", Some(&b"2"[..])),
+        (1, "/b", Some("\0\u{10ffff}".as_bytes())),
+        (2, "/a", None),
+        (2, "/c", Some(b"")),
+    ];
     assert_eq!(kvs, expected.map(|(at, key, value)| (at, key.to_owned(), value.map(<[u8]>::to_vec))));
     assert!(put(bed.store(), "/d", "1").await > before.revision, "revisions go on");
 }
