@@ -131,6 +131,8 @@ fn down_ends_what_a_killed_program_left() {
 /// kill -9 in the midst of starting and of stopping: every task still comes to its end, once, and nothing leaks.
 #[test]
 fn killed_at_every_step() {
+    /// Of the first four moments; nobody stops these before the kill.
+    const STARTED: usize = 40;
     let mut cluster = Cluster::start();
     let network = cluster.network();
     cluster.define_busybox("box");
@@ -138,7 +140,7 @@ fn killed_at_every_step() {
         "networkConfiguration": network.configuration(&[]) });
     let mut arns: Vec<String> = Vec::new();
     // What the program is doing to the newest ten tasks when it is killed.
-    for moment in ["accepted", "ACTIVATING", "RUNNING", "stop asked for", "STOPPED"] {
+    for moment in ["accepted", "ACTIVATING", "a process runs", "RUNNING", "stop asked for", "STOPPED"] {
         let ran = cluster.boto().ok("ecs", "run_task", run.clone());
         let tasks = ran["tasks"].as_array().expect("tasks").iter();
         let new: Vec<String> =
@@ -151,6 +153,11 @@ fn killed_at_every_step() {
         match moment {
             "accepted" => {}
             "ACTIVATING" => eventually("one is ACTIVATING", || any_is(&cluster, &["ACTIVATING", "RUNNING"])),
+            // Before most of it is reported.
+            "a process runs" => eventually("a process runs", || {
+                new.iter()
+                    .any(|arn| !cluster.task_processes(arn.rsplit('/').next().expect("an id")).is_empty())
+            }),
             "RUNNING" => eventually("one is RUNNING", || any_is(&cluster, &["RUNNING"])),
             stopping => {
                 for arn in &new {
@@ -169,7 +176,7 @@ fn killed_at_every_step() {
         arns.extend(new);
     }
     for (number, arn) in arns.iter().enumerate() {
-        if number < 30 {
+        if number < STARTED {
             // Nobody stopped it: it was started, and once.
             let task = cluster.running(arn);
             assert_eq!(cluster.task_processes(arn.rsplit('/').next().expect("an id")).len(), 1, "{task:#}");
@@ -180,7 +187,7 @@ fn killed_at_every_step() {
         let task = cluster.stopped(arn);
         assert_eq!(task["stopCode"], "UserInitiated", "{task:#}");
         assert_eq!(task["containers"][0]["exitCode"], 137, "{task:#}");
-        assert_eq!(task["stoppedReason"], if number < 30 { "the end" } else { "Task stopped by user" });
+        assert_eq!(task["stoppedReason"], if number < STARTED { "the end" } else { "Task stopped by user" });
     }
     assert_eq!(cluster.left_of_tasks(), Vec::<String>::new());
     let interfaces = cluster.boto().ok("ec2", "describe_network_interfaces", json!({}));

@@ -160,6 +160,8 @@ impl Agent {
             match Record::load(&dir) {
                 Ok(record) if record.status < ObservedStatus::Stopped => {
                     tracing::info!(task = record.assignment.task_arn, "taken over");
+                    // The former agent may have died between the record and the report of it.
+                    self.shared.reporter.put(crate::task::report(&record));
                     let desired = record.assignment.desired;
                     self.spawn(dir, record, desired);
                 }
