@@ -18,6 +18,7 @@ use std::io::{Read, Seek, Write};
 use std::net::SocketAddr;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
@@ -181,6 +182,10 @@ pub(crate) fn write_profile(data: &DataDir, endpoint: &Endpoint, key: &RootKey) 
     write_private(&folder.join("credentials"), format!("{}\n{}", of("default"), of("ferrogate")).as_bytes())
 }
 
+/// How long the lock of a program that is gone is waited for.
+const LOCK_PATIENCE: Duration = Duration::from_secs(5);
+const LOCK_RETRY: Duration = Duration::from_millis(10);
+
 /// Held while the program runs; a second one is told who holds it.
 pub(crate) struct Lock {
     _file: File,
@@ -197,14 +202,21 @@ impl Lock {
             .mode(0o600)
             .open(&path)
             .with_context(|| format!("{} cannot be opened", path.display()))?;
-        if rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive).is_err() {
+        let patience = Instant::now() + LOCK_PATIENCE;
+        while rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive).is_err() {
             let mut pid = String::new();
+            file.rewind()?;
             let _ = file.read_to_string(&mut pid);
-            bail!(
-                "the data folder {} is in use by process {}: `ferrogate down` stops it, or choose another --data-dir",
-                data.path().display(),
-                pid.trim()
-            );
+            let pid = pid.trim();
+            // A program that was killed while it made a process may be held open by that one until it is made.
+            let gone = pid.is_empty() || !Path::new("/proc").join(pid).exists();
+            if !gone || Instant::now() > patience {
+                bail!(
+                    "the data folder {} is in use by process {pid}: `ferrogate down` stops it, or choose another --data-dir",
+                    data.path().display(),
+                );
+            }
+            std::thread::sleep(LOCK_RETRY);
         }
         file.set_len(0)?;
         file.rewind()?;
