@@ -10,6 +10,7 @@ use ferrogate_sigv4::SigningKeyCache;
 use tokio::sync::Semaphore;
 
 use crate::authorize::{account_of, authorize, session_for_service};
+use crate::door::Door;
 use crate::identity::Identity;
 use crate::listener::Limits;
 use crate::service_roles;
@@ -29,6 +30,7 @@ pub struct Front {
     /// Bytes that bodies may still take.
     pub(crate) bodies: Arc<Semaphore>,
     pub(crate) signing_keys: SigningKeyCache,
+    pub(crate) doors: Vec<Arc<dyn Door>>,
 }
 
 impl Front {
@@ -49,7 +51,14 @@ impl Front {
             limits,
             bodies: Arc::new(Semaphore::new(limits.bodies_bytes_max.min(Semaphore::MAX_PERMITS))),
             signing_keys: SigningKeyCache::new(SIGNING_KEYS_MAX),
+            doors: Vec::new(),
         }
+    }
+
+    #[must_use]
+    pub fn with_doors(mut self, doors: Vec<Arc<dyn Door>>) -> Self {
+        self.doors = doors;
+        self
     }
 
     /// The context of a call that arrives now.

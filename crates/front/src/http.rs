@@ -15,7 +15,9 @@ use hyper::body::{Body, Incoming};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::dispatch::{Front, request_id};
+use crate::door::Sending;
 use crate::identity::CredentialError;
+use crate::listener::UnderWay;
 
 /// An unsigned call names no region; this one answers.
 const UNSIGNED_REGION: &str = "us-east-1";
@@ -28,7 +30,6 @@ struct Asked {
 
 impl Asked {
     fn new(mut parts: Parts) -> Self {
-        name_host(&mut parts);
         let request = sigv4::Request {
             method: parts.method.as_str(),
             path_raw: parts.uri.path(),
@@ -114,14 +115,35 @@ impl Front {
         self: Arc<Self>,
         request: http::Request<Incoming>,
         peer: SocketAddr,
+        under_way: UnderWay,
+    ) -> Response<Sending> {
+        let (mut parts, body) = request.into_parts();
+        name_host(&mut parts);
+        let door = self.doors.iter().find(|door| !is_signed(&parts) && door.takes(&parts));
+        if let Some(door) = door {
+            let response = Arc::clone(door).serve(http::Request::from_parts(parts, body), peer).await;
+            return response.map(|body| Sending { body, under_way: Some(under_way) });
+        }
+        let response = self.answer_call(parts, body, peer).await;
+        drop(under_way);
+        response.map(|body| {
+            let body = body.map_err(|never| match never {}).boxed_unsync();
+            Sending { body, under_way: None }
+        })
+    }
+
+    async fn answer_call(
+        self: &Arc<Self>,
+        parts: Parts,
+        body: Incoming,
+        peer: SocketAddr,
     ) -> Response<Full<Bytes>> {
-        let (parts, body) = request.into_parts();
         let (version, id) = (parts.version, request_id());
         let asked = Asked::new(parts);
         let limit = self.limits.receive_timeout;
         let body = tokio::time::timeout(limit, self.take(body)).await.unwrap_or(Err(Unread::TooSlow));
         let (response, whole) = match body {
-            Ok(body) => (self.answer_taken(asked, body, peer.ip(), &id).await, true),
+            Ok(body) => (Arc::clone(self).answer_taken(asked, body, peer.ip(), &id).await, true),
             Err(unread) => {
                 let refusal = asked.unread(unread);
                 (wire::encode_error(refusal.model, refusal.protocol, &refusal.error, &id), false)
@@ -284,6 +306,13 @@ fn name_host(parts: &mut Parts) {
     {
         parts.headers.insert(header::HOST, host);
     }
+}
+
+/// A signed call is never a door's.
+fn is_signed(parts: &Parts) -> bool {
+    let authorization = parts.headers.get(header::AUTHORIZATION);
+    authorization.is_some_and(|value| value.as_bytes().starts_with(b"AWS4-"))
+        || parts.uri.query().is_some_and(|query| query.contains("X-Amz-Algorithm="))
 }
 
 /// A signature over `/b` must not let a request for `/a/../b` be read as anything else.

@@ -91,11 +91,7 @@ impl Front {
         let activity = Arc::new(Activity::default());
         let service = service_fn(|request| {
             let (front, under_way) = (Arc::clone(&self), UnderWay::begin(&activity));
-            async move {
-                let response = front.answer(request, peer).await;
-                drop(under_way);
-                Ok::<_, Infallible>(response)
-            }
+            async move { Ok::<_, Infallible>(front.answer(request, peer, under_way).await) }
         });
         let mut builder = auto::Builder::new(TokioExecutor::new());
         builder
@@ -110,7 +106,8 @@ impl Front {
             .keep_alive_timeout(limits.receive_timeout)
             .max_concurrent_streams(STREAMS_MAX)
             .max_header_list_size(HEAD_BYTES_MAX as u32);
-        let connection = watcher.watch(builder.serve_connection(TokioIo::new(stream), service).into_owned());
+        let connection =
+            watcher.watch(builder.serve_connection_with_upgrades(TokioIo::new(stream), service).into_owned());
         tokio::select! {
             ended = connection => {
                 if let Err(error) = ended {
@@ -147,7 +144,7 @@ impl Activity {
 }
 
 /// A request between its head and its answer.
-struct UnderWay(Arc<Activity>);
+pub(crate) struct UnderWay(Arc<Activity>);
 
 impl UnderWay {
     fn begin(activity: &Arc<Activity>) -> Self {

@@ -11,7 +11,8 @@ use ferrogate_api::{
     ApiError, BoxFuture, Context, Demand, Handler, Principal, PrincipalKind, Value, iam, sts,
 };
 use ferrogate_front::{
-    Credential, CredentialError, Front, Identity, Limits, PrincipalPolicies, Role, Secret, Trail, TrailRecord,
+    Credential, CredentialError, Door, Front, Identity, Limits, PrincipalPolicies, Role, Secret, Trail,
+    TrailRecord,
 };
 use ferrogate_iam::IamService;
 use ferrogate_model::Clock;
@@ -175,6 +176,10 @@ impl House {
     }
 
     pub(crate) async fn with(limits: Limits) -> Self {
+        Self::with_doors(limits, Vec::new()).await
+    }
+
+    pub(crate) async fn with_doors(limits: Limits, doors: Vec<Arc<dyn Door>>) -> Self {
         let store: Arc<dyn Store> = Arc::new(MemoryStore::new());
         let sealer = Arc::new(Sealer::ephemeral());
         let iam = Arc::new(IamService::new(ACCOUNT, store, Arc::clone(&sealer)));
@@ -189,14 +194,15 @@ impl House {
             Arc::<Fake>::clone(&ecs),
             Fake::new("ec2"),
         ];
-        let front = Arc::new(Front::new(
+        let front = Front::new(
             ACCOUNT,
             handlers,
             identity,
             Arc::<MemoryTrail>::clone(&trail),
             Arc::<TestClock>::clone(&clock),
             limits,
-        ));
+        );
+        let front = Arc::new(front.with_doors(doors));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (stop, stopped) = watch::channel(false);
