@@ -39,6 +39,7 @@ pub(crate) struct Ferrogate {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) fabric: VpcFabric,
     ecs: Arc<EcsService>,
+    instance: String,
 }
 
 pub(crate) struct Options {
@@ -105,13 +106,13 @@ impl Ferrogate {
             Plane { node_id: NODE_ID.into(), ecs: Arc::clone(&ecs), ec2, sts, identity, invoke, clock };
         let images = ferrogate_image::Config { mirrors: options.mirrors, ..Default::default() };
         let agent = Agent::new(
-            ferrogate_node::Config { instance, tasks_dir: data.join("tasks") },
+            ferrogate_node::Config { instance: instance.clone(), tasks_dir: data.join("tasks") },
             Arc::new(plane),
             Arc::new(ImageStore::open(&data.join("images"), images)?),
             fabric.clone(),
             Arc::new(ContainerSandbox::new()?),
         )?;
-        Ok(Self { front, driver, agent: Arc::new(agent), store, fabric, ecs })
+        Ok(Self { front, driver, agent: Arc::new(agent), store, fabric, ecs, instance })
     }
 
     /// The ARNs of the node's tasks that nobody has asked to stop yet, in all regions; and how many there are in all.
@@ -139,6 +140,13 @@ impl Ferrogate {
             reason: Some(reason.to_owned()),
         };
         client.stop_task(stop).await.map(drop).with_context(|| format!("{task_arn} could not be stopped"))
+    }
+
+    /// What stands beside tasks, once none of them is left: the fabric, the instance's cgroup.
+    pub(crate) async fn remove_rest(&self) -> Result<()> {
+        self.fabric.clone().destroy_all().await?;
+        ContainerSandbox::remove_instance(&self.instance).await?;
+        Ok(())
     }
 
     /// Activations under way are finished. Tasks go on.

@@ -97,9 +97,7 @@ async fn serve(data: &DataDir, options: &Up, mirrors: Vec<Mirror>) -> Result<()>
     let _ = agent.await;
     if let Some((answer, result)) = answer {
         let result = match result {
-            Ok(tasks) => {
-                ferrogate.fabric.clone().destroy_all().await.map(|()| tasks).map_err(anyhow::Error::from)
-            }
+            Ok(tasks) => ferrogate.remove_rest().await.map(|()| tasks),
             Err(error) => Err(error),
         };
         let said = match &result {

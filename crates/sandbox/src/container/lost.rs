@@ -87,6 +87,20 @@ pub(super) async fn remove(directory: &Path, config: &TaskConfig) -> Result<(), 
     .await
 }
 
+/// Removes what an instance without tasks still has. A shim whose lock is free may be in its cgroup for a moment more.
+pub(super) async fn remove_instance(instance: &str) -> Result<(), Error> {
+    let path = Path::new("ferrogate").join(instance);
+    blocking(move || {
+        let cgroups = Cgroups::detect().map_err(|source| io_error("find", Path::new("cgroups"), source))?;
+        cgroups
+            .remove(&path, KILL_DEADLINE)
+            .map_err(|source| io_error("remove cgroup", &path, source))?;
+        cgroups.remove_empty_ancestors(&path);
+        Ok(())
+    })
+    .await
+}
+
 /// Removes the files of deleted containers, which the shim only put aside.
 pub(super) async fn remove_trash(directory: &Path) -> Result<(), Error> {
     let trash = directory.join(TRASH_DIR);

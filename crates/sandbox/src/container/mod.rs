@@ -48,6 +48,11 @@ pub struct ContainerSandbox {
 }
 
 impl ContainerSandbox {
+    /// Removes what an instance has beside its tasks, once none of them is left.
+    pub async fn remove_instance(instance: &str) -> Result<(), Error> {
+        lost::remove_instance(instance).await
+    }
+
     /// With the `ferrogate-shim` beside the running program.
     pub fn new() -> Result<Self, Error> {
         let io =
