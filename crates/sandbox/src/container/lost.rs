@@ -92,9 +92,7 @@ pub(super) async fn remove_instance(instance: &str) -> Result<(), Error> {
     let path = Path::new("ferrogate").join(instance);
     blocking(move || {
         let cgroups = Cgroups::detect().map_err(|source| io_error("find", Path::new("cgroups"), source))?;
-        cgroups
-            .remove(&path, KILL_DEADLINE)
-            .map_err(|source| io_error("remove cgroup", &path, source))?;
+        cgroups.remove(&path, KILL_DEADLINE).map_err(|source| io_error("remove cgroup", &path, source))?;
         cgroups.remove_empty_ancestors(&path);
         Ok(())
     })
