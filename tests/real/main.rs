@@ -4,6 +4,7 @@ mod boto3;
 mod cli;
 mod containers;
 mod denied;
+mod faults;
 mod iam;
 mod main_job;
 mod many;

@@ -10,16 +10,6 @@ const CALLS_PER_WAVE: usize = 10;
 /// RunTask's own bound.
 const TASKS_PER_CALL: usize = 10;
 
-fn free_addresses(cluster: &Cluster) -> i64 {
-    let subnets = cluster.boto().ok("ec2", "describe_subnets", json!({}));
-    subnets["Subnets"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .filter_map(|subnet| subnet["AvailableIpAddressCount"].as_i64())
-        .sum()
-}
-
 /// All of them, described; in calls of a hundred.
 fn described(cluster: &Cluster, arns: &[String]) -> Vec<Value> {
     let chunks =
@@ -48,7 +38,7 @@ fn two_hundred_tasks_leave_nothing() {
         "command": ["sh", "-c", "trap 'exit 0' TERM; echo up; while :; do sleep 3600 & wait; done"] }]),
         Value::Null,
     );
-    let free = free_addresses(&cluster);
+    let free = cluster.free_addresses();
     let mut everything = BTreeSet::new();
     for wave in 0..WAVES {
         let mut arns = Vec::new();
@@ -77,7 +67,7 @@ fn two_hundred_tasks_leave_nothing() {
             .map(|task| task["containers"][0]["networkInterfaces"][0]["privateIpv4Address"].to_string())
             .collect();
         assert_eq!(addresses.len(), arns.len(), "two tasks have one address in wave {wave}");
-        assert_eq!(free_addresses(&cluster), free - arns.len() as i64);
+        assert_eq!(cluster.free_addresses(), free - arns.len() as i64);
         for arn in &arns {
             cluster.boto().ok("ecs", "stop_task", json!({ "task": arn }));
         }
@@ -87,7 +77,7 @@ fn two_hundred_tasks_leave_nothing() {
         everything.extend(arns);
     }
     assert_eq!(everything.len(), WAVES * CALLS_PER_WAVE * TASKS_PER_CALL);
-    assert_eq!(free_addresses(&cluster), free);
+    assert_eq!(cluster.free_addresses(), free);
     let interfaces = cluster.boto().ok("ec2", "describe_network_interfaces", json!({}));
     assert_eq!(interfaces["NetworkInterfaces"], json!([]));
     assert_eq!(cluster.left_of_tasks(), Vec::<String>::new());

@@ -56,9 +56,21 @@ impl Said {
     }
 }
 
+/// What a test wants otherwise than usual.
+#[derive(Clone, Debug, Default)]
+pub struct Setup {
+    /// More for `ferrogate up`.
+    pub arguments: Vec<String>,
+    /// For every program of the cluster, its clients too.
+    pub environment: Vec<(String, String)>,
+    /// The data folder is a disk of its own, this large.
+    pub data_bytes: Option<u64>,
+}
+
 /// `ferrogate up`, a registry, and clients.
 #[derive(Debug)]
 pub struct Cluster {
+    arguments: Vec<String>,
     boto: OnceCell<Boto>,
     ferrogate: Option<Child>,
     registry: Option<Registry>,
@@ -70,10 +82,24 @@ pub struct Cluster {
 impl Cluster {
     /// Started and answering.
     pub fn start() -> Self {
+        Self::start_with(Setup::default())
+    }
+
+    /// Started as the test wants it, and answering.
+    pub fn start_with(setup: Setup) -> Self {
         let home = TempDir::with_prefix("ferrogate-test-").expect("a temporary folder");
-        let world = World::new(home.path(), &home.path().join("data"));
+        let data = home.path().join("data");
+        let world = World::new(home.path(), &data, setup.environment);
+        if let Some(bytes) = setup.data_bytes {
+            std::fs::create_dir(&data).expect("a folder to mount on");
+            let options = format!("size={bytes},mode=700");
+            let mounted =
+                world.command("mount").args(["-t", "tmpfs", "-o", &options, "disk"]).arg(&data).status();
+            assert!(mounted.is_ok_and(|status| status.success()), "a tmpfs at {}", data.display());
+        }
         let registry = Registry::start(&world, home.path());
         let mut cluster = Self {
+            arguments: setup.arguments,
             boto: OnceCell::new(),
             ferrogate: None,
             registry: Some(registry),
@@ -88,9 +114,19 @@ impl Cluster {
         self.home.as_ref().expect("until it is dropped").path()
     }
 
-    /// The data folder.
+    /// The data folder, as the programs of the cluster name it.
     pub fn data(&self) -> PathBuf {
         self.home().join("data")
+    }
+
+    /// The data folder, for the test itself, which does not share its mounts.
+    pub fn data_seen(&self) -> PathBuf {
+        self.world.seen(&self.data())
+    }
+
+    /// A folder for the test's own files, which every program of the cluster sees under the same name.
+    pub fn folder(&self) -> &Path {
+        self.home()
     }
 
     /// `ferrogate up` with the same data folder, until its API answers.
@@ -104,6 +140,7 @@ impl Cluster {
             .command(places::program("ferrogate"))
             .args(["up", "--listen", LISTEN, "--region", REGION, "--registry-mirror", &mirror, "--data-dir"])
             .arg(self.data())
+            .args(&self.arguments)
             .env("FERROGATE_LOG", "info")
             .env("RUST_BACKTRACE", "1")
             .stdout(greeting)
@@ -187,13 +224,17 @@ impl Cluster {
 
     /// A script of `tests/python` under boto3's own configuration: `ferrogate up`'s profile.
     pub fn python(&self, script: &str, arguments: &[&str]) -> Said {
+        self.run(&mut self.python_command(script, arguments))
+    }
+
+    pub fn python_command(&self, script: &str, arguments: &[&str]) -> Command {
         let mut command = self.world.command(places::venv("python"));
         command
             .arg(places::script(script))
             .args(arguments)
             .env("AWS_CONFIG_FILE", self.data().join("aws/config"))
             .env("AWS_SHARED_CREDENTIALS_FILE", self.data().join("aws/credentials"));
-        self.run(&mut command)
+        command
     }
 
     /// What was fetched, or curl's exit code.
@@ -208,7 +249,7 @@ impl Cluster {
     /// boto3 as the root user.
     pub fn boto(&self) -> &Boto {
         self.boto.get_or_init(|| {
-            let text = std::fs::read(self.data().join("root.json")).expect("the root key");
+            let text = std::fs::read(self.data_seen().join("root.json")).expect("the root key");
             let key: Value = serde_json::from_slice(&text).expect("the root key");
             let text = |name: &str| key[name].as_str().expect("a text").to_owned();
             self.boto_as(&Keys {
@@ -225,7 +266,10 @@ impl Cluster {
 
     /// The name in this folder's cgroups and namespaces.
     pub fn instance(&self) -> String {
-        std::fs::read_to_string(self.data().join("instance")).expect("an instance's name").trim().to_owned()
+        std::fs::read_to_string(self.data_seen().join("instance"))
+            .expect("an instance's name")
+            .trim()
+            .to_owned()
     }
 
     /// Processes of one task: its containers', not its shim.
@@ -236,6 +280,11 @@ impl Cluster {
     /// The task's shim.
     pub fn shims(&self) -> Vec<u32> {
         leaks::processes_in(&format!("/ferrogate/{}/.shims", self.instance()))
+    }
+
+    /// The shim of one task.
+    pub fn shim_of(&self, task_id: &str) -> Option<u32> {
+        self.shims().into_iter().find(|pid| leaks::command_line(*pid).contains(task_id))
     }
 
     /// What stands of tasks, whatever the API says: processes, mounts, namespaces, cgroups, sandboxes' folders.
@@ -272,7 +321,7 @@ impl Drop for Cluster {
             self.keep();
             return;
         }
-        let down = self.data().join("endpoint.json").exists();
+        let down = self.data_seen().join("endpoint.json").exists();
         let left = if down { self.down() } else { Vec::new() };
         self.registry = None;
         self.world.close();

@@ -21,7 +21,8 @@ pub(crate) fn of_tasks(world: &World, data: &Path, instance: &str) -> Vec<String
         }
     }
     let data_text = data.to_string_lossy();
-    for line in mounts(world).lines().filter(|line| line.contains(&*data_text)) {
+    let own_disk = format!(" {data_text} ");
+    for line in mounts(world).lines().filter(|line| line.contains(&*data_text) && !line.contains(&own_disk)) {
         left.push(format!("mount {line}"));
     }
     for name in listed(&run_dir(world).join("ferrogate/netns")) {
@@ -29,9 +30,10 @@ pub(crate) fn of_tasks(world: &World, data: &Path, instance: &str) -> Vec<String
             left.push(format!("network namespace {name}"));
         }
     }
-    for task in listed(&data.join("tasks")) {
+    let tasks = world.seen(&data.join("tasks"));
+    for task in listed(&tasks) {
         for folder in ["sandbox", "volumes"] {
-            let path = data.join("tasks").join(&task).join(folder);
+            let path = tasks.join(&task).join(folder);
             if path.exists() {
                 left.push(format!("folder {}", path.display()));
             }
@@ -96,7 +98,7 @@ fn is_zombie(pid: u32) -> bool {
     text.lines().any(|line| line.starts_with("State:") && line.contains('Z'))
 }
 
-fn command_line(pid: u32) -> String {
+pub(crate) fn command_line(pid: u32) -> String {
     let bytes = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
     String::from_utf8_lossy(&bytes).replace('\0', " ").trim().to_owned()
 }

@@ -21,6 +21,6 @@ mod wait;
 mod world;
 
 pub use boto::{AwsError, Boto, Keys};
-pub use cluster::{Cluster, Said};
+pub use cluster::{Cluster, Said, Setup};
 pub use tasks::{Network, TaskRun};
 pub use wait::{DEADLINE, eventually, until};

@@ -67,6 +67,13 @@ impl Cluster {
         }
     }
 
+    /// Addresses that are free in all subnets together.
+    pub fn free_addresses(&self) -> i64 {
+        let answer = self.boto().ok("ec2", "describe_subnets", json!({}));
+        let subnets = answer["Subnets"].as_array().expect("subnets");
+        subnets.iter().filter_map(|subnet| subnet["AvailableIpAddressCount"].as_i64()).sum()
+    }
+
     /// A Fargate task definition of the smallest size. Members of `more` are added on its top level.
     pub fn define(&self, family: &str, containers: Value, more: Value) -> Value {
         let mut input = json!({

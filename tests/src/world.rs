@@ -27,11 +27,12 @@ exec timeout 200 "$ferrogate" down --data-dir "$data"
 pub(crate) struct World {
     holder: Child,
     home: PathBuf,
+    environment: Vec<(String, String)>,
 }
 
 impl World {
     /// `home`: the working directory and HOME of everything that runs in it.
-    pub(crate) fn new(home: &Path, data: &Path) -> Self {
+    pub(crate) fn new(home: &Path, data: &Path, environment: Vec<(String, String)>) -> Self {
         let log = std::fs::File::create(home.join("holder.log")).expect("the holder's log");
         let mut holder = Command::new("unshare")
             .args(["--net", "--mount", "sh", "-c", HOLDER, "holder"])
@@ -53,7 +54,7 @@ impl World {
             "no namespaces: these tests need root; see {}/holder.log",
             home.display()
         );
-        Self { holder, home: home.to_owned() }
+        Self { holder, home: home.to_owned(), environment }
     }
 
     /// A program in the namespaces, with a clean environment. The child's pid is the program's own.
@@ -67,8 +68,16 @@ impl World {
             .env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
             .env("HOME", &self.home)
             .env("LANG", "C.UTF-8")
+            .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null());
         command
+    }
+
+    /// A path of the namespaces, for the test itself.
+    pub(crate) fn seen(&self, path: &Path) -> PathBuf {
+        let mut seen = format!("/proc/{}/root", self.holder.id());
+        seen.push_str(&path.to_string_lossy());
+        seen.into()
     }
 
     pub(crate) fn pid(&self) -> u32 {
