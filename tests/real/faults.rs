@@ -49,7 +49,8 @@ fn registries_that_lie_break_off_and_hang() {
     let registry = BadRegistry::start(&cluster);
     let network = cluster.network();
     let run = |wrong: &str| {
-        let image = format!("registry.test/{wrong}/busybox:latest");
+        let image =
+            format!("registry.test/{wrong}/{}:latest", if wrong == "hang" { "nginx" } else { "busybox" });
         cluster.define(
             wrong,
             json!([{ "name": "app", "image": image, "command": ["echo", "here"] }]),
@@ -150,6 +151,13 @@ fn a_full_disk_fails_what_needs_it_and_nothing_else() {
     assert_eq!(cluster.left_of_tasks(), Vec::<String>::new());
 }
 
+/// Seconds since 1970.
+fn created(cluster: &Cluster, task: &Value) -> i64 {
+    let at = task["createdAt"].as_str().expect("a time");
+    let said = cluster.command("date").args(["-d", at, "+%s"]).output().expect("date");
+    String::from_utf8_lossy(&said.stdout).trim().parse().expect("seconds")
+}
+
 #[test]
 fn the_clock_jumps() {
     const LIBRARY: &str = "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1";
@@ -178,7 +186,11 @@ fn the_clock_jumps() {
             cluster.up();
         }
         let arn = cluster.run_task(&network, &TaskRun::of("box"));
-        cluster.running(&arn);
+        let task = cluster.running(&arn);
+        // The jump is a jump: between the first task and this one.
+        let jumped = created(&cluster, &task) - created(&cluster, &cluster.task(&arns[0]));
+        let meant: i64 = seconds.parse().expect("seconds");
+        assert!((meant..meant + 300).contains(&jumped), "{seconds} made it {jumped} s");
         for known in &arns {
             assert_eq!(cluster.task(known)["lastStatus"], "RUNNING", "after {seconds}");
         }
