@@ -82,7 +82,7 @@ fn registries_that_lie_break_off_and_hang() {
         assert_eq!(task["containers"][0]["reason"], task["stoppedReason"], "{wrong}");
     }
     // A pull that never ends does not hold a task that is to stop.
-    eventually("it is pulling", || cluster.task(&hanging)["pullStartedAt"].is_string());
+    eventually("it is pulling", || !cluster.task(&hanging)["pullStartedAt"].is_null());
     cluster.boto().ok("ecs", "stop_task", json!({ "task": hanging }));
     let task = cluster.stopped(&hanging);
     assert_eq!((&task["stopCode"], reason(&task)), (&json!("UserInitiated"), "Task stopped by user"));
@@ -151,13 +151,6 @@ fn a_full_disk_fails_what_needs_it_and_nothing_else() {
     assert_eq!(cluster.left_of_tasks(), Vec::<String>::new());
 }
 
-/// Seconds since 1970.
-fn created(cluster: &Cluster, task: &Value) -> i64 {
-    let at = task["createdAt"].as_str().expect("a time");
-    let said = cluster.command("date").args(["-d", at, "+%s"]).output().expect("date");
-    String::from_utf8_lossy(&said.stdout).trim().parse().expect("seconds")
-}
-
 #[test]
 fn the_clock_jumps() {
     const LIBRARY: &str = "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1";
@@ -188,9 +181,10 @@ fn the_clock_jumps() {
         let arn = cluster.run_task(&network, &TaskRun::of("box"));
         let task = cluster.running(&arn);
         // The jump is a jump: between the first task and this one.
-        let jumped = created(&cluster, &task) - created(&cluster, &cluster.task(&arns[0]));
-        let meant: i64 = seconds.parse().expect("seconds");
-        assert!((meant..meant + 300).contains(&jumped), "{seconds} made it {jumped} s");
+        let created = |task: &Value| task["createdAt"].as_f64().expect("seconds");
+        let jumped = created(&task) - created(&cluster.task(&arns[0]));
+        let meant: f64 = seconds.parse().expect("seconds");
+        assert!((meant..meant + 300.0).contains(&jumped), "{seconds} made it {jumped} s");
         for known in &arns {
             assert_eq!(cluster.task(known)["lastStatus"], "RUNNING", "after {seconds}");
         }
