@@ -13,6 +13,7 @@ The first part of a repository's name says what is wrong with it; the rest is a 
 """
 
 import collections
+import hashlib
 import http.server
 import json
 import sys
@@ -21,7 +22,9 @@ import urllib.error
 import urllib.request
 
 PORT, UPSTREAM = int(sys.argv[1]), sys.argv[2]
+MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
 seen = collections.Counter()
+changed = {}
 
 
 class Registry(http.server.BaseHTTPRequestHandler):
@@ -69,19 +72,23 @@ class Registry(http.server.BaseHTTPRequestHandler):
         if wrong == "hang" and is_blob:
             threading.Event().wait(300)
             return None
+        if wrong == "garbage" and not is_blob:
+            return self.send(200, {"Content-Type": MANIFEST}, b"<html>welcome</html>", with_body)
+        if name in changed:
+            return self.send(200, {"Content-Type": MANIFEST}, changed[name], with_body)
         try:
             upstream, body = self.fetch(repository, kind, name)
         except urllib.error.HTTPError as error:
             return self.send(error.code, {}, error.read(), with_body)
         headers = {"Content-Type": upstream["Content-Type"]}
-        if wrong == "garbage" and not is_blob:
-            return self.send(200, headers, b"<html>welcome</html>", with_body)
         if not is_blob:
             if wrong == "huge":
                 manifest = json.loads(body)
                 for layer in manifest.get("layers", []):
                     layer["size"] = 1 << 40
-                return self.send(200, headers, json.dumps(manifest).encode(), with_body)
+                body = json.dumps(manifest).encode()
+                changed["sha256:" + hashlib.sha256(body).hexdigest()] = body
+                return self.send(200, headers, body, with_body)
             headers["Docker-Content-Digest"] = upstream["Docker-Content-Digest"]
             return self.send(200, headers, body, with_body)
         if wrong == "lie":

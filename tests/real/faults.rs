@@ -20,7 +20,7 @@ fn repository(wrong: &str) -> &'static str {
     match wrong {
         "once" | "flaky" => "busybox",
         "hang" => "nginx",
-        _ => "python",
+        _ => "python3-boto3",
     }
 }
 
@@ -84,6 +84,7 @@ fn registries_that_lie_break_off_and_hang() {
         let task = cluster.stopped(arn);
         assert_eq!(task["stopCode"], "TaskFailedToStart", "{wrong}: {task:#}");
         assert!(reason(&task).starts_with("CannotPullContainerError: "), "{wrong}: {}", reason(&task));
+        eprintln!("{wrong}: {}", reason(&task));
         assert!(
             task["startedAt"].is_null() && task["containers"][0]["exitCode"].is_null(),
             "{wrong}: {task:#}"
