@@ -1,4 +1,4 @@
-"""Signed DescribeTasks per second: one signed request, repeated by wrk."""
+"""Signed DescribeTasks per second: one signed request, repeated by wrk; of one task and of many, by few and by many."""
 
 import json
 import re
@@ -15,6 +15,8 @@ from table import Row, per_second
 MOTO = ("127.0.0.1", 5555)
 SECONDS = 5
 CONNECTIONS = 16
+CONNECTIONS_MANY = 200
+TASKS_MANY = (10, 100)  # DescribeTasks takes a hundred at most
 MOTO_KEY = ("AKIAIOSFODNN7EXAMPLE", "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY")
 DEFINITION = {
     "family": "api", "networkMode": "awsvpc", "requiresCompatibilities": ["FARGATE"], "cpu": "256", "memory": "512",
@@ -22,10 +24,10 @@ DEFINITION = {
 }
 
 
-def load(home, address, key, arn):
+def load(home, address, key, arns, connections=CONNECTIONS):
     """Answers per second, and their median and 99th percentile; every answer must be a success."""
     url = f"http://{address[0]}:{address[1]}/"
-    body = json.dumps({"cluster": "default", "tasks": [arn]})
+    body = json.dumps({"cluster": "default", "tasks": arns})
     request = AWSRequest("POST", url, data=body, headers={
         "Content-Type": "application/x-amz-json-1.1",
         "X-Amz-Target": "AmazonEC2ContainerServiceV20141113.DescribeTasks",
@@ -36,7 +38,7 @@ def load(home, address, key, arn):
     script = home / "wrk.lua"
     script.write_text("\n".join(lines) + "\n")
     said = subprocess.run(
-        ["wrk", "-t1", f"-c{CONNECTIONS}", f"-d{SECONDS}s", "--latency", "-s", script, url],
+        ["wrk", "-t1", f"-c{connections}", f"-d{SECONDS}s", "--latency", "-s", script, url],
         check=True, capture_output=True, text=True,
     ).stdout
     bad = re.search(r"Non-2xx or 3xx responses: (\d+)", said)
@@ -49,20 +51,26 @@ def load(home, address, key, arn):
 def describe_tasks(tasks, home):
     ferrogate = tasks.ferrogate
     key = ferrogate.key()
-    tasks.define("api", ["sleep", "3600"])
-    arns, _, _ = tasks.run("api")
-    tasks.wait(arns, "RUNNING")
-    ours, latency = load(home, API, (key["access_key_id"], key["secret_access_key"]), arns[0])
-    tasks.stop(arns)
+    key = (key["access_key_id"], key["secret_access_key"])
+    # Tasks that have ended are described as those that run.
+    tasks.define("api", ["true"])
+    arns = [arn for _ in range(max(TASKS_MANY) // 10) for arn in tasks.run("api", 10)[0]]
+    tasks.wait(arns, "STOPPED", period=0.1)
+    ours, latency = load(home, API, key, arns[:1])
     what = f"DescribeTasks of one task, {CONNECTIONS} connections"
-    rows = [Row(what, "Ferrogate (verifies, authorizes, records)", per_second(ours), f"p99 {latency.get('99', '')}")]
+    who = "Ferrogate (verifies, authorizes, records)"
+    rows = [Row(what, who, per_second(ours), f"p99 {latency.get('99', '')}")]
+    for count, connections in [(1, CONNECTIONS_MANY), *((count, CONNECTIONS) for count in TASKS_MANY)]:
+        rate, latency = load(home, API, key, arns[:count], connections)
+        what_more = f"… of {count} task{'s' if count > 1 else ''}, {connections} connections"
+        rows.append(Row(what_more, who, per_second(rate), f"p99 {latency.get('99', '')}", f"{rate / ours:.2f}× of the first"))
     with open(home / "moto.log", "w") as log:
         moto = subprocess.Popen(
             [ROOT / ".cache/venv/bin/moto_server", "-H", MOTO[0], "-p", str(MOTO[1])], stdout=log, stderr=log
         )
         try:
             wait_for(MOTO, moto, period=0.05)
-            theirs, latency = load(home, MOTO, MOTO_KEY, moto_task())
+            theirs, latency = load(home, MOTO, MOTO_KEY, [moto_task()])
         finally:
             moto.kill()
             moto.wait()

@@ -10,7 +10,9 @@ import sys
 import tempfile
 
 import api
+import load
 import memory
+import pull
 import starts
 from ours import ROOT, Ferrogate, Registry, Tasks
 from peers import Podman
@@ -19,6 +21,8 @@ from table import markdown
 PARTS = {
     "start": lambda tasks, home: starts.one_by_one(tasks, home),
     "many": lambda tasks, home: starts.many_at_once(tasks, home),
+    "pull": lambda tasks, home: pull.large_image(tasks, home),
+    "load": lambda tasks, home: load.run_task(tasks, home),
     "memory": lambda tasks, home: memory.idle_tasks(tasks, home),
     "api": lambda tasks, home: api.describe_tasks(tasks, home),
     "up": lambda tasks, home: memory.up(tasks.ferrogate),

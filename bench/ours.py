@@ -96,7 +96,7 @@ class Ferrogate:
         return boto3.client(
             service, region_name="us-east-1", endpoint_url=f"http://{API[0]}:{API[1]}",
             aws_access_key_id=key["access_key_id"], aws_secret_access_key=key["secret_access_key"],
-            config=Config(retries={"total_max_attempts": 1}, max_pool_connections=32),
+            config=Config(retries={"total_max_attempts": 1}, max_pool_connections=64),
         )
 
     def shims(self):
@@ -125,12 +125,12 @@ class Tasks:
     def __init__(self, ferrogate):
         self.ferrogate, self.ecs = ferrogate, ferrogate.client("ecs")
         subnet = ferrogate.client("ec2").describe_subnets()["Subnets"][0]["SubnetId"]
-        self.network = {"awsvpcConfiguration": {"subnets": [subnet], "assignPublicIp": "DISABLED"}}
+        self.network = {"awsvpcConfiguration": {"subnets": [subnet], "assignPublicIp": "ENABLED"}}
 
-    def define(self, family, command):
+    def define(self, family, command, image="busybox:latest"):
         self.ecs.register_task_definition(
             family=family, networkMode="awsvpc", requiresCompatibilities=["FARGATE"], cpu="256", memory="512",
-            containerDefinitions=[{"name": "app", "image": "busybox:latest", "command": command}],
+            containerDefinitions=[{"name": "app", "image": image, "command": command}],
         )
 
     def run(self, family, count=1):

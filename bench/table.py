@@ -22,6 +22,11 @@ def p95(values):
     return ordered[min(len(ordered) - 1, int(0.95 * len(ordered)))]
 
 
+def p99(values):
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(0.99 * len(ordered)))]
+
+
 def ms(value):
     return f"{value:.1f} ms"
 

@@ -1,6 +1,6 @@
 //! A task with a role of its own calls the API that runs it.
 
-use ferrogate_tests::{Cluster, TaskRun};
+use ferrogate_tests::{Cluster, Setup, TaskRun, until};
 use serde_json::{Value, json};
 
 /// As application code: no key and no address in it. This boto3 is older than AWS_ENDPOINT_URL, so that is handed on.
@@ -22,22 +22,10 @@ except ClientError as error:
 fn a_task_uses_its_role() {
     let cluster = Cluster::start();
     let network = cluster.network();
-    let boto = cluster.boto();
-    let document = |statement: Value| {
-        Value::from(json!({ "Version": "2012-10-17", "Statement": [statement] }).to_string())
-    };
-    let trust = document(
-        json!({ "Effect": "Allow", "Principal": { "Service": "ecs-tasks.amazonaws.com" }, "Action": "sts:AssumeRole" }),
-    );
-    let role = boto.ok("iam", "create_role", json!({ "RoleName": "app", "AssumeRolePolicyDocument": trust }));
-    let allow = document(json!({ "Effect": "Allow", "Action": "ecs:ListClusters", "Resource": "*" }));
-    boto.ok(
-        "iam",
-        "put_role_policy",
-        json!({ "RoleName": "app", "PolicyName": "list", "PolicyDocument": allow }),
-    );
+    let role =
+        role(&cluster, "app", json!({ "Effect": "Allow", "Action": "ecs:ListClusters", "Resource": "*" }));
     let script = json!([{ "name": "app", "image": "python3-boto3", "command": ["python3", "-c", SCRIPT] }]);
-    let definition = cluster.define("app", script.clone(), json!({ "taskRoleArn": role["Role"]["Arn"] }));
+    let definition = cluster.define("app", script.clone(), json!({ "taskRoleArn": role }));
     cluster.define("none", script, Value::Null);
 
     let with = cluster.run_task(&network, &TaskRun::of("app"));
@@ -51,10 +39,142 @@ fn a_task_uses_its_role() {
          clusters ['arn:aws:ecs:us-east-1:123456789012:cluster/default']\nrefused AccessDeniedException\n"
     );
     assert_eq!(output, expected);
-    assert_eq!(definition["taskRoleArn"], role["Role"]["Arn"]);
+    assert_eq!(definition["taskRoleArn"], role);
 
     // Without a role there are no credentials to be had.
     let task = cluster.stopped(&without);
     assert_eq!(task["containers"][0]["exitCode"], 1, "{task:#}");
     assert!(cluster.output(&without).contains("NoCredentialsError"), "{}", cluster.output(&without));
+}
+
+/// Fetches with the credentials URI that it is told, and says code and body.
+const STEAL: &str = r#"
+import json, os, urllib.request, urllib.error
+def ask(path):
+    try:
+        answer = urllib.request.urlopen("http://169.254.170.2" + path, timeout=20)
+    except urllib.error.HTTPError as error:
+        answer = error
+    return answer.status, json.loads(answer.read())
+print(os.environ["AWS_CONTAINER_CREDENTIALS_RELATIVE_URI"], flush=True)
+if "OTHER" in os.environ:
+    status, body = ask(os.environ["OTHER"])
+    print(status, body["code"])
+    print(ask(os.environ["AWS_CONTAINER_CREDENTIALS_RELATIVE_URI"])[0], flush=True)
+else:
+    import time
+    time.sleep(3600)
+"#;
+
+#[test]
+fn one_task_does_not_get_anothers_credentials() {
+    let cluster = Cluster::start();
+    let network = cluster.network();
+    let role =
+        role(&cluster, "app", json!({ "Effect": "Allow", "Action": "ecs:ListClusters", "Resource": "*" }));
+    let script = json!([{ "name": "app", "image": "python3-boto3", "command": ["python3", "-c", STEAL], "stopTimeout": 2 }]);
+    cluster.define("app", script, json!({ "taskRoleArn": role }));
+    let victim = cluster.run_task(&network, &TaskRun::of("app"));
+    let uri = until("the credentials' address", || {
+        cluster.task(&victim)["lastStatus"].as_str().filter(|status| *status == "RUNNING")?;
+        cluster.output(&victim).lines().next().map(str::to_owned)
+    });
+    let mut thief = TaskRun::of("app");
+    thief.overrides = json!({ "containerOverrides": [
+        { "name": "app", "environment": [{ "name": "OTHER", "value": uri }] },
+    ]});
+    let thief = cluster.run_task(&network, &thief);
+    cluster.stopped(&thief);
+    let output = cluster.output(&thief);
+    let lines: Vec<&str> = output.lines().collect();
+    assert_ne!(lines[0], uri);
+    assert_eq!(lines[1..], ["400 InvalidIdInRequest", "200"], "{output}");
+    cluster.boto().ok("ecs", "stop_task", json!({ "task": victim }));
+    cluster.stopped(&victim);
+}
+
+/// Waits for other credentials than the first, then uses both.
+const ROTATE: &str = r#"
+import json, os, time, urllib.request, boto3
+from botocore.exceptions import ClientError
+def fetch():
+    url = "http://169.254.170.2" + os.environ["AWS_CONTAINER_CREDENTIALS_RELATIVE_URI"]
+    while True:
+        try:
+            return json.load(urllib.request.urlopen(url, timeout=20))
+        except urllib.error.HTTPError as error:
+            assert error.status == 429, error.read()
+            time.sleep(1)
+def use(keys):
+    client = boto3.client(
+        "sts", region_name="us-east-1", endpoint_url=os.environ["AWS_ENDPOINT_URL"],
+        aws_access_key_id=keys["AccessKeyId"], aws_secret_access_key=keys["SecretAccessKey"], aws_session_token=keys["Token"],
+    )
+    return client.get_caller_identity()["Arn"].split(":")[-1].split("/")[1]
+first = fetch()
+again = fetch()
+print("kept", first["AccessKeyId"] == again["AccessKeyId"], use(first), flush=True)
+while (second := fetch())["AccessKeyId"] == first["AccessKeyId"]:
+    time.sleep(0.2)
+print("renewed", second["Expiration"] > first["Expiration"], flush=True)
+while True:
+    try:
+        print("used", use(first), use(second), flush=True)
+        break
+    except ClientError:  # The clock is still ahead.
+        time.sleep(0.2)
+"#;
+
+#[test]
+fn credentials_are_renewed_an_hour_before_they_end() {
+    const LIBRARY: &str = "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1";
+    assert!(std::path::Path::new(LIBRARY).exists(), "libfaketime is missing: scripts/deps test");
+    let offset = tempfile::NamedTempFile::new().expect("a temporary file");
+    let jump = |seconds: &str| std::fs::write(offset.path(), seconds).expect("the clock's offset");
+    jump("+0");
+    let environment = [
+        ("LD_PRELOAD", LIBRARY),
+        ("FAKETIME_TIMESTAMP_FILE", offset.path().to_str().expect("a plain path")),
+        ("FAKETIME_NO_CACHE", "1"),
+        ("FAKETIME_DONT_FAKE_MONOTONIC", "1"),
+    ];
+    let environment = environment.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec();
+    let cluster = Cluster::start_with(Setup { environment, ..Default::default() });
+    let network = cluster.network();
+    let role =
+        role(&cluster, "app", json!({ "Effect": "Allow", "Action": "ecs:ListClusters", "Resource": "*" }));
+    let script = json!([{ "name": "app", "image": "python3-boto3", "command": ["python3", "-c", ROTATE] }]);
+    cluster.define("app", script, json!({ "taskRoleArn": role }));
+    let arn = cluster.run_task(&network, &TaskRun::of("app"));
+    let says = |what: &str| {
+        until(what, || {
+            let output = cluster.output(&arn);
+            let task = cluster.task(&arn);
+            let ended = task["lastStatus"] == "STOPPED" && task["containers"][0]["exitCode"] != 0;
+            assert!(!ended, "{task:#}\n{output}");
+            output.lines().find(|line| line.starts_with(what)).map(str::to_owned)
+        })
+    };
+    assert_eq!(says("kept"), "kept True app");
+    // Six hours they live; now fifty minutes are left.
+    jump("+18600");
+    assert_eq!(says("renewed"), "renewed True");
+    jump("+0");
+    assert_eq!(says("used"), "used app app");
+    let task = cluster.stopped(&arn);
+    assert_eq!(task["containers"][0]["exitCode"], 0, "{task:#}");
+}
+
+/// A role that tasks may take, with one policy.
+pub(crate) fn role(cluster: &Cluster, name: &str, statement: Value) -> Value {
+    let document =
+        |statement: Value| json!({ "Version": "2012-10-17", "Statement": [statement] }).to_string();
+    let trust = json!({
+        "Effect": "Allow", "Principal": { "Service": "ecs-tasks.amazonaws.com" }, "Action": "sts:AssumeRole",
+    });
+    let input = json!({ "RoleName": name, "AssumeRolePolicyDocument": document(trust) });
+    let role = cluster.boto().ok("iam", "create_role", input);
+    let input = json!({ "RoleName": name, "PolicyName": "own", "PolicyDocument": document(statement) });
+    cluster.boto().ok("iam", "put_role_policy", input);
+    role["Role"]["Arn"].clone()
 }

@@ -218,8 +218,13 @@ impl Cluster {
 
     /// The `ferrogate` program's other commands, with this data folder.
     pub fn ferrogate(&self, arguments: &[&str]) -> Said {
+        self.run(&mut self.ferrogate_command(arguments))
+    }
+
+    pub fn ferrogate_command(&self, arguments: &[&str]) -> Command {
         let mut command = self.world.command(places::program("ferrogate"));
-        self.run(command.args(arguments).env("FERROGATE_DATA_DIR", self.data()))
+        command.args(arguments).env("FERROGATE_DATA_DIR", self.data());
+        command
     }
 
     /// A script of `tests/python` under boto3's own configuration: `ferrogate up`'s profile.

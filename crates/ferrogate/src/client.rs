@@ -100,6 +100,10 @@ pub(crate) enum Ask {
     Status,
     /// Stop every task, remove everything of theirs, and leave.
     Down,
+    /// Why a task is as it is.
+    Explain {
+        task_arn: String,
+    },
     /// The folder of a task's kept output.
     Task {
         id: String,

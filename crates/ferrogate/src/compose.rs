@@ -8,24 +8,30 @@ use anyhow::{Context, Result};
 use ferrogate_api::{ApiError, BoxFuture, Call, Handler, Invoke, Principal, PrincipalKind, Value};
 use ferrogate_control::Driver;
 use ferrogate_ec2::{Ec2Options, Ec2Service};
+use ferrogate_ecr::{EcrOptions, EcrService, Upstream};
 use ferrogate_ecs::EcsService;
 use ferrogate_front::{
     Credential, CredentialError, FileTrail, Front, Identity, Limits, PrincipalPolicies, Role, Secret,
 };
 use ferrogate_iam::IamService;
-use ferrogate_image::{ImageStore, Mirror};
+use ferrogate_image::{ImageStore, Mirror, OwnRegistry};
 use ferrogate_logs::LogsService;
 use ferrogate_model::{Clock, SystemClock};
 use ferrogate_node::Agent;
 use ferrogate_nodeapi::DesiredStatus;
 use ferrogate_sandbox::ContainerSandbox;
+use ferrogate_secrets::SecretsService;
+use ferrogate_ssm::SsmService;
 use ferrogate_store::{RedbStore, Sealer, Store};
 use ferrogate_sts::StsService;
 use ferrogate_vpc::VpcFabric;
 use jiff::Timestamp;
 
 use crate::data::{DataDir, RUN_DIR, RootKey};
+use crate::exec::ExecDoor;
+use crate::explain;
 use crate::plane::Plane;
+use crate::pre_pull;
 
 /// The one node of `ferrogate up`.
 pub(crate) const NODE_ID: &str = "local";
@@ -39,12 +45,20 @@ pub(crate) struct Ferrogate {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) fabric: VpcFabric,
     ecs: Arc<EcsService>,
+    ec2: Arc<Ec2Service>,
     instance: String,
+    explain: explain::Sources,
 }
 
 pub(crate) struct Options {
     pub(crate) account: String,
+    /// Of what names no region.
+    pub(crate) region: String,
     pub(crate) mirrors: Vec<Mirror>,
+    /// Unpacked; `None`: as much as the disk has.
+    pub(crate) image_cache_bytes_max: Option<u64>,
+    /// Fetch images when a task definition names them.
+    pub(crate) pre_pull: bool,
     /// Where tasks reach the API; `None` while nothing is served.
     pub(crate) api: Option<SocketAddr>,
 }
@@ -65,9 +79,23 @@ impl Ferrogate {
             iam: Arc::clone(&iam),
             sealer: Arc::clone(&sealer),
         });
-        let sts = Arc::new(StsService::new(&account, Arc::clone(&identity), sealer));
+        let sts = Arc::new(StsService::new(&account, Arc::clone(&identity), Arc::clone(&sealer)));
         let ec2 = Arc::new(Ec2Service::new(Arc::clone(&store), Ec2Options::default()));
         let logs = Arc::new(LogsService::open(account.as_str(), Arc::clone(&store), data.join("logs"))?);
+        let api = format!("http://{}", options.api.unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 0))));
+        let ecr = EcrService::open(
+            EcrOptions {
+                upstreams: upstreams(&options.mirrors),
+                ..EcrOptions::new(&account, &api, &options.region)
+            },
+            Arc::clone(&store),
+            Arc::clone(&sealer),
+            data.join("ecr"),
+        );
+        let ecr = Arc::new(ecr?);
+        let secrets =
+            Arc::new(SecretsService::new(Arc::clone(&store), Arc::clone(&sealer), Arc::clone(&invoke)));
+        let ssm = Arc::new(SsmService::new(Arc::clone(&store), Arc::clone(&sealer)));
         let ecs = Arc::new(EcsService::new(
             ferrogate_ecs::Config { nodes: vec![NODE_ID.into()] },
             Arc::clone(&store),
@@ -78,9 +106,16 @@ impl Ferrogate {
             Arc::new(ferrogate_api::iam::Server(iam)),
             Arc::new(ferrogate_api::sts::Server(Arc::clone(&sts))),
             Arc::new(ferrogate_api::ec2::Server(Arc::clone(&ec2))),
+            Arc::new(ferrogate_api::ecr::Server(Arc::clone(&ecr))),
             Arc::new(ferrogate_api::ecs::Server(Arc::clone(&ecs))),
             Arc::new(ferrogate_api::logs::Server(Arc::clone(&logs))),
+            Arc::new(ferrogate_api::secretsmanager::Server(Arc::clone(&secrets))),
+            Arc::new(ferrogate_api::ssm::Server(ssm)),
         ];
+        let exec_door = Arc::new(ExecDoor::new(Arc::clone(&ecs)));
+        if let Some(api) = options.api {
+            ecs.serve_sessions_at(format!("ws://{api}"));
+        }
         let trail = Arc::new(FileTrail::open(data.join("trail"))?);
         let front = Front::new(
             &account,
@@ -89,12 +124,21 @@ impl Ferrogate {
             trail,
             Arc::clone(&clock),
             Limits::default(),
-        );
+        )
+        .with_doors(vec![
+            ecr.door(Arc::clone(&invoke), Arc::clone(&clock)),
+            Arc::<ExecDoor>::clone(&exec_door),
+        ]);
         let front = Arc::new(front);
         late.0.set(Arc::downgrade(&front)).unwrap_or_else(|_| unreachable!("set once"));
 
         let driver = Driver::new(Arc::clone(&store));
-        for controller in ecs.controllers().into_iter().chain(logs.controllers()) {
+        for controller in
+            ecs.controllers().into_iter().chain(logs.controllers()).chain(ecr.controllers(&clock))
+        {
+            driver.spawn(controller);
+        }
+        for controller in secrets.controllers(Arc::clone(&clock)) {
             driver.spawn(controller);
         }
 
@@ -102,17 +146,46 @@ impl Ferrogate {
         let mut network = ferrogate_vpc::Options::new(RUN_DIR, &instance);
         network.api = options.api;
         let fabric = VpcFabric::open(network).await.context("the VPC fabric cannot be opened")?;
-        let plane =
-            Plane { node_id: NODE_ID.into(), ecs: Arc::clone(&ecs), ec2, sts, identity, invoke, clock };
-        let images = ferrogate_image::Config { mirrors: options.mirrors, ..Default::default() };
+        let explain = explain::Sources {
+            invoke: Arc::clone(&invoke),
+            identity: Arc::clone(&identity),
+            clock: Arc::clone(&clock),
+            root: root_principal(&account),
+            instance: instance.clone(),
+        };
+        let plane = Plane {
+            node_id: NODE_ID.into(),
+            ecs: Arc::clone(&ecs),
+            ec2: Arc::clone(&ec2),
+            sts,
+            identity,
+            invoke,
+            clock,
+        };
+        let images = ferrogate_image::Config {
+            mirrors: options.mirrors,
+            own: options.api.map(|_| own_registry(&account, &api)),
+            upkeep: ferrogate_image::Upkeep {
+                max_bytes: options.image_cache_bytes_max,
+                ..Default::default()
+            },
+            ..Default::default()
+        };
+        let images = Arc::new(ImageStore::open(&data.join("images"), images)?);
+        if options.pre_pull {
+            tokio::spawn(pre_pull::run(ecs.registered_images(), Arc::clone(&images)));
+        }
         let agent = Agent::new(
             ferrogate_node::Config { instance: instance.clone(), tasks_dir: data.join("tasks") },
             Arc::new(plane),
-            Arc::new(ImageStore::open(&data.join("images"), images)?),
+            images,
             fabric.clone(),
             Arc::new(ContainerSandbox::new()?),
         )?;
-        Ok(Self { front, driver, agent: Arc::new(agent), store, fabric, ecs, instance })
+        let agent = Arc::new(agent);
+        let broker: Arc<dyn ferrogate_node::ExecBroker> = Arc::<Agent>::clone(&agent);
+        exec_door.connect(Arc::downgrade(&broker));
+        Ok(Self { front, driver, agent, store, fabric, ecs, ec2, instance, explain })
     }
 
     /// The ARNs of the node's tasks that nobody has asked to stop yet, in all regions; and how many there are in all.
@@ -142,6 +215,18 @@ impl Ferrogate {
         client.stop_task(stop).await.map(drop).with_context(|| format!("{task_arn} could not be stopped"))
     }
 
+    /// Why a task is as it is.
+    pub(crate) async fn explain(&self, task_arn: &str) -> Result<ferrogate_explain::Explanation> {
+        let id = task_arn.rsplit('/').next().unwrap_or_default();
+        let summary = self.agent.tasks().into_iter().find(|task| task.task_arn == task_arn);
+        let known = explain::Known {
+            fabric: ferrogate_nodeapi::Fabric::clone(&self.ec2.fabric().borrow()),
+            progress: summary.and_then(|task| task.progress),
+            output: self.agent.output_dirs(id).into_iter().collect(),
+        };
+        Ok(ferrogate_explain::explain(&explain::gather(&self.explain, known, task_arn).await?))
+    }
+
     /// What stands beside tasks, once none of them is left: the fabric, the instance's cgroup.
     pub(crate) async fn remove_rest(&self) -> Result<()> {
         self.fabric.clone().destroy_all().await?;
@@ -152,6 +237,23 @@ impl Ferrogate {
     /// Activations under way are finished. Tasks go on.
     pub(crate) async fn shut_down(&self) {
         self.driver.shut_down(SHUT_DOWN_PATIENCE).await;
+    }
+}
+
+/// What the node pulls from a mirror, ECR's cache rules do as well.
+fn upstreams(mirrors: &[Mirror]) -> Vec<Upstream> {
+    let upstream =
+        |mirror: &Mirror| Upstream { prefix: mirror.prefix.clone(), target: mirror.target.clone() };
+    mirrors.iter().map(upstream).collect()
+}
+
+/// ECR's images, whatever they are called: as on AWS, and as clients on this machine call them.
+fn own_registry(account: &str, api: &str) -> OwnRegistry {
+    let port = api.rsplit(':').next().unwrap_or_default();
+    OwnRegistry {
+        prefix: format!("{account}.dkr.ecr."),
+        suffixes: vec![".amazonaws.com".into(), format!(".localhost:{port}")],
+        url: api.to_owned(),
     }
 }
 
@@ -208,7 +310,7 @@ impl Identity for Identities {
     }
 }
 
-fn root_principal(account: &str) -> Principal {
+pub(crate) fn root_principal(account: &str) -> Principal {
     Principal {
         arn: format!("arn:aws:iam::{account}:root"),
         account: account.to_owned(),

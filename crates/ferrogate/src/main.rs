@@ -4,7 +4,10 @@ mod client;
 mod commands;
 mod compose;
 mod data;
+mod exec;
+mod explain;
 mod plane;
+mod pre_pull;
 mod preflight;
 
 use std::net::SocketAddr;
@@ -34,6 +37,10 @@ enum Command {
     Ps(Ps),
     /// Prints what a task's containers wrote
     Logs(Logs),
+    /// Says why a task did not start or does not answer, and what to do about it
+    Explain(Explain),
+    /// Runs a command in a container of a task: ECS Exec
+    Exec(Exec),
 }
 
 /// Which Ferrogate of this machine is meant.
@@ -65,6 +72,12 @@ struct Up {
         value_delimiter = ','
     )]
     registry_mirrors: Vec<String>,
+    /// Keep no more unpacked images than this, 20g for example; without it, as many as the disk has room for
+    #[arg(long, env = "FERROGATE_IMAGE_CACHE_MAX", value_name = "SIZE", value_parser = size)]
+    image_cache_max: Option<u64>,
+    /// Pull a public image as soon as a task definition names it
+    #[arg(long, env = "FERROGATE_PRE_PULL")]
+    pre_pull: bool,
     /// What a task runs in: auto takes a micro-VM where one can be had
     #[arg(long, default_value = "auto", value_parser = ["auto", "container", "microvm"])]
     isolation: String,
@@ -95,6 +108,9 @@ struct Ps {
     /// Stopped tasks too
     #[arg(long, short)]
     all: bool,
+    /// What the start of a task spent its time on; of every task on this node where none is named
+    #[arg(long, value_name = "TASK", num_args = 0..=1, default_missing_value = "")]
+    timing: Option<String>,
     /// text or json
     #[arg(long, default_value = "text", value_parser = ["text", "json"])]
     output: String,
@@ -117,6 +133,45 @@ struct Logs {
     timestamps: bool,
 }
 
+#[derive(Args, Clone)]
+struct Explain {
+    #[command(flatten)]
+    place: Place,
+    /// A task's id, the beginning of it, or its ARN
+    task: String,
+    /// text or json
+    #[arg(long, default_value = "text", value_parser = ["text", "json"])]
+    output: String,
+}
+
+#[derive(Args, Clone)]
+struct Exec {
+    #[command(flatten)]
+    place: Place,
+    /// A task's id, the beginning of it, or its ARN
+    task: String,
+    /// In this container; needed where the task has several
+    #[arg(long, short)]
+    container: Option<String>,
+    /// With a terminal even where this is none; without one otherwise
+    #[arg(long, short = 't')]
+    terminal: bool,
+    /// What to run, and what to tell it
+    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+    command: Vec<String>,
+}
+
+/// `500m`, `20g`, `1t`
+fn size(text: &str) -> Result<u64, String> {
+    let lower = text.to_ascii_lowercase();
+    let units = [("k", 10), ("m", 20), ("g", 30), ("t", 40)];
+    let unit = units.iter().find_map(|(unit, shift)| Some((lower.strip_suffix(unit)?, *shift)));
+    let (number, shift) = unit.unwrap_or((&lower, 0));
+    let number = number.parse::<u64>().ok().filter(|number| *number > 0);
+    let bytes = number.and_then(|number| number.checked_mul(1 << shift));
+    bytes.ok_or_else(|| "a size is a number of bytes, or one with k, m, g or t behind it: 20g".into())
+}
+
 fn account(text: &str) -> Result<String, String> {
     if text.len() == 12 && text.bytes().all(|byte| byte.is_ascii_digit()) {
         return Ok(text.to_owned());
@@ -133,6 +188,11 @@ fn main() -> std::process::ExitCode {
         Command::Status(options) => commands::status::run(&options),
         Command::Ps(options) => commands::ps::run(&options),
         Command::Logs(options) => commands::logs::run(&options),
+        Command::Explain(options) => commands::explain::run(&options),
+        Command::Exec(options) => match commands::exec::run(&options) {
+            Ok(code) => return code,
+            Err(error) => Err(error),
+        },
     };
     match result {
         Ok(()) => std::process::ExitCode::SUCCESS,

@@ -1,16 +1,22 @@
 //! The control plane as the node sees it, in one program: assignments from ECS, the fabric from EC2, everything a
 //! task's role has to do by the AWS API and under that role.
 
+mod secrets;
+
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use ferrogate_api::{ApiError, Caller, Invoke, ecr, logs, sts};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use ferrogate_api::{ApiError, Caller, Invoke, ecr, ecs, logs, sts};
 use ferrogate_ec2::Ec2Service;
+use ferrogate_ecr::RegistryName;
 use ferrogate_ecs::{EcsService, TaskRoles};
 use ferrogate_front::{Identity, session_for_service};
 use ferrogate_model::Clock;
 use ferrogate_nodeapi::{
-    ControlPlane, ControlPlaneError, Fabric, LogConfiguration, LogLine, RegistryCredentials, RoleCredentials,
-    TaskAssignment, TaskReport,
+    ControlPlane, ControlPlaneError, Fabric, LogConfiguration, LogLine, Protection, ProtectionChange,
+    RegistryCredentials, RoleCredentials, TaskAssignment, TaskReport,
 };
 use ferrogate_sts::StsService;
 use tokio::sync::watch;
@@ -55,6 +61,14 @@ impl Plane {
         Ok(Caller::Role { role_arn, service: TASKS_SERVICE, session_name: session_name(task_arn) })
     }
 
+    fn secrets_of(&self, task_arn: &str) -> Result<secrets::Reader, ControlPlaneError> {
+        Ok(secrets::Reader {
+            invoke: Arc::clone(&self.invoke),
+            caller: self.as_execution_role(task_arn)?,
+            region: self.roles(task_arn)?.region,
+        })
+    }
+
     fn log_configuration(
         &self,
         task_arn: &str,
@@ -83,7 +97,8 @@ impl ControlPlane for Plane {
         self.ec2.fabric()
     }
 
-    async fn report(&self, reports: Vec<TaskReport>) -> Result<(), ControlPlaneError> {
+    async fn report(&self, mut reports: Vec<TaskReport>) -> Result<(), ControlPlaneError> {
+        crate::exec::judge(&self.ecs, &self.invoke, &mut reports).await?;
         self.ecs.report(reports).await.map_err(|error| ControlPlaneError::Unavailable(error.to_string()))
     }
 
@@ -131,15 +146,83 @@ impl ControlPlane for Plane {
         task_arn: &str,
         container: &str,
     ) -> Result<Option<RegistryCredentials>, ControlPlaneError> {
+        if let Some(secret) = self.ecs.repository_credentials(task_arn, container) {
+            return self.secrets_of(task_arn)?.registry(&secret).await.map(Some);
+        }
         let image = self.ecs.container_image(task_arn, container).ok_or_else(|| unknown(task_arn))?;
-        let Some(region) = ecr_region(&image) else { return Ok(None) };
-        let client = ecr::Client::new(Arc::clone(&self.invoke), self.as_execution_role(task_arn)?, region);
-        let answer = client
-            .get_authorization_token(ecr::GetAuthorizationTokenRequest::default())
+        let own = task_arn.split(':').nth(4);
+        let Some(registry) = ecr_registry(&image).filter(|registry| Some(&*registry.account) == own) else {
+            return Ok(None);
+        };
+        let client =
+            ecr::Client::new(Arc::clone(&self.invoke), self.as_execution_role(task_arn)?, registry.region);
+        let answer =
+            secrets::retried(|| client.get_authorization_token(ecr::GetAuthorizationTokenRequest::default()));
+        let answer = answer
             .await
-            .map_err(refused)?;
+            .map_err(|error| secrets::failed("ecr registry auth", &error.code, &error.to_string()))?;
         let token = answer.authorization_data.into_iter().flatten().find_map(|data| data.authorization_token);
-        Ok(token.map(|token| RegistryCredentials { username: "AWS".into(), password: token }))
+        // base64 of `AWS:<password>`
+        let decoded =
+            token.and_then(|token| BASE64.decode(token).ok()).and_then(|it| String::from_utf8(it).ok());
+        let (username, password) = decoded.as_deref().and_then(|it| it.split_once(':')).ok_or_else(|| {
+            ControlPlaneError::Unavailable("ECR's authorization token is not base64 of AWS:<password>".into())
+        })?;
+        Ok(Some(RegistryCredentials { username: username.to_owned(), password: password.to_owned() }))
+    }
+
+    async fn secrets(
+        &self,
+        task_arn: &str,
+        container: &str,
+    ) -> Result<BTreeMap<String, String>, ControlPlaneError> {
+        let secrets = self.ecs.container_secrets(task_arn, container).ok_or_else(|| unknown(task_arn))?;
+        if secrets.is_empty() {
+            return Ok(BTreeMap::new());
+        }
+        self.secrets_of(task_arn)?.values(secrets).await
+    }
+
+    async fn task_protection(
+        &self,
+        task_arn: &str,
+        change: Option<ProtectionChange>,
+    ) -> Result<Protection, ControlPlaneError> {
+        let roles = self.roles(task_arn)?;
+        let role_arn = roles.task_role_arn.ok_or_else(|| ControlPlaneError::Refused {
+            code: "AccessDeniedException".into(),
+            message: "the task has no task role".into(),
+        })?;
+        let caller = Caller::Role { role_arn, service: TASKS_SERVICE, session_name: session_name(task_arn) };
+        let client = ecs::Client::new(Arc::clone(&self.invoke), caller, &roles.region);
+        // `…:task/<cluster>/<id>`
+        let cluster = task_arn.split('/').nth(1).map(str::to_owned);
+        let tasks = Some(vec![task_arn.to_owned()]);
+        let (protected, failures) = match change {
+            None => {
+                let request = ecs::GetTaskProtectionRequest { cluster, tasks };
+                let answer = client.get_task_protection(request).await.map_err(refused)?;
+                (answer.protected_tasks, answer.failures)
+            }
+            Some(change) => {
+                let request = ecs::UpdateTaskProtectionRequest {
+                    cluster,
+                    tasks,
+                    protection_enabled: Some(change.enabled),
+                    expires_in_minutes: change.expires_in_minutes,
+                };
+                let answer = client.update_task_protection(request).await.map_err(refused)?;
+                (answer.protected_tasks, answer.failures)
+            }
+        };
+        if let Some(failure) = failures.into_iter().flatten().next() {
+            return Err(ControlPlaneError::Refused {
+                code: failure.reason.unwrap_or_default(),
+                message: failure.detail.unwrap_or_default(),
+            });
+        }
+        let task = protected.into_iter().flatten().next().ok_or_else(|| unknown(task_arn))?;
+        Ok(Protection { enabled: task.protection_enabled == Some(true), expires_at: task.expiration_date })
     }
 
     async fn task_role_credentials(
@@ -182,28 +265,28 @@ fn exists_is_fine<T>(result: Result<T, ApiError>) -> Result<(), ControlPlaneErro
     }
 }
 
-/// The region of an image in ECR: `123456789012.dkr.ecr.us-east-1.amazonaws.com/app:1`.
-fn ecr_region(image: &str) -> Option<&str> {
-    let host = image.split('/').next()?;
-    let (account, rest) = host.split_once(".dkr.ecr.")?;
-    let region = rest.strip_suffix(".amazonaws.com")?;
-    (account.len() == 12).then_some(region)
+/// The registry of an image in ECR: `123456789012.dkr.ecr.us-east-1.amazonaws.com/app:1`.
+fn ecr_registry(image: &str) -> Option<RegistryName> {
+    RegistryName::parse(image.split_once('/')?.0)
 }
 
 #[cfg(test)]
 mod tests {
-    use super::ecr_region;
+    use super::ecr_registry;
 
     #[test]
-    fn only_ecr_images_have_an_ecr_region() {
-        assert_eq!(ecr_region("123456789012.dkr.ecr.eu-west-1.amazonaws.com/a/b:1"), Some("eu-west-1"));
+    fn only_ecr_images_have_an_ecr_registry() {
+        for domain in ["amazonaws.com", "localhost:4566"] {
+            let registry = ecr_registry(&format!("123456789012.dkr.ecr.eu-west-1.{domain}/a/b:1")).unwrap();
+            assert_eq!((&*registry.account, &*registry.region), ("123456789012", "eu-west-1"));
+        }
         for image in [
             "nginx:latest",
             "docker.io/library/nginx",
             "1.dkr.ecr.eu-west-1.amazonaws.com/x",
             "x.dkr.ecr.com/y",
         ] {
-            assert_eq!(ecr_region(image), None, "{image}");
+            assert_eq!(ecr_registry(image), None, "{image}");
         }
     }
 }

@@ -32,39 +32,48 @@ impl ImageStore {
     /// The disk fails.
     pub async fn collect(&self, keep: &HashSet<Digest>, marks: Watermarks) -> Result<Collected, StoreError> {
         let (inner, keep) = (Arc::clone(&self.0), keep.clone());
-        blocking(move || collect(&inner, &keep, marks)).await
+        blocking(move || inner.collect(&keep, marks)).await
     }
 }
 
-fn collect(inner: &Inner, keep: &HashSet<Digest>, marks: Watermarks) -> Result<Collected, StoreError> {
-    let mut records = inner.records();
-    let mut collected = Collected { freed_bytes: inner.sweep(&records)?, ..Collected::default() };
-    let mut left = bytes(inner, &records);
-    if left > marks.high_bytes {
-        let mut order: Vec<Record> = records
-            .values()
-            .filter(|record| {
-                !keep.contains(&record.manifest) && !record.indexes.iter().any(|index| keep.contains(index))
-            })
-            .cloned()
-            .collect();
-        order.sort_by_key(|record| record.last_used);
-        for record in order {
-            if left <= marks.low_bytes {
-                break;
+impl Inner {
+    /// Blocking.
+    pub(crate) fn collect(&self, keep: &HashSet<Digest>, marks: Watermarks) -> Result<Collected, StoreError> {
+        let mut records = self.records();
+        let mut collected = Collected { freed_bytes: self.sweep(&records)?, ..Collected::default() };
+        let mut left = bytes(self, &records);
+        if left > marks.high_bytes {
+            let mut order: Vec<Record> = records
+                .values()
+                .filter(|record| {
+                    !keep.contains(&record.manifest)
+                        && !record.indexes.iter().any(|index| keep.contains(index))
+                })
+                .cloned()
+                .collect();
+            order.sort_by_key(|record| record.last_used);
+            for record in order {
+                if left <= marks.low_bytes {
+                    break;
+                }
+                if self.pins.count(&record.manifest) > 0 {
+                    continue;
+                }
+                self.disk.remove_record(&record.manifest)?;
+                records.remove(&record.manifest);
+                collected.removed.push(record.manifest);
+                left = bytes(self, &records);
             }
-            if inner.pins.count(&record.manifest) > 0 {
-                continue;
-            }
-            inner.disk.remove_record(&record.manifest)?;
-            records.remove(&record.manifest);
-            collected.removed.push(record.manifest);
-            left = bytes(inner, &records);
+            collected.freed_bytes += self.sweep(&records)?;
         }
-        collected.freed_bytes += inner.sweep(&records)?;
+        collected.left_bytes = left;
+        Ok(collected)
     }
-    collected.left_bytes = left;
-    Ok(collected)
+
+    /// Unpacked layers of all images.
+    pub(crate) fn held_bytes(&self) -> u64 {
+        bytes(self, &self.records())
+    }
 }
 
 fn bytes(inner: &Inner, records: &BTreeMap<Digest, Record>) -> u64 {

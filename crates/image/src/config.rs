@@ -2,26 +2,33 @@
 
 use std::time::Duration;
 
+use crate::upkeep::Upkeep;
+
 /// `..Default::default()` fits every field but the mirrors to production.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// The longest matching prefix wins. A mirror replaces its registry: there is no falling back to the original.
     pub mirrors: Vec<Mirror>,
+    /// Before all mirrors.
+    pub own: Option<OwnRegistry>,
     pub limits: Limits,
     pub retry: Retry,
     pub timeouts: Timeouts,
-    /// Layers downloaded and unpacked at the same time, over all pulls.
+    /// Layers of one source downloaded and unpacked at the same time, over all its pulls.
     pub layers_in_parallel: usize,
+    pub upkeep: Upkeep,
 }
 
 impl Default for Config {
     fn default() -> Self {
         Config {
             mirrors: Vec::new(),
+            own: None,
             limits: Limits::default(),
             retry: Retry::default(),
             timeouts: Timeouts::default(),
             layers_in_parallel: 3,
+            upkeep: Upkeep::default(),
         }
     }
 }
@@ -36,6 +43,18 @@ pub struct Mirror {
     pub target: String,
     /// Plain http to a host that is not loopback is meant.
     pub insecure: bool,
+}
+
+/// A registry that this program serves itself, under many names: those that start with `prefix` and end in one of
+/// `suffixes`. What credentials a pull from it brings go nowhere else.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OwnRegistry {
+    /// `123456789012.dkr.ecr.`
+    pub prefix: String,
+    /// `.amazonaws.com`; the first one is how the registry itself is told the name.
+    pub suffixes: Vec<String>,
+    /// Where it is, `http://127.0.0.1:4566`: its name becomes the first part of the repository's path there.
+    pub url: String,
 }
 
 impl Mirror {
@@ -97,8 +116,7 @@ impl Default for Limits {
 pub struct Retry {
     /// First try included. A blob that moved on by `progress_bytes` starts counting anew.
     pub attempts_max: u32,
-    /// Doubled after each attempt up to `delay_max`; also the fixed delay after "not found", which a push that is
-    /// just ending makes wrong.
+    /// Doubled after each attempt up to `delay_max`.
     pub delay: Duration,
     pub delay_max: Duration,
     pub progress_bytes: u64,

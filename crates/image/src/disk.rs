@@ -10,10 +10,11 @@
 //! ```
 
 use std::fs::{self, File};
-use std::io::Write;
+use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use serde::{Deserialize, Serialize};
@@ -24,8 +25,14 @@ use crate::error::{Cause, CauseKind, StoreError, local};
 use crate::remove::remove_tree;
 use crate::unpack::unpack;
 
+const RECORD: &str = "layer.json";
+
 pub(crate) struct Disk {
     dir: PathBuf,
+    /// Of the machine, since it was started.
+    boot: String,
+    /// Held while a layer goes, and while one's record is written anew: no file appears in what is being removed.
+    changing: Arc<Mutex<()>>,
     _lock: File,
 }
 
@@ -38,6 +45,16 @@ pub(crate) struct LayerRecord {
     pub(crate) entries: u64,
     /// Nothing below this layer is seen.
     pub(crate) opaque_root: bool,
+    /// The boot of this machine that unpacked it, until it is known to be on the disk: after another boot it may be
+    /// anything.
+    #[serde(default)]
+    boot: Option<String>,
+}
+
+/// Unpacked and checked, not yet in its place.
+pub(crate) struct PreparedLayer {
+    staging: Staging,
+    diff_id: Digest,
 }
 
 impl Disk {
@@ -55,7 +72,7 @@ impl Disk {
             Err(rustix::io::Errno::WOULDBLOCK) => return Err(StoreError::Locked { path: dir.to_owned() }),
             Err(errno) => return Err(StoreError::io("lock", &path)(errno.into())),
         }
-        let disk = Disk { dir: dir.to_owned(), _lock: lock };
+        let disk = Disk { dir: dir.to_owned(), boot: boot_id()?, changing: Arc::default(), _lock: lock };
         remove_tree(&disk.tmp()).map_err(StoreError::io("empty", disk.tmp()))?;
         for part in ["documents", "images", "layers", "tmp"] {
             make(&dir.join(part))?;
@@ -81,18 +98,20 @@ impl Disk {
 
     /// The layer's record, if the layer is here.
     pub(crate) fn layer_record(&self, diff_id: &Digest) -> Option<LayerRecord> {
-        let bytes = fs::read(self.layer(diff_id).with_file_name("layer.json")).ok()?;
-        serde_json::from_slice::<LayerRecord>(&bytes).ok().filter(|record| record.diff_id == *diff_id)
+        let bytes = fs::read(self.layer(diff_id).with_file_name(RECORD)).ok()?;
+        let record = serde_json::from_slice::<LayerRecord>(&bytes).ok()?;
+        let on_disk = record.boot.as_ref().is_none_or(|boot| *boot == self.boot);
+        (on_disk && record.diff_id == *diff_id).then_some(record)
     }
 
-    /// Unpacks a verified blob. The layer appears whole by one rename, after everything is on the disk. Blocking.
-    pub(crate) fn add_layer(
+    /// Unpacks a blob, beside the layers. Blocking.
+    pub(crate) fn prepare_layer(
         &self,
-        blob: File,
+        blob: impl Read + 'static,
         blob_bytes: u64,
         diff_id: &Digest,
         limits: &Limits,
-    ) -> Result<(), Cause> {
+    ) -> Result<PreparedLayer, Cause> {
         let failed = |error: std::io::Error| local("failed to extract layer", &error);
         let staging = Staging::new(&self.tmp()).map_err(failed)?;
         let (root, trash) = (staging.0.join("fs"), staging.0.join("trash"));
@@ -113,31 +132,45 @@ impl Disk {
             unpacked_bytes: unpacked.bytes,
             entries: unpacked.entries,
             opaque_root: unpacked.opaque_root,
+            boot: Some(self.boot.clone()),
         };
         let bytes = serde_json::to_vec(&record).map_err(|error| failed(error.into()))?;
-        let mut file = File::create(staging.0.join("layer.json")).map_err(failed)?;
-        file.write_all(&bytes).and_then(|()| file.sync_all()).map_err(failed)?;
-        sync_dir(&staging.0).map_err(failed)?;
-        let layers = self.dir.join("layers");
-        match fs::rename(&staging.0, layers.join(diff_id.hex())) {
-            Ok(()) => sync_dir(&layers).map_err(failed),
+        fs::write(staging.0.join(RECORD), bytes).map_err(failed)?;
+        Ok(PreparedLayer { staging, diff_id: diff_id.clone() })
+    }
+
+    /// The layer appears whole by one rename. Blocking.
+    pub(crate) fn place_layer(&self, layer: PreparedLayer) -> Result<(), Cause> {
+        let failed = |error: std::io::Error| local("failed to extract layer", &error);
+        let PreparedLayer { staging, diff_id } = layer;
+        let place = self.dir.join("layers").join(diff_id.hex());
+        match fs::rename(&staging.0, &place) {
+            Ok(()) => Ok(()),
             // One of us was cancelled and finished all the same: the same bytes.
-            Err(_) if self.layer_record(diff_id).is_some() => Ok(()),
+            Err(_) if self.layer_record(&diff_id).is_some() => Ok(()),
             // One that cannot be read any more: it goes, and this one takes its place.
             Err(_) => {
-                self.remove_layer(diff_id)
+                self.remove_layer(&diff_id)
                     .map_err(|error| Cause::new(CauseKind::Local, error.to_string()))?;
-                fs::rename(&staging.0, layers.join(diff_id.hex())).map_err(failed)?;
-                sync_dir(&layers).map_err(failed)
+                fs::rename(&staging.0, &place).map_err(failed)
             }
         }
+    }
+
+    /// Where new layers are, for whoever syncs them.
+    pub(crate) fn place(&self) -> DiskPlace {
+        DiskPlace { dir: self.dir.clone(), boot: self.boot.clone(), changing: Arc::clone(&self.changing) }
     }
 
     /// A layer vanishes at once, its files after that. Blocking.
     pub(crate) fn remove_layer(&self, diff_id: &Digest) -> Result<(), StoreError> {
         let path = self.dir.join("layers").join(diff_id.hex());
         let staging = Staging::new(&self.tmp()).map_err(StoreError::io("create", self.tmp()))?;
-        match fs::rename(&path, staging.0.join("removed")) {
+        let renamed = {
+            let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+            fs::rename(&path, staging.0.join("removed"))
+        };
+        match renamed {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
             other => other.map_err(StoreError::io("remove", &path)),
         }
@@ -206,18 +239,74 @@ impl Disk {
         }
     }
 
-    /// Old or new, never half.
+    /// Old or new, never half, as long as the machine runs. After a power cut it may be empty: who reads it checks.
     fn replace(&self, path: &Path, bytes: &[u8]) -> std::io::Result<()> {
         let mut file = tempfile::NamedTempFile::new_in(self.tmp())?;
         file.write_all(bytes)?;
-        file.as_file().sync_all()?;
         file.persist(path)?;
-        path.parent().map_or(Ok(()), sync_dir)
+        Ok(())
     }
 }
 
-fn sync_dir(path: &Path) -> std::io::Result<()> {
-    File::open(path)?.sync_all()
+/// The store's directory; does not keep the store open.
+pub(crate) struct DiskPlace {
+    dir: PathBuf,
+    boot: String,
+    changing: Arc<Mutex<()>>,
+}
+
+impl DiskPlace {
+    /// Brings layers that this boot of the machine unpacked to the disk, and notes that they are there. Blocking,
+    /// perhaps for seconds.
+    pub(crate) fn settle(&self) -> Result<(), StoreError> {
+        let layers = self.dir.join("layers");
+        let mut new = Vec::new();
+        for entry in fs::read_dir(&layers).map_err(StoreError::io("read", &layers))?.map_while(Result::ok) {
+            // Opened before it is read: whatever takes its place meanwhile is not noted as synced.
+            let path = entry.path();
+            let Ok(layer) = File::open(&path) else { continue };
+            let Ok(bytes) = fs::read(entry.path().join(RECORD)) else { continue };
+            let Ok(record) = serde_json::from_slice::<LayerRecord>(&bytes) else { continue };
+            if record.boot.as_ref() == Some(&self.boot) {
+                new.push((path, layer, LayerRecord { boot: None, ..record }));
+            }
+        }
+        if new.is_empty() {
+            return Ok(());
+        }
+        let failed = |error: std::io::Error| StoreError::io("sync", &self.dir)(error);
+        let dir = File::open(&self.dir).map_err(failed)?;
+        rustix::fs::syncfs(&dir).map_err(|errno| failed(errno.into()))?;
+        for (path, layer, record) in &new {
+            let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+            if same_directory(path, layer) {
+                write_record(layer, record).map_err(failed)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// False: it was removed, and perhaps another one is there.
+fn same_directory(path: &Path, open: &File) -> bool {
+    let at = |metadata: fs::Metadata| (metadata.dev(), metadata.ino());
+    let (Ok(there), Ok(open)) = (fs::metadata(path), open.metadata()) else { return false };
+    at(there) == at(open)
+}
+
+fn write_record(dir: &File, record: &LayerRecord) -> std::io::Result<()> {
+    const NEW: &str = "layer.json.new";
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let file = rustix::fs::openat(dir, NEW, flags, Mode::from_raw_mode(0o600))?;
+    File::from(file).write_all(&serde_json::to_vec(record)?)?;
+    Ok(rustix::fs::renameat(dir, NEW, dir, RECORD)?)
+}
+
+/// Another one after every start of the machine.
+fn boot_id() -> Result<String, StoreError> {
+    let path = Path::new("/proc/sys/kernel/random/boot_id");
+    let text = fs::read_to_string(path).map_err(StoreError::io("read", path))?;
+    Ok(text.trim().to_owned())
 }
 
 /// A directory below `tmp` that goes with its value, unless it was renamed away.

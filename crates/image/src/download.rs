@@ -1,115 +1,103 @@
-//! One blob to one file: hashed on the way, taken up again where it broke off.
+//! One blob from the registry into a pipe: hashed on the way, taken up again where it broke off.
 
-use std::fs::File;
-use std::path::Path;
+use bytes::Bytes;
 
-use tokio::io::{AsyncSeekExt, AsyncWriteExt, BufWriter};
-
-use crate::config::Retry;
 use crate::digest::Hasher;
-use crate::error::{Cause, CauseKind, local};
+use crate::error::{Cause, CauseKind};
 use crate::flights::Failure;
 use crate::manifest::Descriptor;
+use crate::pipe::Inlet;
 use crate::registry::{Registry, Source, unexpected_digest};
 use crate::retry::Attempts;
 
-const WRITE_BYTES: usize = 512 << 10;
+/// Why a download did not come to its end.
+pub(crate) enum Broken {
+    /// What came is wrong: whatever was made of it is to be thrown away, and all of it asked for anew.
+    Corrupt(Cause),
+    Over(Failure),
+}
 
-/// Downloads `blob` into a nameless file on the disk of `dir`: whatever happens, it leaves nothing. Returns it rewound,
-/// verified, and how many attempts that took.
+/// Downloads `blob` into the pipe, which ends well only after the digest was right. Should the reader go, the rest is
+/// still hashed: bytes that cannot be unpacked may be wrong ones.
 pub(crate) async fn download(
     registry: &Registry,
     source: &Source,
     blob: &Descriptor,
-    dir: &Path,
-    retry: Retry,
+    attempts: &mut Attempts,
+    inlet: Inlet,
     progress: &(dyn Fn(u64) + Sync),
-) -> Result<(File, u32), Failure> {
-    let at_once = |cause| Failure { attempts: 1, cause };
-    let file = tempfile::tempfile_in(dir).map_err(|error| at_once(local("create blob", &error)))?;
-    let mut partial = Partial {
-        file: BufWriter::with_capacity(WRITE_BYTES, tokio::fs::File::from_std(file)),
-        hasher: Hasher::new(),
-        written: 0,
-    };
-    let mut attempts = Attempts::new(retry);
+) -> Result<(), Broken> {
+    let mut partial = Partial { inlet: Some(inlet), hasher: Hasher::new(), passed: 0, progress };
     let mut furthest = 0;
     loop {
-        let result = partial.fill(registry, source, blob, progress).await;
-        if partial.written >= furthest + retry.progress_bytes {
+        let result = partial.fill(registry, source, blob).await;
+        if partial.passed >= furthest + attempts.retry.progress_bytes {
             attempts.progress();
         }
-        furthest = furthest.max(partial.written);
+        furthest = furthest.max(partial.passed);
         match result {
             Ok(()) => break,
-            Err(cause) => {
-                if cause.kind == CauseKind::Corrupt {
-                    partial.restart().await.map_err(at_once)?;
-                }
-                attempts.failed(cause).await?;
-            }
+            Err(cause) if cause.kind == CauseKind::Corrupt => return Err(Broken::Corrupt(cause)),
+            Err(cause) => attempts.failed(cause).await.map_err(Broken::Over)?,
         }
     }
-    let file = partial.file.into_inner().into_std().await;
-    Ok((file, attempts.made + 1))
+    let actual = partial.hasher.finish();
+    if actual != blob.digest {
+        let name = format!("layer-{}", blob.digest);
+        return Err(Broken::Corrupt(unexpected_digest(&name, &actual, &blob.digest)));
+    }
+    if let Some(inlet) = partial.inlet {
+        inlet.end().await;
+    }
+    Ok(())
 }
 
-struct Partial {
-    file: BufWriter<tokio::fs::File>,
+struct Partial<'a> {
+    inlet: Option<Inlet>,
     hasher: Hasher,
-    written: u64,
+    /// Bytes hashed and handed on.
+    passed: u64,
+    progress: &'a (dyn Fn(u64) + Sync),
 }
 
-impl Partial {
-    async fn fill(
-        &mut self,
-        registry: &Registry,
-        source: &Source,
-        blob: &Descriptor,
-        progress: &(dyn Fn(u64) + Sync),
-    ) -> Result<(), Cause> {
-        if self.written < blob.size || blob.size == 0 {
-            let mut stream = registry.open_blob(source, &blob.digest, self.written).await?;
-            if stream.offset != self.written {
-                self.restart().await?;
-            }
-            while let Some(chunk) = stream.chunk().await? {
-                let chunk = chunk.as_ref();
-                if self.written + chunk.len() as u64 > blob.size {
-                    return Err(wrong_size(blob, "more"));
+impl Partial<'_> {
+    async fn fill(&mut self, registry: &Registry, source: &Source, blob: &Descriptor) -> Result<(), Cause> {
+        if self.passed < blob.size || blob.size == 0 {
+            let mut stream = registry.open_blob(source, blob, self.passed).await?;
+            // A registry without Range sends again what is here; the digest tells whether it is the same.
+            let mut skip = self.passed - stream.offset;
+            while let Some(mut chunk) = stream.chunk().await? {
+                let known = skip.min(chunk.len() as u64);
+                skip -= known;
+                let chunk = chunk.split_off(known as usize);
+                if self.passed + chunk.len() as u64 > blob.size {
+                    return Err(wrong_size(blob));
                 }
-                self.file.write_all(chunk).await.map_err(|error| local("write blob", &error))?;
-                self.hasher.update(chunk);
-                self.written += chunk.len() as u64;
-                progress(self.written);
+                self.pass(chunk).await;
             }
         }
-        if self.written < blob.size {
-            let text =
-                format!("failed to copy: unexpected EOF after {} of {} bytes", self.written, blob.size);
+        if self.passed < blob.size {
+            let text = format!("failed to copy: unexpected EOF after {} of {} bytes", self.passed, blob.size);
             return Err(Cause::new(CauseKind::Unreachable, text));
         }
-        let actual = std::mem::replace(&mut self.hasher, Hasher::new()).finish();
-        if actual != blob.digest {
-            return Err(unexpected_digest(&format!("layer-{}", blob.digest), &actual, &blob.digest));
-        }
-        self.file.flush().await.map_err(|error| local("write blob", &error))?;
-        self.file.rewind().await.map(drop).map_err(|error| local("read blob", &error))
+        Ok(())
     }
 
-    async fn restart(&mut self) -> Result<(), Cause> {
-        let failed = |error: std::io::Error| local("write blob", &error);
-        self.file.rewind().await.map_err(failed)?;
-        self.file.get_ref().set_len(0).await.map_err(failed)?;
-        self.hasher = Hasher::new();
-        self.written = 0;
-        Ok(())
+    async fn pass(&mut self, chunk: Bytes) {
+        self.hasher.update(&chunk);
+        self.passed += chunk.len() as u64;
+        if let Some(inlet) = &self.inlet
+            && !inlet.put(chunk).await
+        {
+            self.inlet = None;
+        }
+        (self.progress)(self.passed);
     }
 }
 
-fn wrong_size(blob: &Descriptor, how: &str) -> Cause {
+fn wrong_size(blob: &Descriptor) -> Cause {
     let text = format!(
-        "failed commit on ref \"layer-{}\": failed size validation: {how} than {} bytes: failed precondition",
+        "failed commit on ref \"layer-{}\": failed size validation: more than {} bytes: failed precondition",
         blob.digest, blob.size
     );
     Cause::new(CauseKind::Corrupt, text)

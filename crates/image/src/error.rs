@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::platform::Platform;
-use crate::reference::ReferenceError;
+use crate::reference::{ImageRef, ReferenceError};
 
 /// A failed pull. Its text is a task's stoppedReason, in AWS's words ("Task stopped error codes", Amazon ECS
 /// Developer Guide); the count is of attempts really made.
@@ -32,6 +32,14 @@ pub enum PullError {
 }
 
 impl PullError {
+    /// The task's own network does not lead to the registry, as was found `attempts` times.
+    pub fn no_way(reference: &ImageRef, attempts: u32) -> Self {
+        let text =
+            format!("failed to do request: Head \"{}\": dial tcp: i/o timeout", reference.manifest_url());
+        let cause = Cause::new(CauseKind::Unreachable, text);
+        PullError::Manifest { reference: reference.to_string(), attempts, cause }
+    }
+
     /// What kind of thing went wrong, for metrics and decisions.
     pub fn kind(&self) -> CauseKind {
         match self {
@@ -75,6 +83,8 @@ pub enum CauseKind {
     /// The registry refuses this caller.
     Denied,
     RateLimited,
+    /// Its certificate does not prove that it is who it says, or it speaks no TLS.
+    Untrusted,
     /// No connection, no answer in time, or an answer that broke off.
     Unreachable,
     /// The registry says it failed.
@@ -96,10 +106,12 @@ impl CauseKind {
     /// Another attempt may end otherwise.
     pub(crate) fn may_pass(self) -> bool {
         match self {
-            CauseKind::NotFound | CauseKind::RateLimited | CauseKind::Unreachable | CauseKind::Server => true,
+            CauseKind::RateLimited | CauseKind::Unreachable | CauseKind::Server => true,
             // A broken proxy on the way: one more full download is worth it, and attempts are counted.
             CauseKind::Corrupt => true,
-            CauseKind::Denied
+            CauseKind::NotFound
+            | CauseKind::Denied
+            | CauseKind::Untrusted
             | CauseKind::Malformed
             | CauseKind::TooLarge
             | CauseKind::Hostile

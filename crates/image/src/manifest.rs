@@ -35,6 +35,9 @@ pub(crate) struct Descriptor {
     pub(crate) digest: Digest,
     /// Bytes.
     pub(crate) size: u64,
+    /// Where else it is to be had, for what the registry may not distribute.
+    #[serde(default)]
+    pub(crate) urls: Vec<String>,
 }
 
 #[derive(Debug, PartialEq, Eq, Deserialize)]
@@ -103,7 +106,7 @@ impl ImageManifest {
                 return too_large(format!("layer {digest} has {size} bytes; {max} are allowed"));
             }
             let name = layer.media_type.as_str();
-            if name.contains("encrypted") || name.contains("foreign") || name.contains("nondistributable") {
+            if name.contains("encrypted") {
                 let text = format!("layer {}: unsupported media type {name}", layer.digest);
                 return Err(Cause::new(CauseKind::Malformed, text));
             }
@@ -117,21 +120,25 @@ impl ImageManifest {
     }
 }
 
-/// The first entry that runs on any machine of the platform: variants above the base one are left out.
-pub(crate) fn select(entries: &[IndexEntry], platform: Platform) -> Option<&Descriptor> {
+/// The first entry that runs on any machine of the platform: variants above the base one are left out. Then indexes
+/// that do not say what they are for: perhaps one of those has it.
+pub(crate) fn select(entries: &[IndexEntry], platform: Platform) -> impl Iterator<Item = &Descriptor> {
     let base = match platform {
         Platform::LinuxAmd64 => "v1",
         Platform::LinuxArm64 => "v8",
     };
-    entries
-        .iter()
-        .find(|entry| {
-            entry.platform.as_ref().is_some_and(|of| {
-                platform.is(&of.os, &of.architecture)
-                    && of.variant.as_deref().is_none_or(|variant| variant.is_empty() || variant == base)
-            })
+    let fits = move |entry: &&IndexEntry| {
+        entry.platform.as_ref().is_some_and(|of| {
+            platform.is(&of.os, &of.architecture)
+                && of.variant.as_deref().is_none_or(|variant| variant.is_empty() || variant == base)
         })
-        .map(|entry| &entry.descriptor)
+    };
+    let nested = |entry: &&IndexEntry| {
+        let media_type = entry.descriptor.media_type.as_str();
+        entry.platform.is_none() && matches!(media_type, OCI_INDEX | DOCKER_INDEX)
+    };
+    let nested = entries.iter().filter(nested);
+    entries.iter().find(fits).into_iter().chain(nested).map(|entry| &entry.descriptor)
 }
 
 #[cfg(test)]
@@ -154,9 +161,9 @@ mod tests {
             {"digest":"$D","size":4,"platform":{"os":"linux","architecture":"arm64","variant":"v8"}}]}"#,
         );
         let Ok(Manifest::Index(entries)) = index else { panic!("{index:?}") };
-        assert_eq!(select(&entries, Platform::LinuxAmd64).unwrap().size, 3);
-        assert_eq!(select(&entries, Platform::LinuxArm64).unwrap().size, 4);
-        assert!(select(&entries[..2], Platform::LinuxAmd64).is_none());
+        assert_eq!(select(&entries, Platform::LinuxAmd64).next().unwrap().size, 3);
+        assert_eq!(select(&entries, Platform::LinuxArm64).next().unwrap().size, 4);
+        assert!(select(&entries[..2], Platform::LinuxAmd64).next().is_none());
     }
 
     #[test]

@@ -1,23 +1,28 @@
 //! One pull: resolve, manifest, config, layers, commit.
 
 use std::collections::BTreeSet;
+use std::pin::pin;
 use std::sync::Arc;
 
 use futures_util::future::try_join_all;
 
 use crate::config::Auth;
 use crate::digest::Digest;
-use crate::download::download;
+use crate::download::{Broken, download};
 use crate::error::{Cause, CauseKind, PullError, local};
 use crate::flights::Failure;
 use crate::image::{ConfigDocument, Image};
 use crate::manifest::{Descriptor, ImageManifest, Manifest, select};
 use crate::pins::Pin;
+use crate::pipe::pipe;
 use crate::platform::Platform;
 use crate::reference::ImageRef;
 use crate::registry::Source;
 use crate::retry::Attempts;
 use crate::store::{ImageStore, Inner, Record, blocking, now};
+
+/// Manifests and indexes read on the way to one image.
+const INDEXES_MAX: usize = 16;
 
 /// What a pull is doing, for people who watch.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -65,8 +70,29 @@ impl ImageStore {
         platform: Platform,
         progress: impl Fn(Progress) + Send + Sync,
     ) -> Result<Image, PullError> {
+        self.pull_within(reference, auth, platform, false, &progress).await
+    }
+
+    /// … while nobody waits for it.
+    pub(crate) async fn pull_ahead(
+        &self,
+        reference: &ImageRef,
+        auth: Auth,
+        platform: Platform,
+    ) -> Result<Image, PullError> {
+        self.pull_within(reference, auth, platform, true, &|_| {}).await
+    }
+
+    async fn pull_within(
+        &self,
+        reference: &ImageRef,
+        auth: Auth,
+        platform: Platform,
+        ahead: bool,
+        progress: &(dyn Fn(Progress) + Send + Sync),
+    ) -> Result<Image, PullError> {
         let after = self.0.config.timeouts.pull;
-        let pull = Pull { inner: &self.0, reference, platform, progress: &progress };
+        let pull = Pull { inner: &self.0, reference, platform, ahead, progress };
         let running = Box::pin(pull.run(auth));
         match tokio::time::timeout(after, running).await {
             Ok(result) => result,
@@ -79,6 +105,8 @@ struct Pull<'a> {
     inner: &'a Arc<Inner>,
     reference: &'a ImageRef,
     platform: Platform,
+    /// Nobody waits for it.
+    ahead: bool,
     progress: &'a (dyn Fn(Progress) + Send + Sync),
 }
 
@@ -97,6 +125,7 @@ impl Pull<'_> {
             return Ok(image);
         }
         (self.progress)(Progress::Resolved { digest: digest.clone(), cached: false });
+        let _first = (!self.ahead).then(|| inner.prefetch.pulling());
 
         let (manifest_digest, manifest, _documents) = self.manifest(source, &digest).await?;
         let _config = inner.pins.pin(vec![manifest.config.digest.clone()]);
@@ -106,11 +135,13 @@ impl Pull<'_> {
         // From here on nothing of this image is collected, and `image` below finds what was fetched.
         let _pin = inner.pins.pin(layers.clone());
         (self.progress)(Progress::Planned { layers: layers.len(), bytes: manifest.bytes() });
+        self.make_room(&manifest, &layers).await?;
         let mut fetching = Vec::new();
         for (blob, diff_id) in manifest.layers.iter().zip(&layers) {
             fetching.push(self.layer(source, blob, diff_id));
         }
         try_join_all(fetching).await?;
+        inner.settle_later();
 
         let record = Record {
             manifest: manifest_digest,
@@ -139,23 +170,48 @@ impl Pull<'_> {
         }
     }
 
-    /// The platform's manifest behind a digest. The pins keep the documents.
+    /// The platform's manifest behind a digest, through indexes of indexes. The pins keep the documents.
     async fn manifest(
         &self,
         source: &Source,
         digest: &Digest,
     ) -> Result<(Digest, ImageManifest, Vec<Pin>), PullError> {
-        let mut pins = vec![self.inner.pins.pin(vec![digest.clone()])];
-        match self.read_manifest(source, digest).await? {
-            Manifest::Image(manifest) => Ok((digest.clone(), manifest, pins)),
-            Manifest::Index(entries) => {
-                let chosen = select(&entries, self.platform).ok_or_else(|| self.no_platform())?;
-                pins.push(self.inner.pins.pin(vec![chosen.digest.clone()]));
-                match self.read_manifest(source, &chosen.digest).await? {
-                    Manifest::Image(manifest) => Ok((chosen.digest.clone(), manifest, pins)),
-                    Manifest::Index(_) => Err(self.no_platform()),
+        let mut pins = Vec::new();
+        // Depth first, in the index's order.
+        let mut waiting = vec![digest.clone()];
+        for _ in 0..INDEXES_MAX {
+            let Some(digest) = waiting.pop() else { break };
+            pins.push(self.inner.pins.pin(vec![digest.clone()]));
+            match self.read_manifest(source, &digest).await? {
+                Manifest::Image(manifest) => return Ok((digest, manifest, pins)),
+                Manifest::Index(entries) => {
+                    let chosen: Vec<_> =
+                        select(&entries, self.platform).map(|of| of.digest.clone()).collect();
+                    waiting.extend(chosen.into_iter().rev());
                 }
             }
+        }
+        Err(self.no_platform())
+    }
+
+    /// Before layers that would not fit beside what is here.
+    async fn make_room(&self, manifest: &ImageManifest, layers: &[Digest]) -> Result<(), PullError> {
+        let disk = &self.inner.disk;
+        let missing = manifest.layers.iter().zip(layers);
+        let missing = missing.filter(|(_, diff_id)| disk.layer_record(diff_id).is_none());
+        let coming = missing.fold(0u64, |sum, (blob, _)| sum.saturating_add(blob.size));
+        let (inner, ahead) = (Arc::clone(self.inner), self.ahead);
+        let failed = |kind, text| self.layer_error(Failure { attempts: 1, cause: Cause::new(kind, text) });
+        let roomy = blocking(move || {
+            // What nobody waits for drives nothing out.
+            if ahead { inner.has_room(coming) } else { inner.make_room(coming).map(|_| true) }
+        });
+        match roomy.await {
+            Ok(true) => Ok(()),
+            Ok(false) => {
+                Err(failed(CauseKind::DiskFull, "no room beside the images that are here".to_owned()))
+            }
+            Err(error) => Err(failed(CauseKind::Local, error.to_string())),
         }
     }
 
@@ -249,20 +305,51 @@ impl Pull<'_> {
         Ok(())
     }
 
+    /// Unpacked while it is downloaded; in its place only once every digest was right.
     async fn fetch_layer(&self, source: &Source, blob: &Descriptor, diff_id: &Digest) -> Result<(), Failure> {
         let (inner, layer) = (self.inner, &blob.digest);
-        let _slot = inner.layer_slots.acquire().await;
+        let slots = inner.layer_slots.of(source.id());
+        let _slot = slots.acquire().await;
         let progress = |bytes| {
             (self.progress)(Progress::Downloaded { layer: layer.clone(), bytes, bytes_total: blob.size });
         };
-        let tmp = inner.disk.tmp();
-        let (file, attempts) =
-            download(&inner.registry, source, blob, &tmp, inner.config.retry, &progress).await?;
-        (self.progress)(Progress::Unpacking { layer: layer.clone() });
-        let (owned, diff_id, bytes) = (Arc::clone(inner), diff_id.clone(), blob.size);
-        blocking(move || owned.disk.add_layer(file, bytes, &diff_id, &owned.config.limits))
-            .await
-            .map_err(|cause| Failure { attempts, cause })
+        let mut attempts = Attempts::new(inner.config.retry);
+        loop {
+            let (inlet, outlet) = pipe();
+            let (owned, wanted, bytes) = (Arc::clone(inner), diff_id.clone(), blob.size);
+            let unpacking =
+                blocking(move || owned.disk.prepare_layer(outlet, bytes, &wanted, &owned.config.limits));
+            let (downloaded, prepared) = {
+                let downloading = download(&inner.registry, source, blob, &mut attempts, inlet, &progress);
+                let (mut unpacking, mut downloading) = (pin!(unpacking), pin!(downloading));
+                tokio::select! {
+                    downloaded = &mut downloading => {
+                        (self.progress)(Progress::Unpacking { layer: layer.clone() });
+                        (downloaded, unpacking.await)
+                    }
+                    prepared = &mut unpacking => match prepared {
+                        // Whatever the rest of the bytes is, there is no room for it.
+                        Err(cause) if matches!(cause.kind, CauseKind::DiskFull | CauseKind::Local) => {
+                            (Ok(()), Err(cause))
+                        }
+                        prepared => (downloading.await, prepared),
+                    },
+                }
+            };
+            let made = attempts.made + 1;
+            match downloaded {
+                Ok(()) => {
+                    let owned = Arc::clone(inner);
+                    let placed = match prepared {
+                        Ok(layer) => blocking(move || owned.disk.place_layer(layer)).await,
+                        Err(cause) => Err(cause),
+                    };
+                    return placed.map_err(|cause| Failure { attempts: made, cause });
+                }
+                Err(Broken::Corrupt(cause)) => attempts.failed(cause).await?,
+                Err(Broken::Over(failure)) => return Err(failure),
+            }
+        }
     }
 
     async fn commit(&self, record: Record, digest: &Digest) -> Result<Record, PullError> {

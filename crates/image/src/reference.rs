@@ -7,6 +7,9 @@ use crate::digest::{Digest, DigestError};
 
 const DEFAULT_REGISTRY: &str = "docker.io";
 const LEGACY_REGISTRY: &str = "index.docker.io";
+/// Docker Hub's API is not at the name people write.
+pub(crate) const DOCKER_HUB_API: &str = "registry-1.docker.io";
+const HTTPS_PORT: u16 = 443;
 const OFFICIAL_NAMESPACE: &str = "library/";
 const DEFAULT_TAG: &str = "latest";
 /// distribution/reference: NameTotalLengthMax.
@@ -90,6 +93,29 @@ impl ImageRef {
     /// The digest asked for; it wins over the tag.
     pub fn digest(&self) -> Option<&Digest> {
         self.digest.as_ref()
+    }
+
+    /// Host and port of the registry's API, mirrors left aside: `registry-1.docker.io`, 443.
+    pub fn endpoint(&self) -> (&str, u16) {
+        let (host, port) = match self.api_host().rsplit_once(':') {
+            // Not inside `[::1]`.
+            Some((host, port)) if !port.ends_with(']') => (host, port.parse().ok()),
+            _ => (self.api_host(), None),
+        };
+        (host.trim_start_matches('[').trim_end_matches(']'), port.unwrap_or(HTTPS_PORT))
+    }
+
+    /// Where its manifest is asked for, mirrors left aside.
+    pub(crate) fn manifest_url(&self) -> String {
+        let version = match (&self.digest, &self.tag) {
+            (Some(digest), _) => digest.as_str(),
+            (None, tag) => tag.as_deref().unwrap_or(DEFAULT_TAG),
+        };
+        format!("https://{}/v2/{}/manifests/{version}", self.api_host(), self.repository)
+    }
+
+    fn api_host(&self) -> &str {
+        if self.registry == DEFAULT_REGISTRY { DOCKER_HUB_API } else { &self.registry }
     }
 }
 
@@ -180,6 +206,20 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn endpoints_have_a_host_and_a_port() {
+        for (text, host, port) in [
+            ("nginx", "registry-1.docker.io", 443),
+            ("quay.io/a/b", "quay.io", 443),
+            ("127.0.0.1:5000/a", "127.0.0.1", 5000),
+            ("[::1]:5000/a", "::1", 5000),
+        ] {
+            assert_eq!(ImageRef::parse(text).unwrap().endpoint(), (host, port), "{text}");
+        }
+        let url = "https://registry-1.docker.io/v2/library/nginx/manifests/latest";
+        assert_eq!(ImageRef::parse("nginx").unwrap().manifest_url(), url);
+    }
 
     #[test]
     fn references_are_normalised_as_docker_does() {

@@ -11,7 +11,7 @@ const CORRUPT_ATTEMPTS_MAX: u32 = 2;
 
 /// Counts attempts at one thing.
 pub(crate) struct Attempts {
-    retry: Retry,
+    pub(crate) retry: Retry,
     pub(crate) made: u32,
     corrupt: u32,
 }
@@ -35,14 +35,11 @@ impl Attempts {
             return Err(Failure { attempts: self.made, cause });
         }
         tracing::debug!(attempt = self.made, cause = %cause, "trying again");
-        tokio::time::sleep(self.delay(cause.kind)).await;
+        tokio::time::sleep(self.delay()).await;
         Ok(())
     }
 
-    fn delay(&self, kind: CauseKind) -> Duration {
-        if kind == CauseKind::NotFound {
-            return self.retry.delay;
-        }
+    fn delay(&self) -> Duration {
         self.retry.delay.saturating_mul(1 << (self.made - 1).min(16)).min(self.retry.delay_max)
     }
 }

@@ -6,18 +6,20 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
-use tokio::sync::Semaphore;
 
 use crate::config::Config;
 use crate::digest::Digest;
 use crate::disk::Disk;
 use crate::error::StoreError;
-use crate::flights::Flights;
+use crate::flights::{Flights, Slots};
 use crate::image::{ConfigDocument, Image};
 use crate::pins::Pins;
 use crate::platform::Platform;
+use crate::prefetch::Prefetch;
 use crate::reference::ImageRef;
 use crate::registry::Registry;
+use crate::settle::Settling;
+use crate::upkeep::InUse;
 
 /// A use noted within this time is not written again.
 const LAST_USED_GRAIN_SECONDS: u64 = 60;
@@ -31,8 +33,11 @@ pub(crate) struct Inner {
     pub(crate) config: Config,
     pub(crate) registry: Registry,
     pub(crate) flights: Flights,
-    pub(crate) layer_slots: Semaphore,
+    pub(crate) layer_slots: Slots,
     pub(crate) pins: Arc<Pins>,
+    pub(crate) prefetch: Prefetch,
+    pub(crate) settling: Settling,
+    pub(crate) in_use: Mutex<Option<Arc<InUse>>>,
     records: Mutex<BTreeMap<Digest, Record>>,
 }
 
@@ -83,9 +88,14 @@ impl ImageStore {
         let disk = Disk::open(dir)?;
         let records = disk.records::<Record>()?.into_iter().map(|record| (record.manifest.clone(), record));
         let records = Mutex::new(records.collect());
-        let layer_slots = Semaphore::new(config.layers_in_parallel.max(1));
+        let layer_slots = Slots::new(config.layers_in_parallel.max(1));
         let (flights, pins) = (Flights::default(), Arc::default());
-        Ok(ImageStore(Arc::new(Inner { disk, config, registry, flights, layer_slots, pins, records })))
+        let (prefetch, settling, in_use) = Default::default();
+        let inner =
+            Inner { disk, config, registry, flights, layer_slots, pins, prefetch, settling, in_use, records };
+        let inner = Arc::new(inner);
+        inner.settle_later();
+        Ok(ImageStore(inner))
     }
 
     /// The image a reference last resolved to, from what is here; no network.

@@ -147,6 +147,10 @@ async fn what_a_crash_leaves_is_cleaned_and_not_believed() {
     let record = world.dir.path().join("images").join(format!("{}.json", image.manifest_digest.hex()));
     drop(image);
     let dir = world.dir.path().to_owned();
+    // Or its being synced is noted over what is written here.
+    while std::fs::read_to_string(layer.join("layer.json")).unwrap().contains("\"boot\":\"") {
+        std::thread::yield_now();
+    }
     // In the middle of unpacking; in the middle of everything else, as a broken disk may leave it.
     std::fs::create_dir_all(dir.join("tmp/layer-x/fs/etc")).unwrap();
     std::fs::write(dir.join("tmp/layer-x/fs/etc/passwd"), "half").unwrap();

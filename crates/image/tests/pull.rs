@@ -226,7 +226,7 @@ async fn docker_manifests_digests_moved_tags_and_missing_ones() {
     assert_eq!((pinned.digest, pinned.layers), (one.digest(), direct.layers.clone()));
 
     let error = pull(&store, "team/app:nope").await.unwrap_err();
-    let text = "CannotPullContainerError: pull image manifest has been retried 5 time(s): failed to resolve ref \
+    let text = "CannotPullContainerError: pull image manifest has been retried 1 time(s): failed to resolve ref \
                 docker.io/team/app:nope: docker.io/team/app:nope: not found";
     assert_eq!(error.to_string(), text);
     let missing = Digest::of(b"missing");

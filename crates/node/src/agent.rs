@@ -15,10 +15,11 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::dns::Resolvers;
-use crate::pulls::Pulls;
+use crate::pulls::{Pulls, images_in_use};
 use crate::record::{Record, TaskDirs};
 use crate::reporter::Reporter;
 use crate::task::{Actor, Shared};
+use crate::timing::{Step, Timings, step};
 
 /// Records and output of tasks that ended are kept so long, as ECS shows them.
 const ENDED_KEPT: Duration = Duration::from_secs(3600);
@@ -51,6 +52,9 @@ pub struct TaskSummary {
     pub status: ObservedStatus,
     /// What it waits for, in words: `pulling nginx:latest: 2 of 4 layers, 3.1 of 6.5 MB`.
     pub progress: Option<String>,
+    /// What its start spent its time on; empty where it has not begun.
+    #[serde(default)]
+    pub timing: Vec<Step>,
 }
 
 struct Running {
@@ -75,6 +79,8 @@ impl Agent {
     ) -> Result<Self, AgentError> {
         std::fs::create_dir_all(&config.tasks_dir)
             .map_err(|source| AgentError::Io { path: config.tasks_dir.clone(), source })?;
+        let tasks_dir = config.tasks_dir.clone();
+        images.set_in_use(move || images_in_use(&tasks_dir));
         let shared = Shared {
             instance: config.instance,
             control,
@@ -83,46 +89,79 @@ impl Agent {
             sandbox,
             reporter: Arc::new(Reporter::default()),
             pulls: Pulls::default(),
+            timings: Timings::default(),
+            execs: crate::exec::Sandboxes::default(),
+            storage_templates: config.tasks_dir.with_file_name("storage-templates"),
         };
         Ok(Self { shared: Arc::new(shared), tasks_dir: config.tasks_dir, running: Mutex::default() })
     }
 
     /// Runs until dropped. Tasks go on without it.
     pub async fn run(self: Arc<Self>) {
+        if let Some(missing) = ferrogate_sandbox::missing_for_storage() {
+            tracing::error!(missing, "tasks cannot have their ephemeral storage here: none will start");
+        }
         self.adopt();
         let reporter = Arc::clone(&self.shared.reporter);
         let report = tokio::spawn(reporter.run(Arc::clone(&self.shared.control)));
         let _report = AbortOnDrop(report);
+        let images = Arc::clone(&self.shared.images);
+        let _images = AbortOnDrop(tokio::spawn(async move { images.keep_up().await }));
         let mut assignments = self.shared.control.assignments();
         let mut fabric = self.shared.control.fabric();
         let mut sweep = tokio::time::interval(SWEEP_PERIOD);
         let mut resolvers = Resolvers::default();
         self.sync_fabric(&mut fabric, &mut resolvers).await;
         assignments.mark_changed();
-        loop {
-            tokio::select! {
-                changed = fabric.changed() => {
-                    if changed.is_err() { return }
-                    self.sync_fabric(&mut fabric, &mut resolvers).await;
-                }
-                changed = assignments.changed() => {
-                    if changed.is_err() { return }
-                    let wanted = Arc::clone(&assignments.borrow_and_update());
-                    self.reconcile(&wanted);
-                }
-                _ = sweep.tick() => self.sweep(),
+        let keep_fabric = async {
+            while fabric.changed().await.is_ok() {
+                self.sync_fabric(&mut fabric, &mut resolvers).await;
             }
+        };
+        let keep_tasks = async {
+            loop {
+                tokio::select! {
+                    changed = assignments.changed() => {
+                        if changed.is_err() { return }
+                        let wanted = Arc::clone(&assignments.borrow_and_update());
+                        self.reconcile(&wanted);
+                    }
+                    _ = sweep.tick() => self.sweep(),
+                }
+            }
+        };
+        // Side by side: a task's sandbox is made while the fabric still learns of its interface; what needs the
+        // interface waits for it.
+        tokio::select! {
+            () = keep_fabric => {}
+            () = keep_tasks => {}
         }
+    }
+
+    pub(crate) fn execs(&self) -> &crate::exec::Sandboxes {
+        &self.shared.execs
     }
 
     /// What is here, for people.
     pub fn tasks(&self) -> Vec<TaskSummary> {
         let summary = |record: Record| TaskSummary {
             progress: self.shared.pulls.words(&record.assignment.task_id),
+            timing: self.timing(&record),
             task_arn: record.assignment.task_arn,
             status: record.status,
         };
         self.folders().into_iter().filter_map(|dir| Record::load(&dir).ok()).map(summary).collect()
+    }
+
+    fn timing(&self, record: &Record) -> Vec<Step> {
+        let mut steps = record.timing.clone();
+        if let Some(at) = self.shared.reporter.running_reported_at(&record.assignment.task_arn)
+            && let Some(began) = record.started_at
+        {
+            let step = step::REPORTED.to_owned();
+            steps.push(Step { step, container: None, began, ended: at.max(began) });
+        }
+        steps
     }
 
     /// Where a task's containers' output is kept on this node, by container: while it runs, and after.
@@ -200,6 +239,7 @@ impl Agent {
             return;
         }
         let mut record = Record::new(assignment.clone(), uuid());
+        record.note(step::PLACED, None, assignment.created_at);
         if assignment.reported_sequence > 0 {
             // It ran here and its folder is gone: a task is never started twice.
             record.lost(assignment.reported_sequence);

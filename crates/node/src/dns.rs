@@ -76,7 +76,7 @@ fn upstream() -> Vec<SocketAddr> {
     servers.map(|ip| SocketAddr::new(ip, 53)).collect()
 }
 
-struct Resolver {
+pub(crate) struct Resolver {
     cidrs: Vec<Ipv4Net>,
     upstream: Vec<SocketAddr>,
     slots: Arc<Semaphore>,
@@ -128,7 +128,7 @@ impl Resolver {
     }
 
     /// `None`: what came is no question, and gets no answer.
-    async fn answer(&self, question: &[u8], tcp: bool) -> Option<Vec<u8>> {
+    pub(crate) async fn answer(&self, question: &[u8], tcp: bool) -> Option<Vec<u8>> {
         let message = Message::from_vec(question).ok()?;
         let query = message.queries.first()?;
         match self.own(query.name(), query.query_type()) {
@@ -181,6 +181,13 @@ impl Resolver {
         }
         None
     }
+}
+
+/// One without anybody to pass a question on to.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) fn alone() -> Resolver {
+    let cidrs = vec![Ipv4Net::new_assert(Ipv4Addr::new(172, 31, 0, 0), 16)];
+    Resolver { cidrs, upstream: Vec::new(), slots: Arc::new(Semaphore::new(1)) }
 }
 
 enum Own {
@@ -267,15 +274,10 @@ mod tests {
     use super::*;
     use hickory_proto::op::Query;
 
-    fn resolver() -> Resolver {
-        let cidrs = vec![Ipv4Net::new_assert(Ipv4Addr::new(172, 31, 0, 0), 16)];
-        Resolver { cidrs, upstream: Vec::new(), slots: Arc::new(Semaphore::new(1)) }
-    }
-
     async fn ask(name: &str, kind: RecordType) -> Message {
         let mut message = Message::query();
         message.add_query(Query::query(Name::from_ascii(name).unwrap(), kind));
-        let answer = resolver().answer(&message.to_vec().unwrap(), false).await.unwrap();
+        let answer = alone().answer(&message.to_vec().unwrap(), false).await.unwrap();
         Message::from_vec(&answer).unwrap()
     }
 
@@ -303,6 +305,6 @@ mod tests {
 
     #[tokio::test]
     async fn garbage_gets_no_answer() {
-        assert_eq!(resolver().answer(b"\x00\x01garbage", false).await, None);
+        assert_eq!(alone().answer(b"\x00\x01garbage", false).await, None);
     }
 }

@@ -5,10 +5,27 @@ use std::time::Duration;
 
 use ferrogate_nodeapi::{Health, HealthCheck};
 use ferrogate_sandbox::{ExecSpec, TaskSandbox};
+use jiff::Timestamp;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-const SIGKILL: i32 = 9;
+/// Of a probe's output, as Docker keeps it.
+const OUTPUT_BYTES_MAX: usize = 4096;
+/// As Docker shows a probe that did not come to its end.
+const NO_EXIT_CODE: i32 = -1;
+
+/// What a probe found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Probed {
+    pub(crate) container: String,
+    /// Which run of the container it looked at.
+    pub(crate) restart_count: u32,
+    /// After it.
+    pub(crate) health: Health,
+    pub(crate) exit_code: i32,
+    pub(crate) output: String,
+    pub(crate) at: Timestamp,
+}
 
 /// HEALTHY, UNHEALTHY or UNKNOWN from probe outcomes (ECS API reference, HealthCheck).
 ///
@@ -41,39 +58,49 @@ impl State {
     }
 }
 
-/// Probes until dropped; says each change.
+/// Probes until dropped; says what each found.
 pub(crate) async fn watch(
     sandbox: Arc<dyn TaskSandbox>,
     container: String,
+    restart_count: u32,
     check: HealthCheck,
-    changes: mpsc::Sender<(String, Health)>,
+    found: mpsc::Sender<Probed>,
 ) {
     let started = Instant::now();
     let start_period = Duration::from_secs(u64::from(check.start_period_seconds));
     let mut state = State::new(check.retries);
     loop {
         tokio::time::sleep(Duration::from_secs(u64::from(check.interval_seconds))).await;
-        let passes = probe(&*sandbox, &container, &check).await;
-        let before = state.health;
-        state.observe(passes, started.elapsed() < start_period);
-        if state.health != before && changes.send((container.clone(), state.health)).await.is_err() {
+        let (exit_code, output) = probe(&*sandbox, &container, &check).await;
+        state.observe(exit_code == 0, started.elapsed() < start_period);
+        let probed = Probed {
+            container: container.clone(),
+            restart_count,
+            health: state.health,
+            exit_code,
+            output,
+            at: Timestamp::now(),
+        };
+        if found.send(probed).await.is_err() {
             return;
         }
     }
 }
 
-async fn probe(sandbox: &dyn TaskSandbox, container: &str, check: &HealthCheck) -> bool {
+/// Exit code and output.
+async fn probe(sandbox: &dyn TaskSandbox, container: &str, check: &HealthCheck) -> (i32, String) {
     let spec = ExecSpec { argv: check.argv.clone(), ..ExecSpec::default() };
-    let Ok(mut exec) = sandbox.exec(container, spec).await else { return false };
+    let mut exec = match sandbox.exec(container, spec).await {
+        Ok(exec) => exec,
+        Err(error) => return (NO_EXIT_CODE, error.to_string()),
+    };
+    let mut output = Vec::new();
     let timeout = Duration::from_secs(u64::from(check.timeout_seconds));
-    match tokio::time::timeout(timeout, exec.wait_discarding()).await {
-        Ok(Ok(code)) => code == 0,
-        Ok(Err(_)) => false,
-        Err(_) => {
-            let _ = exec.signal(SIGKILL).await;
-            let _ = exec.wait_discarding().await;
-            false
-        }
+    // One that takes too long is killed when `exec` is dropped.
+    match tokio::time::timeout(timeout, exec.wait_output(&mut output, OUTPUT_BYTES_MAX)).await {
+        Ok(Ok(code)) => (code, String::from_utf8_lossy(&output).into_owned()),
+        Ok(Err(error)) => (NO_EXIT_CODE, error.to_string()),
+        Err(_) => (NO_EXIT_CODE, format!("Health check exceeded timeout ({}s)", check.timeout_seconds)),
     }
 }
 

@@ -6,7 +6,7 @@
 //!            fabric            │             │  owns the task's record, its sandbox and what watches it
 //!         ───────────────▶ VpcFabric         ├─ health: probes
 //!                                            ├─ logs: awslogs
-//!                                            └─ credentials: 169.254.170.2
+//!                                            └─ endpoints: 169.254.170.2
 //! ```
 //!
 //! Invariants
@@ -16,9 +16,13 @@
 //! - A task that is no longer assigned is stopped and removed, with its network and its files.
 
 mod agent;
-mod credentials;
 mod dns;
+mod endpoints;
+mod exec;
 mod files;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod health;
 mod logs;
 mod plan;
@@ -26,5 +30,8 @@ mod pulls;
 mod record;
 mod reporter;
 mod task;
+mod timing;
 
 pub use agent::{Agent, AgentError, Config, TaskSummary};
+pub use exec::{ExecBroker, ExecError, ExecProcess, ExecRequest, ExecStream};
+pub use timing::{STARTED, Step};

@@ -6,7 +6,7 @@ use std::time::Duration;
 use ferrogate_nodeapi::{ControlPlane, ControlPlaneError, LogConfiguration, LogLine};
 use ferrogate_sandbox::{LogFollower, LogRecord, TaskSandbox};
 use regex::Regex;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 /// PutLogEvents' limits (CloudWatch Logs API reference).
@@ -31,16 +31,39 @@ pub(crate) struct Pump {
     pub(crate) container: String,
     pub(crate) configuration: LogConfiguration,
     pub(crate) delivered: Delivered,
+    pub(crate) runs: watch::Receiver<Run>,
+}
+
+/// Which run of its container a log driver is at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Run {
+    pub(crate) number: u32,
+    /// There will not be another.
+    pub(crate) last: bool,
 }
 
 impl Pump {
-    /// Runs until the container has exited and everything is delivered.
-    pub(crate) async fn run(self, from_offset: u64) {
+    /// Runs until the container has exited, will not be restarted, and everything is delivered.
+    pub(crate) async fn run(mut self, from_offset: u64) {
+        let mut from = from_offset;
+        loop {
+            let run = *self.runs.borrow_and_update();
+            let Some(reached) = self.follow(from).await else { return };
+            from = reached;
+            if run.last || self.runs.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Delivers one run's output, and says how far it went.
+    async fn follow(&self, from_offset: u64) -> Option<u64> {
+        let mut reached = from_offset;
         let mut follower = match self.sandbox.logs(&self.container, from_offset).await {
             Ok(follower) => follower,
             Err(error) => {
                 tracing::error!(%error, task = self.task_arn, container = self.container, "output cannot be read");
-                return;
+                return None;
             }
         };
         let mut assembler = Assembler::new(self.configuration.multiline_pattern.as_deref());
@@ -50,13 +73,14 @@ impl Pump {
                 self.deliver(batch.events).await;
             }
             if let Some(offset) = batch.offset {
+                reached = offset;
                 if let Err(error) = self.sandbox.ack_logs(&self.container, offset).await {
                     tracing::debug!(%error, container = self.container, "delivered output could not be dropped");
                 }
                 let _ = self.delivered.send((self.container.clone(), offset)).await;
             }
             if end {
-                return;
+                return Some(reached);
             }
         }
     }

@@ -2,7 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use ferrogate_nodeapi::{ContainerAssignment, ContainerStatus, DependencyCondition, Health};
+use ferrogate_nodeapi::{ContainerAssignment, ContainerStatus, DependencyCondition, Health, RestartPolicy};
+use jiff::SignedDuration;
 
 /// What a dependency looks at.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -39,9 +40,8 @@ pub(crate) fn gate(container: &ContainerAssignment, seen: &BTreeMap<String, Seen
             DependencyCondition::Success => {
                 (on.stopped && on.exit_code == Some(0), on.stopped && on.exit_code != Some(0))
             }
-            DependencyCondition::Healthy => {
-                (!on.stopped && on.health == Health::Healthy, on.stopped || on.health == Health::Unhealthy)
-            }
+            // An unhealthy one may still become healthy; how long that is waited for is its startTimeout.
+            DependencyCondition::Healthy => (!on.stopped && on.health == Health::Healthy, on.stopped),
         };
         if impossible {
             return Gate::Shut(dependency.container.clone());
@@ -51,6 +51,13 @@ pub(crate) fn gate(container: &ContainerAssignment, seen: &BTreeMap<String, Seen
         }
     }
     waiting.map_or(Gate::Open, Gate::Waiting)
+}
+
+/// Whether a container that ended by itself is started again: not for an exit code that is ignored, and not when it ran for
+/// less than the attempt period since its last start (ECS API reference, ContainerRestartPolicy).
+pub(crate) fn restarts(policy: &RestartPolicy, exit_code: i32, ran: SignedDuration) -> bool {
+    let period = SignedDuration::from_secs(i64::from(policy.attempt_period_seconds));
+    !policy.ignored_exit_codes.contains(&exit_code) && ran >= period
 }
 
 /// Groups of containers to stop one after the other: whoever depends on another stops before it.
@@ -111,7 +118,7 @@ mod tests {
             (Success, running, wait()),
             (Healthy, running, wait()),
             (Healthy, healthy, Gate::Open),
-            (Healthy, sick, shut()),
+            (Healthy, sick, wait()),
             (Healthy, ended(0), shut()),
         ] {
             assert_eq!(
@@ -119,6 +126,23 @@ mod tests {
                 expected,
                 "{condition:?} {of:?}"
             );
+        }
+    }
+
+    #[test]
+    fn what_ran_long_enough_is_restarted() {
+        let policy = RestartPolicy { ignored_exit_codes: vec![0, 42], attempt_period_seconds: 60 };
+        for (exit_code, ran, expected) in [
+            (1, 60, true),
+            (137, 3600, true),
+            (1, 59, false),
+            (0, 3600, false),
+            (42, 3600, false),
+            // The clock was set back meanwhile.
+            (1, -5, false),
+        ] {
+            let ran = SignedDuration::from_secs(ran);
+            assert_eq!(restarts(&policy, exit_code, ran), expected, "{exit_code} after {ran:?}");
         }
     }
 

@@ -1,9 +1,23 @@
-//! How far pulls are, for people who watch.
+//! How far pulls are, for people who watch; and whose images they were.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::path::Path;
 use std::sync::Mutex;
 
 use ferrogate_image::{Digest, Progress};
+use ferrogate_nodeapi::ObservedStatus;
+
+use crate::record::Record;
+
+/// What the tasks recorded in this folder have for images, unless they have ended. One that was taken over from a former
+/// agent has not asked for its images yet.
+pub(crate) fn images_in_use(tasks_dir: &Path) -> HashSet<Digest> {
+    let folders = std::fs::read_dir(tasks_dir).into_iter().flatten().map_while(Result::ok);
+    let records = folders.filter_map(|folder| Record::load(&folder.path()).ok());
+    let open = records.filter(|record| record.status < ObservedStatus::Stopped);
+    let containers = open.flat_map(|record| record.containers.into_values());
+    containers.filter_map(|container| Digest::parse(&container.image_digest?).ok()).collect()
+}
 
 /// The pulls under way, by task and image.
 #[derive(Default)]

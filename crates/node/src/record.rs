@@ -8,6 +8,8 @@ use ferrogate_nodeapi::{ContainerStatus, Health, ObservedStatus, StopCause, Task
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::timing::{self, Step};
+
 const FILE: &str = "task.json";
 
 /// Written by the task's actor only.
@@ -27,6 +29,9 @@ pub(crate) struct Record {
     #[serde(default)]
     pub(crate) sandbox_made: bool,
     pub(crate) containers: BTreeMap<String, ContainerRecord>,
+    /// What its start spent its time on.
+    #[serde(default)]
+    pub(crate) timing: Vec<Step>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -37,6 +42,20 @@ pub(crate) struct ContainerRecord {
     pub(crate) image_digest: Option<String>,
     pub(crate) stop_signal: Option<String>,
     pub(crate) health: Health,
+    /// When `health` became what it is.
+    #[serde(default)]
+    pub(crate) health_since: Option<Timestamp>,
+    /// Of the last probe; -1: it could not be run, or took too long.
+    #[serde(default)]
+    pub(crate) health_exit_code: Option<i32>,
+    /// What the last probe wrote, cut.
+    #[serde(default)]
+    pub(crate) health_output: Option<String>,
+    /// How often its restart policy has started it again.
+    #[serde(default)]
+    pub(crate) restart_count: u32,
+    #[serde(default)]
+    pub(crate) created_at: Option<Timestamp>,
     pub(crate) started_at: Option<Timestamp>,
     pub(crate) finished_at: Option<Timestamp>,
     /// The log driver has delivered everything before this offset.
@@ -52,6 +71,11 @@ impl Default for ContainerRecord {
             image_digest: None,
             stop_signal: None,
             health: Health::Unknown,
+            health_since: None,
+            health_exit_code: None,
+            health_output: None,
+            restart_count: 0,
+            created_at: None,
             started_at: None,
             finished_at: None,
             log_offset: 0,
@@ -75,7 +99,13 @@ impl Record {
             stop: None,
             sandbox_made: false,
             containers,
+            timing: Vec::new(),
         }
+    }
+
+    /// A step of the start that ends now; the first time counts.
+    pub(crate) fn note(&mut self, step: &str, container: Option<&str>, began: Timestamp) {
+        timing::add(&mut self.timing, &self.assignment.task_id, Step::done(step, container, began));
     }
 
     /// Nothing of it is left here, and nobody can say how it ended.
@@ -113,10 +143,6 @@ pub(crate) struct TaskDirs {
 impl TaskDirs {
     pub(crate) fn sandbox(&self) -> PathBuf {
         self.root.join("sandbox")
-    }
-
-    pub(crate) fn volume(&self, name: &str) -> PathBuf {
-        self.root.join("volumes").join(name)
     }
 
     /// Output of containers whose sandbox is gone.

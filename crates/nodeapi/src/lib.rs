@@ -13,6 +13,7 @@ pub use fabric::*;
 pub use report::*;
 pub use task::*;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// A call to the control plane that did not succeed.
@@ -62,4 +63,19 @@ pub trait ControlPlane: Send + Sync + 'static {
         &self,
         task_arn: &str,
     ) -> Result<Option<RoleCredentials>, ControlPlaneError>;
+
+    /// The values of the container's secrets by variable name, got as the task's execution role. A refusal's
+    /// message is the part of ECS's text from `unable to retrieve …` on, as the stopped reason shows it.
+    async fn secrets(
+        &self,
+        task_arn: &str,
+        container: &str,
+    ) -> Result<BTreeMap<String, String>, ControlPlaneError>;
+
+    /// Looks at the task's scale-in protection (`None`), or changes it; as the task role.
+    async fn task_protection(
+        &self,
+        task_arn: &str,
+        change: Option<ProtectionChange>,
+    ) -> Result<Protection, ControlPlaneError>;
 }

@@ -64,6 +64,20 @@ pub struct ContainerReport {
     pub health: Health,
     pub started_at: Option<Timestamp>,
     pub finished_at: Option<Timestamp>,
+    /// How often its restart policy has started it again.
+    #[serde(default)]
+    pub restart_count: u32,
+    /// `None`: ECS Exec is not enabled for the task.
+    #[serde(default)]
+    pub exec_agent: Option<ManagedAgentStatus>,
+}
+
+/// ECS's managed agent `ExecuteCommandAgent` in one container.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ManagedAgentStatus {
+    pub status: ContainerStatus,
+    pub reason: Option<String>,
+    pub last_started_at: Option<Timestamp>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

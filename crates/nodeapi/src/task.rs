@@ -13,9 +13,23 @@ pub struct TaskAssignment {
     pub account: String,
     pub region: String,
     pub availability_zone: String,
+    /// `use1-az1`
+    #[serde(default)]
+    pub availability_zone_id: String,
     pub cluster_arn: String,
     pub family: String,
     pub revision: u32,
+    /// `family:<family>`, `service:<service>` or the caller's.
+    #[serde(default)]
+    pub group: String,
+    /// `None`: no service started it.
+    #[serde(default)]
+    pub service_name: Option<String>,
+    #[serde(default)]
+    pub created_at: jiff::Timestamp,
+    /// `enableExecuteCommand`
+    #[serde(default)]
+    pub exec_enabled: bool,
     pub desired: DesiredStatus,
     /// The last report the control plane took; 0: none yet. A node that is given a task it does not know and
     /// that was reported before must not start it a second time: it says that the task is lost.
@@ -99,8 +113,16 @@ pub struct ContainerAssignment {
     pub tmpfs: Vec<Tmpfs>,
     pub system_controls: BTreeMap<String, String>,
     pub mount_points: Vec<MountPoint>,
+    #[serde(default)]
+    pub ports: Vec<PortMapping>,
+    /// Variables whose values come by [`crate::ControlPlane::secrets`]; never written to a disk of the node's.
+    #[serde(default)]
+    pub secret_names: Vec<String>,
     /// `None`: output is kept with the task on the node only.
     pub logs: Option<LogConfiguration>,
+    /// The log configuration as the definition words it, for the metadata endpoint.
+    #[serde(default)]
+    pub log_driver: Option<LogDriver>,
     pub stop_timeout_seconds: u32,
     pub start_timeout_seconds: Option<u32>,
     pub depends_on: Vec<Dependency>,
@@ -129,6 +151,21 @@ pub struct MountPoint {
     pub volume: String,
     pub container_path: String,
     pub read_only: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PortMapping {
+    pub container_port: u16,
+    /// `tcp` or `udp`
+    pub protocol: String,
+    pub name: Option<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogDriver {
+    /// `awslogs`
+    pub name: String,
+    pub options: BTreeMap<String, String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -209,4 +246,19 @@ impl std::fmt::Debug for RoleCredentials {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "RoleCredentials({}, {}, …)", self.role_arn, self.access_key_id)
     }
+}
+
+/// What a task asks for through its agent endpoint; ECS API reference, UpdateTaskProtection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProtectionChange {
+    pub enabled: bool,
+    /// `None`: ECS's default of two hours.
+    pub expires_in_minutes: Option<i32>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Protection {
+    pub enabled: bool,
+    /// `None` while it is not protected.
+    pub expires_at: Option<jiff::Timestamp>,
 }

@@ -14,25 +14,31 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
+mod clock;
 mod container;
 mod kept;
 mod signals;
 pub mod spec;
+mod storage;
+mod warm;
 
+pub use clock::{HostClock, host_clock};
 pub use container::ContainerSandbox;
 pub use container::events::{Events, TaskEvent};
-pub use container::exec::{Exec, ExecSpec};
+pub use container::exec::{Exec, ExecInput, ExecOutput, ExecSpec};
 pub use container::logs::{LogFollower, LogRecord, Stream};
 pub use ferrogate_shim::protocol::{
-    ContainerState, ContainerUsage, Exited, LogLimits, Status, TaskState, TaskStats, Usage, WhenFull,
+    ContainerState, ContainerUsage, Exited, LogLimits, Status, StorageUsage, TaskState, TaskStats, Usage,
+    WhenFull, WindowSize,
 };
 pub use kept::{log_dir, read_logs};
 pub use signals::parse_signal;
+pub use storage::{EphemeralStorage, missing_for_storage};
 
 /// What a task runs in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -67,6 +73,9 @@ pub struct TaskSandboxSpec {
     pub hosts: String,
     /// Contents of `/etc/resolv.conf`.
     pub resolv_conf: String,
+    /// Bounds everything containers write. `None`: only the disk of the task's directory does.
+    #[serde(default)]
+    pub ephemeral_storage: Option<EphemeralStorage>,
 }
 
 /// One container: the image's defaults and what the task definition says over them.
@@ -100,10 +109,15 @@ pub struct ContainerSpec {
     pub tmpfs: Vec<Tmpfs>,
     pub system_controls: BTreeMap<String, String>,
     pub mounts: Vec<BindMount>,
+    pub volumes: Vec<VolumeMount>,
     /// `initProcessEnabled`.
     pub init: bool,
     /// Leaves set-uid programs of the image (sudo, su) their power; otherwise `no_new_privs` takes it.
     pub allow_new_privileges: bool,
+    /// Its stdio is a terminal, and what that shows is its output.
+    pub pseudo_terminal: bool,
+    /// Its stdin stays open; nothing ever comes.
+    pub interactive: bool,
     pub logs: LogLimits,
 }
 
@@ -116,6 +130,8 @@ pub struct ImageDefaults {
     pub environment: Vec<String>,
     pub user: String,
     pub working_directory: String,
+    /// Paths (`VOLUME`). Each is a volume: the task's that is mounted there, or one of the container's own.
+    pub volumes: Vec<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -140,6 +156,31 @@ pub struct BindMount {
     pub read_only: bool,
 }
 
+/// A task's volume: empty at first, or with what the image has there if it declares the path as a `VOLUME` (ECS developer
+/// guide, bind mounts).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VolumeMount {
+    /// Letters, digits, `-`, `_`, `.`. Containers that name the same share it.
+    pub volume: String,
+    pub container_path: String,
+    pub read_only: bool,
+}
+
+/// A step of [`Sandbox::create`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Made {
+    pub step: &'static str,
+    pub began: SystemTime,
+    pub ended: SystemTime,
+}
+
+impl Made {
+    /// Ended now.
+    fn done(step: &'static str, began: SystemTime) -> Self {
+        Self { step, began, ended: SystemTime::now() }
+    }
+}
+
 /// Makes task sandboxes.
 #[async_trait]
 pub trait Sandbox: Send + Sync {
@@ -158,6 +199,9 @@ pub trait Sandbox: Send + Sync {
 pub trait TaskSandbox: Send + Sync {
     fn spec(&self) -> &TaskSandboxSpec;
 
+    /// What making it took; nothing of one that was there before.
+    fn made(&self) -> &[Made];
+
     async fn create_container(&self, spec: &ContainerSpec) -> Result<(), Error>;
 
     /// Returns when the program has been executed, with the host's pid of the container's first process. A
@@ -172,12 +216,16 @@ pub trait TaskSandbox: Send + Sync {
     /// `signal`, then SIGKILL after `timeout`; returns how it ended. At once if it had ended before.
     async fn stop(&self, container: &str, signal: i32, timeout: Duration) -> Result<Exited, Error>;
 
-    /// Another process in a running container, with its own stdio.
+    /// Another process in a running container, with its own stdio. It ends with the value this returns.
     async fn exec(&self, container: &str, exec: ExecSpec) -> Result<Exec, Error>;
 
     async fn state(&self) -> Result<TaskState, Error>;
 
     async fn stats(&self) -> Result<TaskStats, Error>;
+
+    /// Takes this much of the task's ephemeral storage for its images. Replaces what was taken before.
+    /// [`Error::NoSpace`] if it is not there.
+    async fn reserve_storage(&self, bytes: u64) -> Result<(), Error>;
 
     /// What happens from now on. Call before [`TaskSandbox::state`] and nothing is missed.
     fn events(&self) -> Events;
@@ -210,6 +258,9 @@ pub enum Error {
     NotFound(String),
     #[error("{0}")]
     WrongState(String),
+    /// The task's ephemeral storage is too small for it.
+    #[error("{0}")]
+    NoSpace(String),
     /// The shim or the kernel refused.
     #[error("{0}")]
     Refused(String),

@@ -6,8 +6,10 @@
 
 pub mod capabilities;
 pub mod cgroup;
+pub mod descriptor;
 mod launcher;
 pub mod log;
 pub mod protocol;
 pub mod seccomp;
 pub mod server;
+mod storage;

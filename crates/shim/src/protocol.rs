@@ -3,15 +3,16 @@
 //! A frame is a 4-byte big-endian length and that many bytes of JSON. The client sends [`Request`]s, the shim
 //! answers each with one [`Reply::Response`] of the same id, in order, and, on a connection that subscribed,
 //! pushes [`Reply::Event`]s in between. `Exec` carries three file descriptors (stdin, stdout, stderr) as
-//! `SCM_RIGHTS` with the first byte of its frame.
+//! `SCM_RIGHTS` with the first byte of its frame. With a terminal the first of them is a socket, over which the
+//! terminal's own end comes back the same way before `Exec` is answered.
 
 use std::path::PathBuf;
 
-use oci_spec::runtime::{Process, Spec};
+use oci_spec::runtime::Spec;
 use serde::{Deserialize, Serialize};
 
 /// Raised when a request or a reply changes its meaning. Additions do not raise it.
-pub const PROTOCOL_VERSION: u32 = 1;
+pub const PROTOCOL_VERSION: u32 = 2;
 /// The longest frame either side takes. A container's spec is a few KiB; a hundred long mounts still fit.
 pub const FRAME_BYTES_MAX: usize = 1 << 20;
 /// Containers of one task: ECS allows ten, the rest is for sidecars of our own.
@@ -38,6 +39,13 @@ pub const CONTAINERS_DIR: &str = "containers";
 pub const TRASH_DIR: &str = "trash";
 /// A container's output segments, below its own directory.
 pub const LOG_DIR: &str = "log";
+/// Everything containers write: their writable layers and the task's volumes. With [`TaskConfig::ephemeral_storage`] it is
+/// where the task's own file system is mounted, seen by its containers alone.
+pub const STORAGE_DIR: &str = "storage";
+/// The task's own file system, a sparse file made by the agent.
+pub const STORAGE_IMAGE_FILE: &str = "storage.img";
+/// Below [`STORAGE_DIR`]: a volume is a directory of its name in here.
+pub const VOLUMES_DIR: &str = "volumes";
 
 /// The task as the shim must know it before the first container.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -55,6 +63,9 @@ pub struct TaskConfig {
     /// One PID namespace for all containers (`pidMode: task`), held by a process of the shim's own.
     #[serde(default)]
     pub shared_pid_namespace: bool,
+    /// [`STORAGE_IMAGE_FILE`] holds what the containers write, and so bounds it.
+    #[serde(default)]
+    pub ephemeral_storage: bool,
 }
 
 /// Limits of one cgroup. `None` leaves the kernel's default.
@@ -105,6 +116,7 @@ pub enum Call {
     Kill {
         container: Option<String>,
     },
+    /// The process is killed when the connection it was asked for on ends.
     Exec(Box<Exec>),
     /// To the process an `Exec` started.
     SignalExec {
@@ -114,6 +126,15 @@ pub enum Call {
     /// Forgets an exec that has exited.
     DeleteExec {
         exec: String,
+    },
+    /// Kills an exec if it runs, and forgets it. Unknown ones are forgotten already.
+    AbandonExec {
+        exec: String,
+    },
+    /// Takes this much of the task's ephemeral storage for what lies elsewhere but counts: the images. Replaces what was
+    /// taken before. Without ephemeral storage nothing happens.
+    ReserveStorage {
+        bytes: u64,
     },
     State,
     Stats,
@@ -150,10 +171,34 @@ pub struct CreateContainer {
     /// code (`initProcessEnabled`).
     #[serde(default)]
     pub init: bool,
+    /// Its stdin stays open, and nothing ever comes (Docker's `-i` with nobody attached); otherwise it is empty.
+    #[serde(default)]
+    pub interactive: bool,
+    /// Directories to make in the storage before the container; mounts of `spec` have them as their sources.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub volumes: Vec<Volume>,
     /// A joined network namespace. `None`: an empty one of its own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub network_namespace: Option<PathBuf>,
     pub logs: LogLimits,
+}
+
+/// A directory below [`STORAGE_DIR`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Volume {
+    /// Relative, without `..`.
+    pub path: PathBuf,
+    /// At the container's first start, if still empty, it gets what the image has at the place it is mounted at, with owner
+    /// and mode.
+    pub copy_image: bool,
+}
+
+/// Of a terminal, in characters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WindowSize {
+    pub rows: u16,
+    pub columns: u16,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -203,10 +248,18 @@ pub struct Exec {
     /// Chosen by the client, unique within the task.
     pub id: String,
     pub container: String,
-    /// `args`, `env`, `cwd`, `user`, `capabilities`, `rlimits`, `noNewPrivileges` are used.
-    pub process: Process,
+    pub arguments: Vec<String>,
+    /// `KEY=value`, over the container's own.
+    #[serde(default)]
+    pub environment: Vec<String>,
+    /// `None`, here and below: the container's. Rights and limits always are the container's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub directory: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub user: Option<String>,
+    /// With a controlling terminal of this size, made in the container.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub terminal: Option<WindowSize>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -249,6 +302,8 @@ pub enum FailureKind {
     CannotExecute {
         exit_code: i32,
     },
+    /// The task's ephemeral storage has no room for it.
+    NoSpace,
     /// The kernel refused a step of the set-up.
     System,
 }
@@ -337,6 +392,17 @@ pub struct TaskStats {
     /// The task's own cgroup: all containers.
     pub task: Usage,
     pub containers: Vec<ContainerUsage>,
+    /// `None`: the task has no ephemeral storage of its own.
+    #[serde(default)]
+    pub storage: Option<StorageUsage>,
+}
+
+/// Ephemeral storage of the task, now.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StorageUsage {
+    /// Images, writable layers and volumes.
+    pub used_bytes: u64,
+    pub size_bytes: u64,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -352,6 +418,11 @@ pub struct Usage {
     pub cpu_user_ns: u64,
     pub cpu_system_ns: u64,
     pub cpu_throttled_ns: u64,
+    /// Periods of the CPU limit, and in how many of them it was reached.
+    #[serde(default)]
+    pub cpu_periods: u64,
+    #[serde(default)]
+    pub cpu_throttled_periods: u64,
     /// Now.
     pub memory_bytes: u64,
     /// Now, of which page cache that could be dropped at once.
@@ -439,6 +510,8 @@ mod tests {
                 user: Some("1000:1000".into()),
                 seccomp: Seccomp::Default,
                 init: false,
+                interactive: false,
+                volumes: Vec::new(),
                 network_namespace: None,
                 logs: LogLimits::default(),
             })),

@@ -137,6 +137,7 @@ fn task_spec(dir: &Path, instance: &str) -> TaskSandboxSpec {
         hostname: "probe-host".into(),
         hosts: String::new(),
         resolv_conf: String::new(),
+        ephemeral_storage: None,
     }
 }
 
@@ -286,6 +287,7 @@ fn through_shim(bundle: &Bundle, spec: &Spec) -> Facts {
         shim_cgroup: PathBuf::from("ferrogate").join(&bundle.instance).join(".shims"),
         resources: Resources::default(),
         shared_pid_namespace: false,
+        ephemeral_storage: false,
     };
     fs::write(dir.join(CONFIG_FILE), serde_json::to_vec(&config).unwrap()).unwrap();
     let started = Command::new(common::shim()).arg("--dir").arg(&dir).status().unwrap();
@@ -310,6 +312,8 @@ fn through_shim(bundle: &Bundle, spec: &Spec) -> Facts {
         rootfs: Rootfs::Directory(root),
         user: None,
         seccomp: Seccomp::FromSpec,
+        interactive: false,
+        volumes: Vec::new(),
         init: false,
         network_namespace: None,
         logs: LogLimits::default(),

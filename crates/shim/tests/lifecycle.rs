@@ -331,3 +331,31 @@ async fn a_directory_has_one_task() {
     assert!(words.contains("a shim runs for"), "{words}");
     assert_eq!(task.run(&task.program("still", &["true"])).await.0, 0);
 }
+
+/// Secrets come as environment: whoever reads the node's disk must not find them, and whoever comes after the agent
+/// must still execute with them.
+#[tokio::test]
+async fn the_environment_stays_off_the_disk() {
+    let task = Task::new().await;
+    let secret = "hush-5c1b7e";
+    let spec = ContainerSpec {
+        environment: [("SECRET".to_owned(), secret.to_owned())].into(),
+        ..task.script("a", "[ -n \"$SECRET\" ] && echo ready; sleep 1000")
+    };
+    task.task.create_container(&spec).await.unwrap();
+    task.task.start("a").await.unwrap();
+    task.wait_for_line("a", "ready").await;
+    let found = std::process::Command::new("grep").args(["-rl", secret]).arg(&task.dir).output().unwrap();
+    assert_eq!((found.status.code(), String::from_utf8_lossy(&found.stdout).as_ref()), (Some(1), ""));
+    let again = common::sandbox().reattach(&task.dir).await.unwrap();
+    let mut exec = again
+        .exec(
+            "a",
+            ExecSpec { environment: [("B".to_owned(), "b".to_owned())].into(), ..exec("echo $SECRET $B") },
+        )
+        .await
+        .unwrap();
+    let mut output = Vec::new();
+    assert_eq!(exec.wait_output(&mut output, 100).await.unwrap(), 0);
+    assert_eq!(String::from_utf8(output).unwrap(), format!("{secret} b\n"));
+}

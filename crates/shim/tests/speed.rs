@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use common::Task;
-use ferrogate_sandbox::{ContainerSpec, LogRecord};
+use ferrogate_sandbox::{ContainerSpec, EphemeralStorage, LogRecord};
 
 const ROUNDS: usize = 40;
 
@@ -35,9 +35,14 @@ async fn create_to_first_output_to_removed() {
     ]
     .map(|name| Numbers { name, milliseconds: Vec::new() });
     let proto = Task::new().await;
+    let templates = proto.dir.with_file_name("templates");
     for _ in 0..ROUNDS {
         let mut spec = proto.task.spec().clone();
         spec.id = "timed".into();
+        if std::env::var_os("WITHOUT_STORAGE").is_none() {
+            spec.ephemeral_storage =
+                Some(EphemeralStorage { size_bytes: 20 << 30, templates: templates.clone() });
+        }
         spec.dir = proto.dir.with_file_name("timed");
         let start = Instant::now();
         let task = common::sandbox_create(spec).await;

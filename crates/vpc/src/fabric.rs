@@ -18,7 +18,7 @@ use crate::netns::NetNs;
 use crate::plan;
 use crate::router::Doomed;
 use crate::state::State;
-use crate::task::TaskNs;
+use crate::task::{Counters, TaskNs};
 
 /// How to build the fabric.
 #[derive(Clone, Debug)]
@@ -187,6 +187,16 @@ impl VpcFabric {
         self.with_state(move |names, state| {
             let task = state.task(names, &name)?.ok_or(Error::UnknownNetns { name: name.clone() })?;
             task.listen(address)
+        })
+        .await
+    }
+
+    /// What went through the namespace's interface so far; `None` while it has none.
+    pub async fn counters(&self, netns: &str) -> Result<Option<Counters>> {
+        let name = netns.to_owned();
+        self.with_state(move |names, state| {
+            let task = state.task(names, &name)?.ok_or(Error::UnknownNetns { name: name.clone() })?;
+            task.counters()
         })
         .await
     }

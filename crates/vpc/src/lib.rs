@@ -34,3 +34,5 @@ pub use addr::{API_WIRE, HOST_WIRE, RESOLVER_LINK_LOCAL, public_address, wire_ad
 pub use error::{Error, Result};
 pub use fabric::{DnsSockets, Leftovers, Options, VpcFabric};
 pub use netlink::NetlinkError;
+pub use plan::{Destination, Direction, Transport, Unreachable, reach};
+pub use task::Counters;

@@ -1,7 +1,8 @@
 //! A task's network namespace.
 
+use std::io;
 use std::net::{SocketAddrV4, TcpListener};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use ipnet::Ipv4Net;
@@ -13,27 +14,67 @@ use crate::names::TASK_LINK;
 use crate::netlink::{RouteKind, RouteSocket, RouteSpec};
 use crate::netns::NetNs;
 use crate::plan::Interface;
+use crate::relay::bpf::one_door;
 
+/// Where listeners inside a task are really bound: the ECS agent's own port, which tasks leave alone.
+const ENDPOINT_PORT: u16 = 51_679;
 const EVERYWHERE: Ipv4Net = Ipv4Net::new_assert(std::net::Ipv4Addr::UNSPECIFIED, 0);
+
+/// What went through a task's interface since it was made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    pub rx_bytes: u64,
+    pub rx_packets: u64,
+    pub rx_errors: u64,
+    pub rx_dropped: u64,
+    pub tx_bytes: u64,
+    pub tx_packets: u64,
+    pub tx_errors: u64,
+    pub tx_dropped: u64,
+}
+
+impl Counters {
+    /// Of a link's line in `/proc/net/dev`.
+    fn of(link: &str, text: &str) -> Option<Self> {
+        let line = text.lines().find_map(|line| line.trim_start().strip_prefix(link)?.strip_prefix(':'))?;
+        let mut numbers = line.split_whitespace().map(|number| number.parse::<u64>().ok());
+        // Eight columns of what came in, then eight of what went out.
+        let columns: [u64; 12] = std::array::from_fn(|_| numbers.next().flatten().unwrap_or_default());
+        let [rx_bytes, rx_packets, rx_errors, rx_dropped, .., tx_bytes, tx_packets, tx_errors, tx_dropped] =
+            columns;
+        Some(Self {
+            rx_bytes,
+            rx_packets,
+            rx_errors,
+            rx_dropped,
+            tx_bytes,
+            tx_packets,
+            tx_errors,
+            tx_dropped,
+        })
+    }
+}
 
 #[derive(Debug)]
 pub(crate) struct TaskNs {
     pub(crate) name: String,
     namespace: NetNs,
     route: RouteSocket,
+    /// Of listeners inside, which stand as long as this does.
+    doors: Vec<OwnedFd>,
 }
 
 impl TaskNs {
     pub(crate) fn create(name: &str, path: &Path) -> Result<Self> {
         let (namespace, route) = NetNs::create(path, prepare)?;
-        Ok(Self { name: name.to_owned(), namespace, route })
+        Ok(Self { name: name.to_owned(), namespace, route, doors: Vec::new() })
     }
 
     /// `None` when the name names no namespace.
     pub(crate) fn adopt(name: &str, path: &Path) -> Result<Option<Self>> {
         let Some(namespace) = NetNs::open(path)? else { return Ok(None) };
         let route = namespace.run(prepare)??;
-        Ok(Some(Self { name: name.to_owned(), namespace, route }))
+        Ok(Some(Self { name: name.to_owned(), namespace, route, doors: Vec::new() }))
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -62,7 +103,16 @@ impl TaskNs {
         self.route.replace_route(&default).map_err(what())
     }
 
-    /// Listens inside; the address becomes one of the loopback link's.
+    /// `None` while it has no interface.
+    pub(crate) fn counters(&self) -> Result<Option<Counters>> {
+        let what = format!("reading the counters of {}", self.namespace.path().display());
+        // A thread's own file: a process's shows the network of its first thread.
+        let text = self.namespace.run(|| std::fs::read_to_string("/proc/thread-self/net/dev"))?;
+        Ok(Counters::of(TASK_LINK, &text.map_err(Error::io(what))?))
+    }
+
+    /// Listens inside; the address becomes one of the loopback link's. The port stays free for the task: a program
+    /// of it may bind it on all addresses, as one on port 80 does.
     pub(crate) fn listen(&mut self, address: SocketAddrV4) -> Result<TcpListener> {
         let ip = *address.ip();
         if !ip.is_link_local() && !ip.is_loopback() {
@@ -74,18 +124,56 @@ impl TaskNs {
             self.route.add_address(LOOPBACK, ip, 32).map_err(refused(what))?;
         }
         let what = format!("listening on {address} in {}", self.namespace.path().display());
-        self.namespace
-            .run(|| {
-                let listener = TcpListener::bind(address)?;
-                listener.set_nonblocking(true)?;
-                Ok(listener)
-            })?
-            .map_err(Error::io(what))
+        let (listener, door) = self.namespace.run(|| listen(address))?.map_err(Error::io(what))?;
+        self.doors.extend(door);
+        Ok(listener)
     }
+}
+
+fn listen(address: SocketAddrV4) -> io::Result<(TcpListener, Option<OwnedFd>)> {
+    let elsewhere = SocketAddrV4::new(*address.ip(), ENDPOINT_PORT);
+    // Where the kernel cannot steer, or somebody has that port: the port itself, which the task then cannot have.
+    let steered = TcpListener::bind(elsewhere).and_then(|listener| {
+        let door = one_door(&listener, address)?;
+        Ok((listener, Some(door)))
+    });
+    let (listener, door) = match steered {
+        Ok(steered) => steered,
+        Err(error) => {
+            tracing::warn!(%error, %address, "the port is taken from the task: connections cannot be steered");
+            (TcpListener::bind(address)?, None)
+        }
+    };
+    listener.set_nonblocking(true)?;
+    Ok((listener, door))
 }
 
 fn prepare() -> Result<RouteSocket> {
     let mut route = RouteSocket::open().map_err(Error::io("opening a route socket"))?;
     route.set_up(LOOPBACK).map_err(refused("to bring up loopback"))?;
     Ok(route)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_links_line() {
+        let text = "Inter-|   Receive                          |  Transmit\n face |bytes packets errs drop fifo frame\n\
+                    lo:       5       5    0    0    0     0          0         0       5       5\n  \
+                    eth0: 10 2 3 4 0 0 0 0 50 6 7 8 0 0 0 0\n";
+        let expected = Counters {
+            rx_bytes: 10,
+            rx_packets: 2,
+            rx_errors: 3,
+            rx_dropped: 4,
+            tx_bytes: 50,
+            tx_packets: 6,
+            tx_errors: 7,
+            tx_dropped: 8,
+        };
+        assert_eq!(Counters::of("eth0", text), Some(expected));
+        assert_eq!(Counters::of("eth1", text), None);
+    }
 }

@@ -220,6 +220,14 @@ fn a_listener_inside_a_task_is_reached_from_there_only() {
         serve_tcp(world.fabric.task_listener("task-eni-a", address).await.unwrap());
         assert!(a.reaches(*address.ip(), 80));
         assert!(b.is_silent(*address.ip(), 80));
+        // The port is the task's all the same.
+        inside(&a.netns, || {
+            let own = std::net::TcpListener::bind("0.0.0.0:80").unwrap();
+            let _at_home = std::net::TcpStream::connect("127.0.0.1:80").unwrap();
+            let (_, peer) = own.accept().unwrap();
+            assert!(peer.ip().is_loopback());
+        });
+        assert!(a.reaches(*address.ip(), 80));
         let wrong = "192.0.2.1:80".parse().unwrap();
         assert!(matches!(
             world.fabric.task_listener("task-eni-a", wrong).await,

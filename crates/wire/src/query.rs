@@ -96,8 +96,9 @@ impl<'p> Node<'p> {
         }
     }
 
-    /// The numbered nodes below, in the order of their numbers. Gaps are allowed, as on AWS.
-    fn numbered(&self) -> Vec<(u32, Node<'p>)> {
+    /// The numbered nodes below, in the order of their numbers. Gaps are allowed, as on AWS. What has no number
+    /// would be a part of the request that is silently left out.
+    fn numbered(&self, path: &Path<'_>) -> Result<Vec<(u32, Node<'p>)>, Fault> {
         let mut found: Vec<(u32, Node<'p>)> = Vec::new();
         let mut at = 0;
         while let Some(pair) = self.inside.get(at) {
@@ -108,13 +109,13 @@ impl<'p> Node<'p> {
                 rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('\0'))
             };
             let many = run.partition_point(same).max(1);
-            if let Ok(number) = segment.parse() {
-                found.push((number, Node { inside: &run[..many], ..*self }.child(segment)));
-            }
+            let number =
+                segment.parse().map_err(|_| Fault::text(path, segment, "a list with numbered items"))?;
+            found.push((number, Node { inside: &run[..many], ..*self }.child(segment)));
             at += many;
         }
         found.sort_by_key(|(number, _)| *number);
-        found
+        Ok(found)
     }
 }
 
@@ -220,7 +221,7 @@ impl Form<'_> {
     ) -> Result<Option<Value>, Fault> {
         self.cx.enter(depth, path)?;
         let mut values = Vec::new();
-        for (_, child) in items.numbered() {
+        for (_, child) in items.numbered(path)? {
             let path = Path::Item(path, values.len() + 1);
             values.extend(self.value(item, child, &path, depth + 1)?);
         }
@@ -241,7 +242,7 @@ impl Form<'_> {
         self.cx.enter(depth, path)?;
         let mut found: Vec<(String, Value)> = Vec::new();
         let mut places: HashMap<String, usize> = HashMap::new();
-        for (number, child) in entries.numbered() {
+        for (number, child) in entries.numbered(path)? {
             let Some(name) = child.child(key.location_name.unwrap_or("key")).exact else {
                 let path = Path::Item(path, number as usize);
                 return Err(Fault::at(&path, "must have a key"));

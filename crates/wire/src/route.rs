@@ -9,6 +9,7 @@ use ferrogate_api::schema::{self, Model, Operation, Protocol};
 use http::request::Parts;
 use http::{Method, header};
 
+use crate::fault::Fault;
 use crate::request;
 use crate::template::{Fit, Template};
 
@@ -93,10 +94,15 @@ impl Catalog {
         if meant.is_empty() {
             return Err(no_service(parts, signing_name.unwrap_or_default()));
         }
-        if meant.iter().any(|model| query_protocol(model).is_some())
-            && let Some(request) = Form::read(parts, body)
-        {
-            return by_action(&meant, &request);
+        if let Some((model, protocol)) = speaking(&meant).next() {
+            match Form::read(parts, body) {
+                Ok(Some(form)) => return by_action(&meant, &form),
+                Ok(None) => {}
+                Err(fault) => {
+                    let error = fault.into_error(model, protocol);
+                    return Err(WireError { model: Some(model), protocol, error });
+                }
+            }
         }
         self.by_template(parts, &meant)
     }
@@ -173,6 +179,11 @@ fn query_protocol(model: &Model) -> Option<Protocol> {
     model.protocols.iter().copied().find(|protocol| matches!(protocol, Protocol::Query | Protocol::Ec2))
 }
 
+/// Those that speak a query protocol, and which.
+fn speaking(meant: &[&'static Model]) -> impl Iterator<Item = (&'static Model, Protocol)> {
+    meant.iter().filter_map(|model| Some((*model, query_protocol(model)?)))
+}
+
 /// Action and Version of a query request, wherever they stand.
 struct Form {
     action: Option<String>,
@@ -180,16 +191,13 @@ struct Form {
 }
 
 impl Form {
-    /// `None`: the request is no form.
-    fn read(parts: &Parts, body: &[u8]) -> Option<Self> {
+    /// `None`: the request is no form. The error: it is one, and cannot be read.
+    fn read(parts: &Parts, body: &[u8]) -> Result<Option<Self>, Fault> {
         let typed = parts.headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
         let is_form = parts.method == Method::POST
             && typed.is_none_or(|typed| typed.starts_with("application/x-www-form-urlencoded"));
-        let body = if is_form {
-            request::inflated(parts, body, Protocol::Query).ok()?
-        } else {
-            Cow::Borrowed(&[][..])
-        };
+        let body =
+            if is_form { request::inflated(parts, body, Protocol::Query)? } else { Cow::Borrowed(&[][..]) };
         let mut form = Self { action: None, version: None };
         let query = parts.uri.query().unwrap_or_default().as_bytes();
         for (name, value) in form_urlencoded::parse(query).chain(form_urlencoded::parse(&body)) {
@@ -202,15 +210,17 @@ impl Form {
                 break;
             }
         }
-        (form.action.is_some() || (is_form && parts.uri.path() == "/")).then_some(form)
+        Ok((form.action.is_some() || (is_form && parts.uri.path() == "/")).then_some(form))
     }
 }
 
 fn by_action(meant: &[&'static Model], form: &Form) -> Result<Route, WireError> {
-    let speaking = || meant.iter().filter_map(|model| Some((*model, query_protocol(model)?)));
-    let versioned = || speaking().filter(|(model, _)| form.version.as_deref() == Some(model.api_version));
-    let (model, protocol) =
-        versioned().next().or_else(|| speaking().next()).expect("asked before: one speaks a query protocol");
+    let versioned =
+        || speaking(meant).filter(|(model, _)| form.version.as_deref() == Some(model.api_version));
+    let (model, protocol) = versioned()
+        .next()
+        .or_else(|| speaking(meant).next())
+        .expect("asked before: one speaks a query protocol");
     let refuse = |code, message| {
         Err(WireError { model: Some(model), protocol, error: ApiError::new(code, message).with_status(400) })
     };

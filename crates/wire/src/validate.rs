@@ -7,7 +7,7 @@ use crate::fault::Path;
 use crate::limits::DEPTH_MAX;
 use crate::pattern;
 use crate::scalar;
-use crate::wording::{Constraint, Rule, Violation, Wording};
+use crate::wording::{Constraint, Rule, Violation, Wording, capital};
 
 /// Holds required, lengths, ranges, patterns and enums of the model against `input`.
 ///
@@ -194,7 +194,7 @@ impl<'m> Checker<'m> {
             at: small(&place.path.to_string()),
             member: place.member,
             structure: place.structure,
-            parameter: place.parameter.to_owned(),
+            parameter: capital(place.parameter),
             value,
             constraint,
         });
@@ -202,7 +202,8 @@ impl<'m> Checker<'m> {
 }
 
 fn place<'a>(path: &'a Path<'a>, structure: &'static str, member: &Member) -> Place<'a> {
-    Place { path, member: member.name, structure, parameter: member.query_name.unwrap_or(member.name) }
+    let parameter = member.query_name.or(member.location_name).unwrap_or(member.name);
+    Place { path, member: member.name, structure, parameter }
 }
 
 fn is_nested(shape: &ShapeModel) -> bool {

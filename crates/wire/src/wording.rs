@@ -188,7 +188,7 @@ fn ecs_missing(operation: &Operation, violation: &Violation<'_>) -> ApiError {
     ApiError::new("InvalidParameterException", format!("{} can not be {verb}.", capital(member)))
 }
 
-fn capital(name: &str) -> String {
+pub(crate) fn capital(name: &str) -> String {
     let mut chars = name.chars();
     chars.next().map(|first| first.to_ascii_uppercase()).into_iter().chain(chars).collect()
 }

@@ -274,6 +274,43 @@ fn what_is_no_operation_is_refused_as_on_aws() {
     );
 }
 
+/// Found by sending them: a form that could not be read was taken for one without an action.
+#[test]
+fn a_form_that_cannot_be_read_says_why() {
+    let typed = ("content-type", "application/x-www-form-urlencoded");
+    let (parts, body) = request("POST", "/", &[typed, ("content-encoding", "gzip")], "Action=ListUsers");
+    let error = detect(&parts, &body, Some("iam")).unwrap_err().error;
+    assert_eq!((error.code.as_str(), error.status), ("MalformedInput", Some(400)));
+    let (parts, body) =
+        request("POST", "/", &[typed], &format!("Action=ListUsers&a={}", "x".repeat(9 << 20)));
+    let error = detect(&parts, &body, Some("iam")).unwrap_err().error;
+    assert_eq!((error.code.as_str(), error.status), ("RequestEntityTooLarge", Some(413)));
+}
+
+/// … and an item that is not numbered was left out.
+#[test]
+fn items_of_a_form_are_numbered() {
+    for index in ["x", "-1", "18446744073709551616", ""] {
+        let pair = format!("Tags.member.{index}.Key=k&Tags.member.{index}.Value=v");
+        let body = format!("Action=CreateUser&Version=2010-05-08&UserName=a&{pair}");
+        let error = understood(&form(&body), "iam").unwrap_err();
+        assert_eq!(error.code, "MalformedInput", "{index}");
+        assert!(error.message.contains("'tags'") || error.message.contains("'Tags'"), "{}", error.message);
+    }
+    let body = "Action=DescribeVpcs&Version=2016-11-15&Filter.Name=x";
+    assert_eq!(understood(&form(body), "ec2").unwrap_err().code, "InvalidParameterValue");
+}
+
+/// As the SDKs send it, not as they call it.
+#[test]
+fn ec2_calls_parameters_by_their_wire_names() {
+    let body = "Action=CreateSecurityGroup&Version=2016-11-15&GroupName=g";
+    assert_eq!(
+        understood(&form(body), "ec2").unwrap_err().message,
+        "The request must contain the parameter GroupDescription"
+    );
+}
+
 #[test]
 fn the_version_tells_apart_where_nothing_is_signed() {
     let (parts, body) = request("GET", "/?Action=AssumeRoleWithWebIdentity&Version=2011-06-15", &[], "");

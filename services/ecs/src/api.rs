@@ -4,7 +4,10 @@ use ferrogate_api::{ApiError, Context, Demand, Value, ecs};
 
 use crate::EcsService;
 use crate::call::Call;
-use crate::operations::{absent, capacity_providers, clusters, definitions, run_task, settings, tags, tasks};
+use crate::operations::{
+    absent, capacity_providers, clusters, definitions, execute_command, protection, run_task, settings, tags,
+    tasks,
+};
 
 /// Operations that wait for the store or another service, and those that only look.
 macro_rules! operations {
@@ -35,6 +38,7 @@ operations! {
         delete_cluster(DeleteClusterRequest) -> DeleteClusterResponse = clusters::delete;
         delete_task_definitions(DeleteTaskDefinitionsRequest) -> DeleteTaskDefinitionsResponse = definitions::delete;
         deregister_task_definition(DeregisterTaskDefinitionRequest) -> DeregisterTaskDefinitionResponse = definitions::deregister;
+        execute_command(ExecuteCommandRequest) -> ExecuteCommandResponse = execute_command::execute;
         put_account_setting(PutAccountSettingRequest) -> PutAccountSettingResponse = settings::put;
         put_account_setting_default(PutAccountSettingDefaultRequest) -> PutAccountSettingDefaultResponse = settings::put_default;
         put_cluster_capacity_providers(PutClusterCapacityProvidersRequest) -> PutClusterCapacityProvidersResponse = clusters::put_capacity_providers;
@@ -43,6 +47,7 @@ operations! {
         stop_task(StopTaskRequest) -> StopTaskResponse = tasks::stop;
         tag_resource(TagResourceRequest) -> TagResourceResponse = tags::tag;
         untag_resource(UntagResourceRequest) -> UntagResourceResponse = tags::untag;
+        update_task_protection(UpdateTaskProtectionRequest) -> UpdateTaskProtectionResponse = protection::update;
     }
     read {
         describe_capacity_providers(DescribeCapacityProvidersRequest) -> DescribeCapacityProvidersResponse = capacity_providers::describe;
@@ -51,7 +56,7 @@ operations! {
         describe_services(DescribeServicesRequest) -> DescribeServicesResponse = absent::describe_services;
         describe_task_definition(DescribeTaskDefinitionRequest) -> DescribeTaskDefinitionResponse = definitions::describe;
         describe_tasks(DescribeTasksRequest) -> DescribeTasksResponse = tasks::describe;
-        get_task_protection(GetTaskProtectionRequest) -> GetTaskProtectionResponse = absent::get_task_protection;
+        get_task_protection(GetTaskProtectionRequest) -> GetTaskProtectionResponse = protection::get;
         list_account_settings(ListAccountSettingsRequest) -> ListAccountSettingsResponse = settings::list;
         list_attributes(ListAttributesRequest) -> ListAttributesResponse = absent::list_attributes;
         list_clusters(ListClustersRequest) -> ListClustersResponse = clusters::list;

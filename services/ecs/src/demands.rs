@@ -4,6 +4,7 @@ use ferrogate_api::{Demand, Value};
 use serde::Deserialize;
 
 use crate::call::Call;
+use crate::definition::size;
 use crate::names;
 use crate::operations::network::TASKS_PRINCIPAL;
 use crate::operations::settings::{self, TAG_RESOURCE_AUTHORIZATION};
@@ -30,8 +31,9 @@ pub(crate) fn demands(call: &Call<'_>, operation: &'static str, input: &Value) -
         "RegisterTaskDefinition" => rights.register(),
         "DeleteTaskDefinitions" => rights.on_definitions(),
         "RunTask" => rights.run_task(),
+        "ExecuteCommand" => rights.execute_command(),
         "StopTask" => vec![rights.on_task(input.get_str("task").unwrap_or_default())],
-        "DescribeTasks" | "GetTaskProtection" => rights.on_tasks(),
+        "DescribeTasks" | "GetTaskProtection" | "UpdateTaskProtection" => rights.on_tasks(),
         "ListTasks" => vec![rights.on_any("container-instance")],
         "DescribeContainerInstances" => vec![rights.on_any("container-instance")],
         "DescribeServices" => rights.on_services(),
@@ -133,11 +135,56 @@ impl Rights<'_> {
     fn register(&self) -> Vec<Demand> {
         let family = self.input.get_str("family").unwrap_or_default();
         let arn = self.call.scope.arn(format!("task-definition/{family}:*"));
-        let mut all = vec![self.with_request_tags(self.own(arn.clone()))];
+        let mut all = vec![self.with_request_tags(self.with_size(self.own(arn.clone())))];
         all.extend(self.pass(self.input.get_str("executionRoleArn")));
         all.extend(self.pass(self.input.get_str("taskRoleArn")));
         all.extend(self.tagging(arn));
         all
+    }
+
+    /// What of a definition a policy can look at.
+    fn with_size(&self, mut demand: Demand) -> Demand {
+        let text = |name: &str| self.input.get_str(name);
+        if let Some(units) = text("cpu").and_then(|cpu| size::cpu_units(cpu).ok()) {
+            demand = demand.with("ecs:task-cpu", [units.to_string()]);
+        }
+        if let Some(mib) = text("memory").and_then(|memory| size::memory_mib(memory).ok()) {
+            demand = demand.with("ecs:task-memory", [mib.to_string()]);
+        }
+        let compatibilities = self.input.get_strs("requiresCompatibilities");
+        if compatibilities.is_empty() {
+            return demand;
+        }
+        demand.with("ecs:compute-compatibility", compatibilities)
+    }
+
+    /// What of a RunTask a policy can look at.
+    fn with_launch(&self, mut demand: Demand) -> Demand {
+        for (key, member) in [
+            ("ecs:enable-execute-command", "enableExecuteCommand"),
+            ("ecs:enable-ecs-managed-tags", "enableECSManagedTags"),
+        ] {
+            let is_on = self.input.get(member).and_then(Value::as_bool) == Some(true);
+            demand = demand.with(key, [is_on.to_string()]);
+        }
+        if let Some(from) = self.input.get_str("propagateTags") {
+            demand = demand.with("ecs:propagate-tags", [from]);
+        }
+        let strategy = self.input.get("capacityProviderStrategy").and_then(Value::as_list);
+        let providers =
+            strategy.unwrap_or_default().iter().filter_map(|item| item.get_str("capacityProvider"));
+        let arns: Vec<String> =
+            providers.map(|name| self.call.scope.arn(format!("capacity-provider/{name}"))).collect();
+        if !arns.is_empty() {
+            demand = demand.with("ecs:capacity-provider", arns);
+        }
+        let network =
+            self.input.get("networkConfiguration").and_then(|network| network.get("awsvpcConfiguration"));
+        let Some(network) = network else { return demand };
+        let is_public = network.get_str("assignPublicIp") == Some("ENABLED");
+        demand
+            .with("ecs:auto-assign-public-ip", [is_public.to_string()])
+            .with("ecs:subnet", network.get_strs("subnets"))
     }
 
     /// (ARN, tags) of the revision that is meant.
@@ -167,7 +214,7 @@ impl Rights<'_> {
     fn run_task(&self) -> Vec<Demand> {
         let (arn, tags, revision) = self.definition(self.input.get_str("taskDefinition").unwrap_or_default());
         let own = self.with_resource_tags(self.own(arn), &tags);
-        let mut all = vec![self.with_request_tags(self.with_cluster(own))];
+        let mut all = vec![self.with_request_tags(self.with_launch(self.with_cluster(own)))];
         let overrides = self.input.get("overrides");
         let definition = revision
             .and_then(|(family, number)| {
@@ -194,6 +241,27 @@ impl Rights<'_> {
         let key = TaskKey { scope: scope.clone(), cluster, id };
         let tags = self.call.get::<Tagged>(&key.record()).map(|found| found.record.tags).unwrap_or_default();
         self.with_resource_tags(self.with_cluster(self.own(key.arn())), &tags)
+    }
+
+    /// On the cluster and on the task, each with all the keys.
+    fn execute_command(&self) -> Vec<Demand> {
+        let task = self.on_task(self.input.get_str("task").unwrap_or_default());
+        let cluster = self.on_cluster(self.input.get_str("cluster"));
+        let key = TaskKey::of_arn(&task.resource);
+        let record = key.and_then(|key| self.call.get::<crate::state::TaskRecord>(&key.record()));
+        let named = self.input.get_str("container").map(str::to_owned);
+        let only = || match record.as_ref()?.record.containers.as_slice() {
+            [only] => Some(only.name.clone()),
+            _ => None,
+        };
+        let container = named.or_else(only).unwrap_or_default();
+        let enabled = record.as_ref().is_some_and(|found| found.record.exec_enabled);
+        let with = |demand: Demand| {
+            demand
+                .with("ecs:container-name", [container.as_str()])
+                .with("ecs:enable-execute-command", [enabled.to_string()])
+        };
+        vec![with(cluster), with(task)]
     }
 
     fn on_tasks(&self) -> Vec<Demand> {

@@ -12,7 +12,8 @@
 //! Where AWS would look for container instances (no launch type and no capacity provider strategy) a task runs on
 //! Fargate: there is nothing else here. The cluster `default` is made by the first RunTask that means it.
 //!
-//! Deliberately absent: services and what belongs to them, ECS Exec, container instances, Spot.
+//! Deliberately absent: services and what belongs to them, container instances, Spot, and what an agent on an instance
+//! calls (SubmitTaskStateChange and its like): nodes here do not speak the AWS API.
 
 mod api;
 mod assignments;
@@ -21,11 +22,16 @@ mod controllers;
 mod definition;
 mod demands;
 mod errors;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod lifecycle;
 mod names;
 mod node;
 mod operations;
 mod plan;
+mod pre_pull;
+mod sessions;
 mod state;
 
 use std::sync::Arc;
@@ -39,6 +45,8 @@ use ferrogate_store::Store;
 
 use assignments::Assignments;
 pub use node::{ReportError, TaskRoles};
+pub use pre_pull::{RegisteredImage, RegisteredImages};
+pub use sessions::{ExecSession, SessionError, WhereExec};
 
 /// Where tasks can run.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -68,6 +76,8 @@ pub struct EcsService {
     clock: Arc<dyn Clock>,
     nodes: Arc<[Node]>,
     assignments: Arc<Assignments>,
+    registrations: pre_pull::Registrations,
+    sessions: sessions::Sessions,
     /// Where the next tasks begin among zones that are equal: a hint, nothing depends on it.
     zone_cursor: AtomicUsize,
 }
@@ -91,6 +101,8 @@ impl EcsService {
             clock,
             nodes: config.nodes.into(),
             assignments,
+            registrations: pre_pull::Registrations::new(),
+            sessions: sessions::Sessions::default(),
             zone_cursor: AtomicUsize::new(0),
         }
     }
@@ -103,6 +115,11 @@ impl EcsService {
     fn has_node_of(&self, architecture: &str) -> bool {
         let wanted = if architecture == "arm64" { Architecture::Arm64 } else { Architecture::X86_64 };
         self.nodes.iter().any(|node| node.architecture == wanted)
+    }
+
+    /// The images of Fargate task definitions registered from now on. A hint: a listener that lags misses some.
+    pub fn registered_images(&self) -> tokio::sync::broadcast::Receiver<RegisteredImages> {
+        self.registrations.subscribe()
     }
 
     /// To be given to the driver, all of them.

@@ -23,7 +23,8 @@
 use std::collections::BTreeMap;
 
 use ferrogate_nodeapi::{
-    ContainerReport, ContainerStatus, DesiredStatus, Health, Isolation, ObservedStatus, TaskReport,
+    ContainerReport, ContainerStatus, DesiredStatus, Health, Isolation, ManagedAgentStatus, ObservedStatus,
+    TaskReport,
 };
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -203,6 +204,9 @@ pub(crate) struct ContainerProgress {
     /// It has run.
     #[serde(default)]
     pub started: bool,
+    /// `None`: the node has said nothing of ECS Exec yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exec_agent: Option<ManagedAgentStatus>,
 }
 
 impl Lifecycle {
@@ -214,6 +218,7 @@ impl Lifecycle {
             reason: None,
             image_digest: None,
             started: false,
+            exec_agent: None,
         };
         Self {
             status: Provisioning,
@@ -358,6 +363,9 @@ impl ContainerProgress {
         self.health = report.health;
         self.exit_code = report.exit_code;
         self.reason.clone_from(&report.reason);
+        if report.exec_agent.is_some() {
+            self.exec_agent.clone_from(&report.exec_agent);
+        }
         if report.image_digest.is_some() {
             self.image_digest.clone_from(&report.image_digest);
         }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use ferrogate_api::ecs;
 use ferrogate_nodeapi::{LogConfiguration, TaskAssignment, TaskReport};
 use ferrogate_store::{StoreError, Txn};
 use tokio::sync::watch;
@@ -118,6 +119,27 @@ impl EcsService {
         let containers = definition.container_definitions.unwrap_or_default();
         let definition = containers.iter().find(|one| one.name.as_deref() == Some(container))?;
         log_configuration(&task, record, definition)
+    }
+
+    /// What a container's secrets are and where their values are kept: (variable, `valueFrom`). `None`: no such task or
+    /// container.
+    pub fn container_secrets(&self, task_arn: &str, container: &str) -> Option<Vec<(String, String)>> {
+        let definition = self.container_definition(task_arn, container)?;
+        let secrets = definition.secrets.unwrap_or_default();
+        Some(secrets.into_iter().filter_map(|secret| Some((secret.name?, secret.value_from?))).collect())
+    }
+
+    /// The secret with the name and password for the container's registry: its ARN or name. `None`: no such task or
+    /// container, or its definition names none.
+    pub fn repository_credentials(&self, task_arn: &str, container: &str) -> Option<String> {
+        self.container_definition(task_arn, container)?.repository_credentials?.credentials_parameter
+    }
+
+    fn container_definition(&self, task_arn: &str, container: &str) -> Option<ecs::ContainerDefinition> {
+        let task = read_task(&*self.store, task_arn)?.record;
+        let definition = state::get_definition(&*self.store, &task.scope(), &task.family, task.revision)?;
+        let containers = definition.container_definitions.unwrap_or_default();
+        containers.into_iter().find(|one| one.name.as_deref() == Some(container))
     }
 
     /// The image of a container as its definition names it; `None`: no such task or container.

@@ -27,6 +27,9 @@ use crate::lifecycle::{Lifecycle, Status};
 
 pub(crate) type Tags = BTreeMap<String, String>;
 
+/// Fargate's scratch space unless a definition or a RunTask asks for more.
+pub(crate) const EPHEMERAL_STORAGE_GIB: u32 = 20;
+
 /// All of the service's regional records.
 pub(crate) const PREFIX: &str = "/ecs/";
 /// How long a stopped task can be described, and an inactive cluster.
@@ -312,6 +315,12 @@ pub(crate) struct TaskRecord {
     pub task_role_arn: Option<String>,
     /// For containers whose log configuration names no mode; the account setting as it was.
     pub default_log_mode: String,
+    /// `enableExecuteCommand`
+    #[serde(default)]
+    pub exec_enabled: bool,
+    /// Of the definition or its override; Fargate's 20 otherwise.
+    #[serde(default = "default_storage_gib")]
+    pub ephemeral_storage_gib: u32,
     pub attachment_id: String,
     pub network: NetworkRecord,
     pub containers: Vec<ContainerRecord>,
@@ -324,8 +333,21 @@ pub(crate) struct TaskRecord {
     /// Written by `controllers/provision.rs`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub node: Option<String>,
+    /// Written by `operations/protection.rs`; `None`: it was never protected.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub protection: Option<ProtectionRecord>,
     /// Written by its own events only (`lifecycle.rs`).
     pub lifecycle: Lifecycle,
+}
+
+fn default_storage_gib() -> u32 {
+    EPHEMERAL_STORAGE_GIB
+}
+
+/// Until when a task of a service is not ended by scaling in or by a deployment.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct ProtectionRecord {
+    pub until: Timestamp,
 }
 
 /// Where the task's network interface is to be.
@@ -337,6 +359,9 @@ pub(crate) struct NetworkRecord {
     pub subnet_id: String,
     pub subnet_cidr: Ipv4Net,
     pub availability_zone: String,
+    /// `use1-az1`
+    #[serde(default)]
+    pub availability_zone_id: String,
     /// Empty: the VPC's default group.
     pub security_groups: Vec<String>,
     pub assign_public_ip: bool,
@@ -378,6 +403,11 @@ impl TaskRecord {
 
     pub(crate) fn arn(&self) -> String {
         self.key().arn()
+    }
+
+    /// Of the service that started it.
+    pub(crate) fn service_name(&self) -> Option<&str> {
+        self.group.strip_prefix("service:")
     }
 
     pub(crate) fn definition_arn(&self) -> String {

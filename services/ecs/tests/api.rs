@@ -145,7 +145,6 @@ async fn tasks_are_found_and_filtered() {
     for none in [
         json!({ "launchType": "EC2" }),
         json!({ "desiredStatus": "STOPPED" }),
-        json!({ "serviceName": "x" }),
         json!({ "containerInstance": "x" }),
     ] {
         assert_eq!(list(none).await, Vec::<String>::new());
@@ -367,7 +366,16 @@ async fn rights() {
             ("ecs:TagResource", &family)
         ]
     );
-    assert_eq!(all[0].2, [key("aws:RequestTag/team", "a"), key("aws:TagKeys", "team")]);
+    assert_eq!(
+        all[0].2,
+        [
+            key("ecs:task-cpu", "256"),
+            key("ecs:task-memory", "512"),
+            key("ecs:compute-compatibility", "FARGATE"),
+            key("aws:RequestTag/team", "a"),
+            key("aws:TagKeys", "team")
+        ]
+    );
     assert_eq!(all[1].2, [passed]);
 
     let run = with(
@@ -389,6 +397,14 @@ async fn rights() {
     );
     let web = key("ecs:cluster", &arn("cluster/web"));
     assert!(all[0].2.contains(&key("aws:ResourceTag/team", "a")) && all[0].2.contains(&web));
+    for (name, value) in [
+        ("ecs:enable-execute-command", "false"),
+        ("ecs:enable-ecs-managed-tags", "false"),
+        ("ecs:auto-assign-public-ip", "false"),
+        ("ecs:subnet", "subnet-a"),
+    ] {
+        assert!(all[0].2.contains(&key(name, value)), "{name} {:?}", all[0].2);
+    }
     assert!(all[0].2.contains(&key("aws:RequestTag/k", "v")) && all[0].2.contains(&key("aws:TagKeys", "k")));
     assert_eq!(all[3].2[0], key("ecs:CreateAction", "RunTask"));
 

@@ -116,11 +116,6 @@ fn refused() -> Vec<(Json, &'static str, &'static str)> {
             invalid,
             "Container Overrides length must be at most 8192",
         ),
-        (
-            task(json!({ "overrides": { "ephemeralStorage": { "sizeInGiB": 30 } } })),
-            "ClientException",
-            "This version of Ferrogate does not support 'overrides.ephemeralStorage' yet: leave it out.",
-        ),
         // Roles
         (
             task(json!({ "overrides": { "taskRoleArn": "arn:aws:iam::123456789012:role/no" } })),
@@ -157,11 +152,6 @@ fn refused() -> Vec<(Json, &'static str, &'static str)> {
             task(json!({ "placementStrategy": [{ "type": "random" }] })),
             invalid,
             "Placement strategies are not supported with FARGATE launch type.",
-        ),
-        (
-            task(json!({ "enableExecuteCommand": true })),
-            "UnsupportedFeatureException",
-            "This version of Ferrogate does not support 'enableExecuteCommand' yet: leave it out.",
         ),
         (
             task(json!({ "volumeConfigurations": [{ "name": "v" }] })),

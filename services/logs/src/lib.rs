@@ -11,6 +11,9 @@
 mod controllers;
 mod demands;
 mod errors;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod operations;
 mod pattern;
 mod segments;

@@ -5,14 +5,18 @@ pub mod ecr;
 pub mod ecs;
 pub mod iam;
 pub mod logs;
+pub mod secretsmanager;
+pub mod ssm;
 pub mod sts;
 
-pub(crate) const SERVICES: &[&str] = &["ec2", "ecr", "ecs", "iam", "logs", "sts"];
+pub(crate) const SERVICES: &[&str] = &["ec2", "ecr", "ecs", "iam", "logs", "secretsmanager", "ssm", "sts"];
 pub(crate) const MODELS: &[&[u8]] = &[
     include_bytes!("ec2.json.gz"),
     include_bytes!("ecr.json.gz"),
     include_bytes!("ecs.json.gz"),
     include_bytes!("iam.json.gz"),
     include_bytes!("logs.json.gz"),
+    include_bytes!("secretsmanager.json.gz"),
+    include_bytes!("ssm.json.gz"),
     include_bytes!("sts.json.gz"),
 ];

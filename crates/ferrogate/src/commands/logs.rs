@@ -73,7 +73,7 @@ async fn print(data: &DataDir, options: &Logs) -> Result<()> {
 }
 
 /// The task whose id starts so.
-async fn find(data: &DataDir, given: &str) -> Result<Value> {
+pub(crate) async fn find(data: &DataDir, given: &str) -> Result<Value> {
     let id = given.rsplit('/').next().unwrap_or(given);
     let all = ps::tasks(data, None, true).await?;
     let mut found: BTreeMap<String, Value> = BTreeMap::new();

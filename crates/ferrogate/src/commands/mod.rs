@@ -2,9 +2,12 @@
 
 pub(crate) mod down;
 pub(crate) mod env;
+pub(crate) mod exec;
+pub(crate) mod explain;
 pub(crate) mod logs;
 pub(crate) mod ps;
 pub(crate) mod status;
+mod timing;
 pub(crate) mod up;
 
 use anyhow::Result;

@@ -11,6 +11,9 @@ use crate::data::DataDir;
 const DESCRIBED_MAX: usize = 100;
 
 pub(crate) fn run(options: &Ps) -> Result<()> {
+    if let Some(task) = &options.timing {
+        return super::timing::run(options, task);
+    }
     let data = DataDir::new(&options.place.data_dir)?;
     let tasks = super::block_on(tasks(&data, options.cluster.as_deref(), options.all))?;
     // What only the node knows; tasks are listed without it as well.

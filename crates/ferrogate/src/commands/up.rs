@@ -64,7 +64,14 @@ async fn serve(data: &DataDir, options: &Up, mirrors: Vec<Mirror>) -> Result<()>
     let listen = listener.local_addr()?;
     let key = RootKey::of(data)?;
     let endpoint = Endpoint { listen, region: options.region.clone(), account: options.account.clone() };
-    let composed = Options { account: options.account.clone(), mirrors, api: Some(listen) };
+    let composed = Options {
+        account: options.account.clone(),
+        region: options.region.clone(),
+        mirrors,
+        image_cache_bytes_max: options.image_cache_max,
+        pre_pull: options.pre_pull,
+        api: Some(listen),
+    };
     let ferrogate = Arc::new(Ferrogate::open(data, composed, key.clone()).await?);
     data.write_json(Endpoint::FILE, &endpoint)?;
     write_profile(data, &endpoint, &key)?;
@@ -151,6 +158,13 @@ async fn admin(data: DataDir, ferrogate: Arc<Ferrogate>, endpoint: Endpoint, dow
                 let _ = down.send(Some(stream)).await;
             }
             Ok(Ask::Status) => say(stream, &status(&ferrogate, &endpoint)).await,
+            Ok(Ask::Explain { task_arn }) => {
+                let answer = match ferrogate.explain(&task_arn).await {
+                    Ok(explanation) => json!(explanation),
+                    Err(error) => json!({ "error": format!("{error:#}") }),
+                };
+                say(stream, &answer).await;
+            }
             Ok(Ask::Task { id }) => say(stream, &json!({ "output": ferrogate.agent.output_dirs(&id) })).await,
             Err(error) => say(stream, &json!({ "error": error.to_string() })).await,
         }

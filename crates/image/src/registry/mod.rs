@@ -10,13 +10,14 @@ mod place;
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 
+use bytes::Bytes;
 use reqwest::header::{ACCEPT, CONTENT_RANGE, HeaderMap, RANGE};
 use reqwest::{Method, Response, StatusCode};
 
 use crate::config::{Auth, Config, Timeouts};
 use crate::digest::Digest;
 use crate::error::{Cause, CauseKind, StoreError};
-use crate::manifest::ACCEPTED;
+use crate::manifest::{ACCEPTED, Descriptor};
 use crate::reference::ImageRef;
 use place::{Mirrors, Place};
 
@@ -24,6 +25,8 @@ const REDIRECTS_MAX: usize = 10;
 /// Of an error's body, for its message.
 const ERROR_BODY_BYTES_MAX: usize = 8 << 10;
 const ERROR_MESSAGE_CHARS_MAX: usize = 500;
+/// Other places tried for one layer.
+const FOREIGN_URLS_MAX: usize = 4;
 const DIGEST_HEADER: &str = "docker-content-digest";
 const USER_AGENT: &str = concat!("ferrogate/", env!("CARGO_PKG_VERSION"));
 
@@ -66,7 +69,7 @@ pub(crate) struct BlobStream {
 }
 
 impl BlobStream {
-    pub(crate) async fn chunk(&mut self) -> Result<Option<impl AsRef<[u8]> + use<>>, Cause> {
+    pub(crate) async fn chunk(&mut self) -> Result<Option<Bytes>, Cause> {
         self.response.chunk().await.map_err(|error| {
             Cause::new(CauseKind::Unreachable, format!("failed to copy: {}", place::explain(&error, "")))
         })
@@ -87,7 +90,7 @@ impl Registry {
         Ok(Registry {
             proxied: client(reqwest::Client::builder())?,
             direct: client(reqwest::Client::builder().no_proxy())?,
-            mirrors: Mirrors::new(&config.mirrors)?,
+            mirrors: Mirrors::new(&config.mirrors, config.own.as_ref())?,
             tokens: auth::Tokens::default(),
             timeouts: config.timeouts,
             manifest_bytes_max: config.limits.manifest_bytes_max,
@@ -158,16 +161,21 @@ impl Registry {
     pub(crate) async fn open_blob(
         &self,
         source: &Source,
-        digest: &Digest,
+        blob: &Descriptor,
         offset: u64,
     ) -> Result<BlobStream, Cause> {
-        let url = source.url("blobs", digest.as_str());
+        let url = source.url("blobs", blob.digest.as_str());
         let mut headers = HeaderMap::new();
         if offset > 0 {
             headers.insert(RANGE, format!("bytes={offset}-").parse().expect("digits are a header"));
         }
-        let response = self.send(source, Method::GET, &url, headers).await?;
-        let response = expect_blob(&url, response).await?;
+        let response = self.send(source, Method::GET, &url, headers.clone()).await?;
+        let response = match expect_blob(&url, response).await {
+            Err(cause) if cause.kind == CauseKind::NotFound => {
+                self.elsewhere(source, blob, &headers).await.ok_or(cause)?
+            }
+            other => other?,
+        };
         if response.status() != StatusCode::PARTIAL_CONTENT {
             return Ok(BlobStream { offset: 0, response });
         }
@@ -181,6 +189,26 @@ impl Registry {
                 Err(Cause::new(CauseKind::Server, text))
             }
         }
+    }
+
+    /// A layer its registry may not distribute (OCI image-spec, "Non-Distributable Layers"), from where the manifest says.
+    /// Who wrote the manifest is nobody to us: no credentials, and nowhere inside.
+    async fn elsewhere(&self, source: &Source, blob: &Descriptor, headers: &HeaderMap) -> Option<Response> {
+        for url in blob.urls.iter().take(FOREIGN_URLS_MAX) {
+            let Ok(url) = reqwest::Url::parse(url) else { continue };
+            let same_host = url.origin().ascii_serialization() == source.place.base;
+            if !same_host && (url.scheme() != "https" || place::is_inside(&url)) {
+                continue;
+            }
+            let client = if same_host { self.client(&source.place) } else { &self.proxied };
+            let asked = client.get(url).headers(headers.clone()).send();
+            if let Ok(Ok(response)) = tokio::time::timeout(self.timeouts.document, asked).await
+                && response.status().is_success()
+            {
+                return Some(response);
+            }
+        }
+        None
     }
 
     /// One request, with a token got on the way if the registry wants one.
@@ -281,6 +309,13 @@ fn verified(bytes: Vec<u8>, digest: &Digest) -> Result<Vec<u8>, Cause> {
 }
 
 /// containerd's words.
+/// How many challenges a WWW-Authenticate header holds.
+#[cfg(feature = "fuzzing")]
+pub(crate) fn challenges(header: &[u8]) -> usize {
+    let Ok(value) = reqwest::header::HeaderValue::from_bytes(header) else { return 0 };
+    auth::challenges(&HeaderMap::from_iter([(reqwest::header::WWW_AUTHENTICATE, value)])).len()
+}
+
 pub(crate) fn unexpected_digest(name: &str, actual: &Digest, expected: &Digest) -> Cause {
     let text = format!(
         "failed commit on ref \"{name}\": unexpected commit digest {actual}, expected {expected}: failed precondition"
@@ -311,15 +346,16 @@ async fn expect_blob(url: &str, response: Response) -> Result<Response, Cause> {
     match status {
         StatusCode::OK | StatusCode::PARTIAL_CONTENT => Ok(response),
         StatusCode::NOT_FOUND => {
-            let text =
-                format!("failed to copy: httpReadSeeker: failed open: content at {url} not found: not found");
+            let text = format!(
+                "failed to copy: httpReaderSeeker: failed open: content at {url} not found: not found"
+            );
             Err(Cause::new(CauseKind::NotFound, text))
         }
         StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Err(denied(response).await),
         _ => {
             let message = server_message(response).await;
             let text = format!(
-                "failed to copy: httpReadSeeker: failed open: unexpected status code {url}: {}{message}",
+                "failed to copy: httpReaderSeeker: failed open: unexpected status code {url}: {}{message}",
                 named(status)
             );
             Err(Cause::new(kind_of(status), text))

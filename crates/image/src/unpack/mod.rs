@@ -11,7 +11,7 @@ mod pax;
 mod stream;
 mod tree;
 
-use std::fs::File;
+use std::io::Read;
 use std::os::fd::OwnedFd;
 
 use crate::config::Limits;
@@ -73,17 +73,17 @@ impl UnpackError {
     }
 }
 
-/// Unpacks `layer` into the empty directory `root`; what is replaced on the way is parked in `trash`, beside it.
+/// Unpacks `layer`, compressed or not, into the empty directory `root`; what is replaced on the way is parked in `trash`, beside it.
 /// Blocking. On error both hold rubbish and nothing outside them was touched.
 pub(crate) fn unpack(
-    layer: File,
+    layer: impl Read + 'static,
     layer_bytes: u64,
     diff_id: &Digest,
     root: OwnedFd,
     trash: OwnedFd,
     limits: &Limits,
 ) -> Result<Unpacked, UnpackError> {
-    let mut stream = stream::Metered::open(layer, layer_bytes, limits)?;
+    let mut stream = stream::Metered::open(Box::new(layer), layer_bytes, limits)?;
     let mut tree = tree::Tree::new(root, trash, limits);
     let mut archive = archive::Archive::new(&mut stream, limits.path_bytes_max);
     while let Some(entry) = archive.next()? {

@@ -1,6 +1,5 @@
 //! The layer's bytes, decompressed, counted and hashed as they pass.
 
-use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
 
 use super::UnpackError;
@@ -21,7 +20,7 @@ pub(super) struct Metered {
 
 impl Metered {
     /// The compression is told by its magic, as Docker does: media types lie.
-    pub(super) fn open(layer: File, layer_bytes: u64, limits: &Limits) -> Result<Self, UnpackError> {
+    pub(super) fn open(layer: Box<dyn Read>, layer_bytes: u64, limits: &Limits) -> Result<Self, UnpackError> {
         let mut input = BufReader::with_capacity(BUFFER_BYTES, layer);
         let magic = input.fill_buf().map_err(UnpackError::from_read)?;
         let inner: Box<dyn Read> = if magic.starts_with(&[0x1f, 0x8b]) {

@@ -83,7 +83,7 @@ impl Tree {
         }
     }
 
-    /// Directory times, then everything to the disk.
+    /// Directory times last.
     pub(super) fn finish(mut self) -> Result<Unpacked, UnpackError> {
         for (path, times) in std::mem::take(&mut self.directory_times).into_iter().rev() {
             // Replaced by something else meanwhile: then its time is of no matter.
@@ -92,7 +92,6 @@ impl Tree {
                 fs::futimens(&directory, &times).map_err(io("set times of a directory"))?;
             }
         }
-        fs::syncfs(&self.root).map_err(io("write layer"))?;
         Ok(self.unpacked)
     }
 
@@ -333,12 +332,16 @@ impl Tree {
             if name.starts_with("trusted.overlay.") || name.starts_with("user.overlay.") {
                 return Err(hostile(entry, "attributes of overlayfs are not allowed in images"));
             }
-            // Others belong to the machine that made the image: its labels, its ACL service.
-            if name != "security.capability" && !name.starts_with("user.") {
+            // Others belong to the machine that made the image: its labels, its integrity service.
+            let kept = matches!(
+                name.as_str(),
+                "security.capability" | "system.posix_acl_access" | "system.posix_acl_default"
+            );
+            if !kept && !name.starts_with("user.") {
                 continue;
             }
             match fs::fsetxattr(&file, name.as_str(), value, XattrFlags::empty()) {
-                Err(Errno::NOTSUP) if name.starts_with("user.") => {}
+                Err(Errno::NOTSUP) if name != "security.capability" => {}
                 other => other.map_err(failed("set an attribute of", entry))?,
             }
         }

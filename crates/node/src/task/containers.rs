@@ -1,6 +1,6 @@
 //! The life of a task's containers, from the first start to the last exit.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,30 +8,29 @@ use ferrogate_nodeapi::{
     ContainerAssignment, ContainerStatus, DesiredStatus, Health, ObservedStatus, StopCause,
 };
 use ferrogate_sandbox::{
-    BindMount, ContainerSpec, ContainerState, Events, Exited, ImageDefaults, LogLimits, Status, TaskEvent,
-    TaskSandbox, TaskState, Tmpfs, Ulimit, WhenFull, parse_signal,
+    ContainerState, Events, Exited, Status, TaskEvent, TaskSandbox, TaskState, parse_signal,
 };
+use futures_util::FutureExt;
 use futures_util::future::join_all;
 use jiff::Timestamp;
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::{Actor, Stop, any_running};
 use crate::health;
-use crate::logs::Pump;
+use crate::logs::{Pump, Run};
 use crate::plan::{Gate, Seen, gate, stop_order};
+use crate::record::ContainerRecord;
+use crate::timing::step;
 
 const SIGTERM: i32 = 15;
-/// Output of a container that keeps no log driver, for `ferrogate logs`.
-const KEPT_OUTPUT_BYTES_MAX: u64 = 16 << 20;
-/// Output that waits for a blocking log driver.
-const BLOCKING_OUTPUT_BYTES_MAX: u64 = 64 << 20;
 /// How long a stopped task waits for its last lines to be taken.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// What the actor waits for.
 enum Happened {
     StopAsked,
-    Health(String, Health),
+    Health(health::Probed),
     Delivered(String, u64),
     Event(Option<TaskEvent>),
     Late,
@@ -55,12 +54,11 @@ impl Actor {
             }
         }
         // Containers that ran before this agent: take them as they are.
-        if let Some(stop) = self.adopt(&sandbox, &state) {
+        if let Some(stop) = self.adopt(&sandbox, &state).await {
             return stop;
         }
-        let mut started_at: HashMap<String, Instant> = HashMap::new();
         loop {
-            let deadline = match self.start_ready(&sandbox, &mut started_at).await {
+            let deadline = match self.start_ready(&sandbox, &mut events).await {
                 Ok(deadline) => deadline,
                 Err(stop) => return stop,
             };
@@ -86,18 +84,15 @@ impl Actor {
         };
         let happened = tokio::select! {
             _ = self.desired.wait_for(|desired| *desired == DesiredStatus::Stopped) => Happened::StopAsked,
-            Some((name, health)) = self.health.1.recv() => Happened::Health(name, health),
+            Some(probed) = self.health.1.recv() => Happened::Health(probed),
             Some((name, offset)) = self.delivered.1.recv() => Happened::Delivered(name, offset),
             event = events.next() => Happened::Event(event),
             () = timer => Happened::Late,
         };
         match happened {
             Happened::StopAsked => Some(Stop::ASKED),
-            Happened::Health(name, health) => {
-                if let Some(container) = self.record.containers.get_mut(&name) {
-                    container.health = health;
-                }
-                self.say();
+            Happened::Health(probed) => {
+                self.note_probe(probed);
                 None
             }
             Happened::Delivered(name, offset) => {
@@ -105,10 +100,7 @@ impl Actor {
                 self.save();
                 None
             }
-            Happened::Event(Some(TaskEvent::Exited(exited))) => self.note_exit(&exited),
-            Happened::Event(Some(TaskEvent::Missed)) => self.catch_up(sandbox).await,
-            Happened::Event(Some(_)) => None,
-            Happened::Event(None) => self.shim_lost().await,
+            Happened::Event(event) => self.on_event(sandbox, event).await,
             Happened::Late => {
                 let late = late.unwrap_or_default();
                 Some(Stop::failed_to_start(format!(
@@ -116,6 +108,32 @@ impl Actor {
                 )))
             }
         }
+    }
+
+    async fn on_event(&mut self, sandbox: &Arc<dyn TaskSandbox>, event: Option<TaskEvent>) -> Option<Stop> {
+        match event {
+            Some(TaskEvent::Exited(exited)) => self.ended(sandbox, &exited).await,
+            Some(TaskEvent::Missed) => self.catch_up(sandbox).await,
+            Some(_) => None,
+            None => self.shim_lost().await,
+        }
+    }
+
+    /// Every probe is kept for the metadata endpoint; the control plane hears of changes only.
+    fn note_probe(&mut self, probed: health::Probed) {
+        let Some(container) = self.record.containers.get_mut(&probed.container) else { return };
+        // Of a run that is over.
+        if container.status != ContainerStatus::Running || container.restart_count != probed.restart_count {
+            return;
+        }
+        let changed = container.health != probed.health;
+        container.health = probed.health;
+        if changed {
+            container.health_since = Some(probed.at);
+        }
+        container.health_exit_code = Some(probed.exit_code);
+        container.health_output = Some(probed.output);
+        if changed { self.say() } else { self.save() }
     }
 
     fn note_delivered(&mut self, name: &str, offset: u64) {
@@ -128,7 +146,7 @@ impl Actor {
     async fn start_ready(
         &mut self,
         sandbox: &Arc<dyn TaskSandbox>,
-        started_at: &mut HashMap<String, Instant>,
+        events: &mut Events,
     ) -> Result<Option<(Instant, String)>, Stop> {
         let containers = self.record.assignment.containers.clone();
         let mut waiting_on: Vec<String> = Vec::new();
@@ -143,8 +161,16 @@ impl Actor {
                 match gate(container, &self.seen()) {
                     Gate::Open => {
                         self.start_container(sandbox, container).await?;
-                        started_at.insert(container.name.clone(), Instant::now());
                         opened = true;
+                        // Something may have ended, or somebody may want the end, before the next one is started.
+                        while let Some(event) = events.next().now_or_never() {
+                            if let Some(stop) = self.on_event(sandbox, event).await {
+                                return Err(stop);
+                            }
+                        }
+                        if self.stop_wanted() {
+                            return Err(Stop::ASKED);
+                        }
                     }
                     Gate::Waiting(on) => waiting_on.push(on),
                     Gate::Shut(on) => {
@@ -168,7 +194,11 @@ impl Actor {
         }
         let timeout = |name: &String| {
             let seconds = containers.iter().find(|c| c.name == *name)?.start_timeout_seconds?;
-            Some((*started_at.get(name)? + Duration::from_secs(u64::from(seconds)), name.clone()))
+            // Also one that a former agent started has no more time than this.
+            let ran = Timestamp::now().duration_since(self.record.containers.get(name)?.started_at?);
+            let left =
+                Duration::from_secs(u64::from(seconds)).saturating_sub(ran.try_into().unwrap_or_default());
+            Some((Instant::now() + left, name.clone()))
         };
         Ok(waiting_on.iter().filter_map(timeout).min())
     }
@@ -178,7 +208,7 @@ impl Actor {
     }
 
     fn seen(&self) -> BTreeMap<String, Seen> {
-        let of = |container: &crate::record::ContainerRecord| {
+        let of = |container: &ContainerRecord| {
             Seen::of(container.status, container.started_at.is_some(), container.exit_code, container.health)
         };
         self.record.containers.iter().map(|(name, container)| (name.clone(), of(container))).collect()
@@ -194,17 +224,22 @@ impl Actor {
             let reason = format!("{what}: {error}");
             Stop::failed_to_start(reason.clone()).of_container(name, reason)
         };
+        let began = Timestamp::now();
         let spec =
             self.container_spec(container).map_err(|error| failed("CannotCreateContainerError", error))?;
         sandbox
             .create_container(&spec)
             .await
             .map_err(|error| failed("CannotCreateContainerError", error.to_string()))?;
+        self.record.note(step::CREATED, Some(name), began);
+        let created = Timestamp::now();
         let started = sandbox.start(name).await;
+        self.record.note(step::STARTED, Some(name), created);
         let record = self.record.containers.entry(name.clone()).or_default();
         match started {
             Ok(_) => {
                 record.status = ContainerStatus::Running;
+                record.created_at = Some(created);
                 record.started_at = Some(Timestamp::now());
             }
             Err(error) => {
@@ -212,7 +247,7 @@ impl Actor {
                 if let ferrogate_sandbox::Error::CannotExecute { exit_code, .. } = &error {
                     record.exit_code = Some(*exit_code);
                 }
-                return Err(failed("CannotStartContainerError", error.to_string()));
+                return Err(failed("CannotStartContainerError", cannot_start(&error)));
             }
         }
         self.watch_container(sandbox, container);
@@ -223,19 +258,33 @@ impl Actor {
     /// Health probes and the log driver of a container that runs.
     fn watch_container(&mut self, sandbox: &Arc<dyn TaskSandbox>, container: &ContainerAssignment) {
         if let Some(check) = &container.health_check {
+            let restarts =
+                self.record.containers.get(&container.name).map_or(0, |record| record.restart_count);
             let probes = health::watch(
                 Arc::clone(sandbox),
                 container.name.clone(),
+                restarts,
                 check.clone(),
                 self.health.0.clone(),
             );
-            self.helpers.spawn(probes);
+            let probes = self.helpers.spawn(probes);
+            if let Some(former) = self.probes.insert(container.name.clone(), probes) {
+                former.abort();
+            }
         }
-        self.pump_logs(sandbox, container);
+        // One driver follows all runs of a container.
+        if let Some(run) = self.runs.get(&container.name) {
+            run.send_modify(|run| run.number += 1);
+        } else {
+            self.pump_logs(sandbox, container);
+        }
     }
 
     fn pump_logs(&mut self, sandbox: &Arc<dyn TaskSandbox>, container: &ContainerAssignment) {
         let Some(configuration) = &container.logs else { return };
+        let last = container.restart_policy.is_none();
+        let (run, runs) = watch::channel(Run { number: 0, last });
+        self.runs.insert(container.name.clone(), run);
         let from = self.record.containers.get(&container.name).map_or(0, |record| record.log_offset);
         let pump = Pump {
             control: Arc::clone(&self.shared.control),
@@ -244,70 +293,13 @@ impl Actor {
             container: container.name.clone(),
             configuration: configuration.clone(),
             delivered: self.delivered.0.clone(),
+            runs,
         };
         self.pumps.spawn(pump.run(from));
     }
 
-    fn container_spec(&self, container: &ContainerAssignment) -> Result<ContainerSpec, String> {
-        let image = self.images.get(&container.name).ok_or("its image is not here")?;
-        let config = &image.config;
-        let mounts = container.mount_points.iter().map(|mount| BindMount {
-            source: self.dirs.volume(&mount.volume),
-            container_path: mount.container_path.clone(),
-            read_only: mount.read_only,
-        });
-        let logs = match &container.logs {
-            None => LogLimits { bytes_max: KEPT_OUTPUT_BYTES_MAX, when_full: WhenFull::DropOldest },
-            Some(logs) if logs.non_blocking => {
-                LogLimits { bytes_max: logs.max_buffer_bytes, when_full: WhenFull::DropNewest }
-            }
-            Some(_) => LogLimits { bytes_max: BLOCKING_OUTPUT_BYTES_MAX, when_full: WhenFull::Block },
-        };
-        Ok(ContainerSpec {
-            id: container.name.clone(),
-            layers: image.layers.iter().rev().cloned().collect(),
-            image: ImageDefaults {
-                entry_point: config.entrypoint.clone(),
-                command: config.cmd.clone(),
-                environment: config.env.clone(),
-                user: config.user.clone(),
-                working_directory: config.working_dir.clone(),
-            },
-            entry_point: container.entry_point.clone(),
-            command: container.command.clone(),
-            environment: self.environment(container),
-            user: container.user.clone(),
-            working_directory: container.working_directory.clone(),
-            cpu_units: container.cpu_units,
-            memory_bytes: container.memory_mib.map(|mib| u64::from(mib) << 20),
-            memory_reservation_bytes: container.memory_reservation_mib.map(|mib| u64::from(mib) << 20),
-            readonly_root_filesystem: container.readonly_root_filesystem,
-            ulimits: container
-                .ulimits
-                .iter()
-                .map(|limit| Ulimit { name: limit.name.clone(), soft: limit.soft, hard: limit.hard })
-                .collect(),
-            capabilities_add: container.capabilities_add.clone(),
-            capabilities_drop: container.capabilities_drop.clone(),
-            tmpfs: container
-                .tmpfs
-                .iter()
-                .map(|tmpfs| Tmpfs {
-                    container_path: tmpfs.container_path.clone(),
-                    size_bytes: u64::from(tmpfs.size_mib) << 20,
-                    mount_options: tmpfs.mount_options.clone(),
-                })
-                .collect(),
-            system_controls: container.system_controls.clone(),
-            mounts: mounts.collect(),
-            init: container.init_process_enabled,
-            allow_new_privileges: false,
-            logs,
-        })
-    }
-
     /// What ran before this agent is taken over; what ended meanwhile is noted.
-    fn adopt(&mut self, sandbox: &Arc<dyn TaskSandbox>, state: &TaskState) -> Option<Stop> {
+    async fn adopt(&mut self, sandbox: &Arc<dyn TaskSandbox>, state: &TaskState) -> Option<Stop> {
         let mut stop = None;
         for container in self.record.assignment.containers.clone() {
             let Some(found) = state.containers.iter().find(|found| found.id == container.name) else {
@@ -319,11 +311,18 @@ impl Actor {
             let record = self.record.containers.entry(container.name.clone()).or_default();
             record.started_at = record.started_at.or(found.started_at_ns.and_then(timestamp));
             let known = record.status;
+            // A former agent may have died between a restart and the record of it.
+            record.restart_count = found.starts.saturating_sub(1);
             if found.status == Status::Running {
+                record.started_at = found.started_at_ns.and_then(timestamp).or(record.started_at);
                 record.status = ContainerStatus::Running;
                 self.watch_container(sandbox, &container);
             } else if known != ContainerStatus::Stopped {
                 self.pump_logs(sandbox, &container);
+                let ended = self.ended(sandbox, &exited(found)).await;
+                stop = stop.or(ended);
+            } else if container.essential {
+                // Noted, and then the former agent died before it could act on it.
                 stop = stop.or(self.note_exit(&exited(found)));
             }
         }
@@ -342,7 +341,12 @@ impl Actor {
             })
             .map(exited)
             .collect();
-        ended.iter().filter_map(|exited| self.note_exit(exited)).next()
+        let mut stop = None;
+        for exited in &ended {
+            let ended = self.ended(sandbox, exited).await;
+            stop = stop.or(ended);
+        }
+        stop
     }
 
     /// The shim is gone, and with it the containers.
@@ -385,19 +389,62 @@ impl Actor {
         stop.unwrap_or(Stop::ASKED)
     }
 
+    /// A container has ended: it is restarted, if its policy says so and nobody wants the task's end.
+    async fn ended(&mut self, sandbox: &Arc<dyn TaskSandbox>, exited: &Exited) -> Option<Stop> {
+        let container =
+            self.record.assignment.containers.iter().find(|c| c.name == exited.container)?.clone();
+        let record = self.record.containers.get(&container.name)?;
+        // Said twice: once by the state, once by an event that was on its way.
+        if record.finished_at.is_some() && record.finished_at == timestamp(exited.at_ns) {
+            return None;
+        }
+        let started_at = record.started_at;
+        let ran =
+            timestamp(exited.at_ns).zip(started_at).map(|(ended, started)| ended.duration_since(started));
+        let restarts = container.restart_policy.as_ref().zip(ran);
+        if self.stop_wanted()
+            || !restarts.is_some_and(|(policy, ran)| crate::plan::restarts(policy, exited.exit_code, ran))
+        {
+            return self.note_exit(exited);
+        }
+        tracing::info!(
+            task = self.record.assignment.task_arn,
+            container = container.name,
+            exit_code = exited.exit_code,
+            "restarted, as its restart policy says"
+        );
+        let started = sandbox.start(&container.name).await;
+        let record = self.record.containers.get_mut(&container.name)?;
+        note_end(record, exited);
+        if let Err(error) = started {
+            let reason = format!("CannotStartContainerError: {}", cannot_start(&error));
+            let stop = self.note_exit(exited);
+            if let Some(record) = self.record.containers.get_mut(&container.name) {
+                record.reason = Some(reason);
+            }
+            return stop;
+        }
+        record.status = ContainerStatus::Running;
+        record.restart_count += 1;
+        record.started_at = Some(Timestamp::now());
+        record.health = Health::Unknown;
+        self.watch_container(sandbox, &container);
+        self.say();
+        None
+    }
+
     /// Notes an exit; a reason to stop the task if the container was essential.
     fn note_exit(&mut self, exited: &Exited) -> Option<Stop> {
         let essential =
             self.record.assignment.containers.iter().any(|c| c.name == exited.container && c.essential);
         let record = self.record.containers.get_mut(&exited.container)?;
         record.status = ContainerStatus::Stopped;
-        record.exit_code = Some(exited.exit_code);
-        record.finished_at = timestamp(exited.at_ns);
+        note_end(record, exited);
         if record.health == Health::Healthy {
             record.health = Health::Unknown;
         }
-        if exited.oom_killed {
-            record.reason = Some("OutOfMemoryError: Container killed due to memory usage".into());
+        if let Some(run) = self.runs.get(&exited.container) {
+            run.send_modify(|run| run.last = true);
         }
         let nothing_runs = !any_running(&self.record);
         if !essential && !nothing_runs {
@@ -443,6 +490,9 @@ impl Actor {
                 }
             }
             self.record.execution_stopped_at.get_or_insert_with(Timestamp::now);
+            for run in self.runs.values() {
+                run.send_modify(|run| run.last = true);
+            }
             self.drain_logs().await;
         }
         for container in self.record.containers.values_mut() {
@@ -474,6 +524,24 @@ impl Actor {
             }
         }
     }
+}
+
+/// What is known of a container's last end; also of one that runs again.
+fn note_end(record: &mut ContainerRecord, exited: &Exited) {
+    record.exit_code = Some(exited.exit_code);
+    record.finished_at = timestamp(exited.at_ns);
+    record.reason = exited
+        .oom_killed
+        .then(|| "OutOfMemoryError: Container killed due to memory usage".to_owned())
+        .or_else(|| record.reason.take().filter(|_| record.restart_count == 0));
+}
+
+/// As Fargate passes on what containerd says of runc.
+fn cannot_start(error: &ferrogate_sandbox::Error) -> String {
+    format!(
+        "ResourceInitializationError: failed to create new container runtime task: failed to create shim task: \
+         OCI runtime create failed: runc create failed: unable to start container process: {error}: unknown"
+    )
 }
 
 fn exited(found: &ContainerState) -> Exited {

@@ -10,23 +10,31 @@
 //! [`Actor::run_containers`]. Whatever was true on disk and in the shim is enough to enter anywhere.
 
 mod containers;
+mod pull;
+mod spec;
 mod start;
+mod storage;
+mod way;
 
+use std::collections::{BTreeMap, HashMap};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use ferrogate_nodeapi::{
-    ContainerReport, ContainerStatus, ControlPlane, DesiredStatus, Health, Isolation, ObservedStatus,
-    StopCause, TaskReport,
+    ContainerReport, ContainerStatus, ControlPlane, DesiredStatus, Isolation, ObservedStatus, StopCause,
+    TaskReport,
 };
 use ferrogate_sandbox::{Sandbox, TaskSandbox};
 use ferrogate_vpc::VpcFabric;
 use jiff::Timestamp;
 use tokio::sync::{mpsc, watch};
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
 
+use crate::logs::Run;
 use crate::pulls::Pulls;
 use crate::record::{Record, TaskDirs};
 use crate::reporter::Reporter;
+use crate::timing::Timings;
 
 /// Health changes and delivered log offsets waiting for the actor.
 const QUEUE_MAX: usize = 256;
@@ -40,6 +48,11 @@ pub(crate) struct Shared {
     pub(crate) sandbox: Arc<dyn Sandbox>,
     pub(crate) reporter: Arc<Reporter>,
     pub(crate) pulls: Pulls,
+    /// Empty file systems that tasks' ephemeral storage is copied from.
+    pub(crate) storage_templates: PathBuf,
+    pub(crate) timings: Timings,
+    /// Where ECS Exec finds a task's sandbox.
+    pub(crate) execs: crate::exec::Sandboxes,
 }
 
 /// Why a task cannot start or go on.
@@ -73,12 +86,22 @@ pub(crate) struct Actor {
     record: Record,
     desired: watch::Receiver<DesiredStatus>,
     sandbox: Option<Arc<dyn TaskSandbox>>,
-    images: std::collections::BTreeMap<String, ferrogate_image::Image>,
-    /// Probes and endpoints: ended when the task is.
+    images: BTreeMap<String, ferrogate_image::Image>,
+    /// Probes: ended when the task is to stop.
     helpers: JoinSet<()>,
+    /// What is served inside the task's network, to the very last.
+    endpoints: JoinSet<()>,
+    /// The record, for the endpoints.
+    seen: watch::Sender<Arc<Record>>,
+    /// Of the containers that have a health check.
+    probes: HashMap<String, AbortHandle>,
+    /// What the log drivers must know of their containers.
+    runs: HashMap<String, watch::Sender<Run>>,
+    /// Values of secrets by container and variable: in memory only.
+    secrets: BTreeMap<String, BTreeMap<String, String>>,
     /// Log drivers: they end by themselves, at the end of the output.
     pumps: JoinSet<()>,
-    health: Queue<(String, Health)>,
+    health: Queue<crate::health::Probed>,
     delivered: Queue<(String, u64)>,
 }
 
@@ -91,12 +114,17 @@ impl Actor {
     ) -> Self {
         Self {
             shared,
+            seen: watch::Sender::new(Arc::new(record.clone())),
             dirs,
             record,
             desired,
             sandbox: None,
             images: Default::default(),
             helpers: JoinSet::new(),
+            endpoints: JoinSet::new(),
+            probes: HashMap::new(),
+            runs: HashMap::new(),
+            secrets: BTreeMap::new(),
             pumps: JoinSet::new(),
             health: mpsc::channel(QUEUE_MAX),
             delivered: mpsc::channel(QUEUE_MAX),
@@ -145,6 +173,8 @@ impl Actor {
     }
 
     fn save(&self) {
+        self.seen.send_replace(Arc::new(self.record.clone()));
+        self.shared.execs.note(&self.record.assignment, self.sandbox.as_ref());
         if let Err(error) = self.record.save(&self.dirs.root) {
             tracing::error!(%error, task = self.record.assignment.task_arn, "the task's record cannot be written");
         }
@@ -154,10 +184,11 @@ impl Actor {
         *self.desired.borrow() == DesiredStatus::Stopped
     }
 
-    /// Network, sandbox and volumes away. Each step is safe to repeat; a step that fails is said and the rest
+    /// Network and sandbox away, with all the containers wrote. Each step is safe to repeat; a step that fails is said and the rest
     /// goes on, so that as little as possible stays behind; what stays is found at the agent's next start.
     async fn remove(&mut self) {
         self.helpers.shutdown().await;
+        self.endpoints.shutdown().await;
         let task = self.record.assignment.task_id.clone();
         self.keep_logs();
         if let Some(sandbox) = self.sandbox.take()
@@ -170,12 +201,6 @@ impl Actor {
         }
         if let Err(error) = self.shared.fabric.delete_netns(&task).await {
             tracing::error!(%error, task, "the task's network namespace could not be removed");
-        }
-        let volumes = self.dirs.root.join("volumes");
-        if let Err(error) = std::fs::remove_dir_all(&volumes)
-            && error.kind() != std::io::ErrorKind::NotFound
-        {
-            tracing::error!(%error, task, "the task's volumes could not be removed");
         }
         self.images.clear();
     }
@@ -213,6 +238,8 @@ pub(crate) fn report(record: &Record) -> TaskReport {
                 health: container.health,
                 started_at: container.started_at,
                 finished_at: container.finished_at,
+                restart_count: container.restart_count,
+                exec_agent: crate::exec::agent_status(&record.assignment, container),
             })
         })
         .collect();

@@ -3,16 +3,19 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use ferrogate_image::{Auth, Image, ImageRef, Platform};
 use ferrogate_nodeapi::{
-    Architecture, ContainerAssignment, ContainerStatus, DesiredStatus, ObservedStatus, TaskAssignment,
+    ContainerAssignment, ContainerStatus, DesiredStatus, ObservedStatus, TaskAssignment,
 };
 use ferrogate_sandbox::{Isolation, TaskSandbox, TaskSandboxSpec};
-use futures_util::future::try_join_all;
+use futures_util::future::try_join;
 use jiff::Timestamp;
 
-use super::{Actor, Shared, Stop};
-use crate::{credentials, files};
+use super::pull::images;
+use super::storage::secrets;
+use super::{Actor, Shared, Stop, way};
+use crate::endpoints::{self, Endpoints, OfTask};
+use crate::files;
+use crate::timing::{Step, step};
 
 /// Processes and threads of a task. Fargate's own bound is not documented; this one stops a fork bomb.
 const PIDS_MAX: u64 = 32_768;
@@ -32,12 +35,24 @@ impl Actor {
         }
         let assignment = self.record.assignment.clone();
         let shared = Arc::clone(&self.shared);
-        let (network, sandbox, images) = tokio::join!(
+        let wanting = self.wanting_secrets();
+        let known = self.known_images();
+        let (network, sandbox, resources) = tokio::join!(
             network(&shared, &assignment),
             self.make_sandbox(&assignment),
-            until_stopped(self.desired.clone(), images(&shared, &assignment)),
+            until_stopped(self.desired.clone(), async {
+                if !wanting.is_empty() {
+                    way::to_secrets(&shared, &assignment).await?;
+                }
+                let images = images(&shared, &assignment, &known);
+                try_join(secrets(&shared, &assignment, wanting), images).await
+            }),
         );
         self.shared.pulls.done(&assignment.task_id);
+        let steps = self.shared.timings.take(&assignment.task_id);
+        if first_time {
+            self.record.timing.extend(steps);
+        }
         // The sandbox first: whatever else failed, it is there to be removed.
         self.sandbox = Some(sandbox.map_err(|error| {
             Stop::failed_to_start(format!(
@@ -45,7 +60,7 @@ impl Actor {
             ))
         })?);
         self.record.sandbox_made = true;
-        self.images = images?;
+        (self.secrets, self.images) = resources?;
         if self.record.pull_stopped_at.is_none() {
             self.record.pull_stopped_at = Some(Timestamp::now());
         }
@@ -65,8 +80,8 @@ impl Actor {
                 )));
             }
         }
-        self.serve_credentials(&assignment).await?;
-        self.make_volumes(&assignment)?;
+        self.serve_endpoints(&assignment).await?;
+        self.reserve_for_images().await?;
         self.save();
         Ok(())
     }
@@ -93,8 +108,15 @@ impl Actor {
             hostname: assignment.network.hostname.clone(),
             hosts: files::hosts(&assignment.network),
             resolv_conf: files::resolv_conf(&assignment.network),
+            ephemeral_storage: Some(self.ephemeral_storage(assignment)),
         };
-        self.shared.sandbox.create(spec).await.map_err(|error| error.to_string())
+        let began = Timestamp::now();
+        let made = self.shared.sandbox.create(spec).await.map_err(|error| error.to_string());
+        self.shared.timings.note(&assignment.task_id, Step::done(step::SANDBOX, None, began));
+        for made in made.iter().flat_map(|sandbox| sandbox.made()) {
+            self.shared.timings.note(&assignment.task_id, Step::of_sandbox(made));
+        }
+        made
     }
 
     /// A former agent died while it made the sandbox: nothing has run in it, so it is made anew.
@@ -121,6 +143,15 @@ impl Actor {
         }
         let sandbox = match self.shared.sandbox.reattach(&dir).await {
             Ok(sandbox) => sandbox,
+            // The former agent died while it removed the files, which it does last.
+            Err(ferrogate_sandbox::Error::Io { source, .. })
+                if source.kind() == std::io::ErrorKind::NotFound =>
+            {
+                if let Err(error) = std::fs::remove_dir_all(&dir) {
+                    tracing::error!(%error, dir = %dir.display(), "what is left of a sandbox could not be removed");
+                }
+                return;
+            }
             Err(error) => {
                 tracing::error!(%error, dir = %dir.display(), "a sandbox is there but cannot be taken over");
                 return;
@@ -139,120 +170,54 @@ impl Actor {
         self.sandbox = Some(sandbox);
     }
 
-    async fn serve_credentials(&mut self, assignment: &TaskAssignment) -> Result<(), Stop> {
-        if !assignment.has_task_role {
-            return Ok(());
-        }
+    /// For every task, before its first container; until the sandbox is taken away.
+    async fn serve_endpoints(&mut self, assignment: &TaskAssignment) -> Result<(), Stop> {
+        let Some(sandbox) = self.sandbox.clone() else { return Ok(()) };
+        let began = Timestamp::now();
         let listener =
-            self.shared.fabric.task_listener(&assignment.task_id, credentials::ADDRESS).await.map_err(
+            self.shared.fabric.task_listener(&assignment.task_id, endpoints::ADDRESS).await.map_err(
                 |error| {
                     Stop::failed_to_start(format!(
-                        "ResourceInitializationError: failed to serve the credentials endpoint: {error}"
+                        "ResourceInitializationError: failed to serve the task metadata endpoint: {error}"
                     ))
                 },
             )?;
-        self.helpers.spawn(credentials::serve(
-            listener,
+        let figures =
+            OfTask { sandbox, fabric: self.shared.fabric.clone(), task_id: assignment.task_id.clone() };
+        let endpoints = Endpoints::new(
             Arc::clone(&self.shared.control),
-            assignment.task_arn.clone(),
-            self.record.credentials_id.clone(),
-        ));
+            self.seen.subscribe(),
+            self.desired.clone(),
+            Arc::new(figures),
+        );
+        self.endpoints.spawn(endpoints.serve(listener));
+        self.record.note(step::ENDPOINTS, None, began);
         Ok(())
     }
 
-    fn make_volumes(&self, assignment: &TaskAssignment) -> Result<(), Stop> {
-        for volume in &assignment.volumes {
-            std::fs::create_dir_all(self.dirs.volume(&volume.name)).map_err(|error| {
-                Stop::failed_to_start(format!(
-                    "CannotCreateVolumeError: failed to create volume {}: {error}",
-                    volume.name
-                ))
-            })?;
-        }
-        Ok(())
-    }
-
-    /// Environment that only the node can know, below what the task definition says.
+    /// Environment that only the node can know: below what the task definition says, but for what leads to the
+    /// task's endpoints.
     pub(super) fn environment(&self, container: &ContainerAssignment) -> BTreeMap<String, String> {
         let assignment = &self.record.assignment;
         let mut environment = BTreeMap::from([("HOSTNAME".to_owned(), assignment.network.hostname.clone())]);
-        if assignment.has_task_role {
-            let uri = credentials::relative_uri(&self.record.credentials_id);
-            environment.insert("AWS_CONTAINER_CREDENTIALS_RELATIVE_URI".into(), uri);
-        }
         if let Some(api) = self.shared.fabric.api_address() {
             environment.insert("AWS_ENDPOINT_URL".into(), format!("http://{api}"));
         }
         environment.extend(container.environment.clone());
+        environment.extend(endpoints::environment(&self.record, &container.runtime_id));
         environment
     }
 }
 
 async fn network(shared: &Shared, assignment: &TaskAssignment) -> Result<(), ferrogate_vpc::Error> {
+    let note = |step, began| shared.timings.note(&assignment.task_id, Step::done(step, None, began));
+    let began = Timestamp::now();
     shared.fabric.create_netns(&assignment.task_id).await?;
+    note(step::NETWORK_NAMESPACE, began);
+    let began = Timestamp::now();
     shared.fabric.attach(&assignment.network.eni_id, &assignment.task_id).await?;
+    note(step::INTERFACE, began);
     Ok(())
-}
-
-/// The image of every container, by container name.
-async fn images(shared: &Shared, assignment: &TaskAssignment) -> Result<BTreeMap<String, Image>, Stop> {
-    let pulls = assignment.containers.iter().map(|container| async move {
-        let image = image(shared, assignment, container).await?;
-        stream(shared, assignment, container).await?;
-        Ok((container.name.clone(), image))
-    });
-    Ok(try_join_all(pulls).await?.into_iter().collect())
-}
-
-async fn image(
-    shared: &Shared,
-    assignment: &TaskAssignment,
-    container: &ContainerAssignment,
-) -> Result<Image, Stop> {
-    let refused =
-        |reason: String| Stop::failed_to_start(reason.clone()).of_container(&container.name, reason);
-    let reference = ImageRef::parse(&container.image)
-        .map_err(|error| refused(format!("CannotPullContainerError: {error}")))?;
-    let auth = match shared.control.registry_credentials(&assignment.task_arn, &container.name).await {
-        Ok(None) => Auth::Anonymous,
-        Ok(Some(credentials)) => Auth::Basic { user: credentials.username, password: credentials.password },
-        Err(error) => {
-            return Err(refused(format!(
-                "ResourceInitializationError: unable to pull secrets or registry auth: execution resource retrieval failed: {error}"
-            )));
-        }
-    };
-    let platform = match assignment.architecture {
-        Architecture::X86_64 => Platform::LinuxAmd64,
-        Architecture::Arm64 => Platform::LinuxArm64,
-    };
-    let began = std::time::Instant::now();
-    let progress = |progress| shared.pulls.note(&assignment.task_id, &container.image, &progress);
-    let image = shared
-        .images
-        .pull(&reference, auth, platform, progress)
-        .await
-        .map_err(|error| refused(error.to_string()))?;
-    let (image_name, task) = (&container.image, &assignment.task_id);
-    tracing::info!(image = image_name, task, bytes = image.size_bytes, took = ?began.elapsed(), "the image is here");
-    Ok(image)
-}
-
-/// The awslogs stream has to be there before anything is written.
-async fn stream(
-    shared: &Shared,
-    assignment: &TaskAssignment,
-    container: &ContainerAssignment,
-) -> Result<(), Stop> {
-    if container.logs.is_none() {
-        return Ok(());
-    }
-    shared.control.create_log_stream(&assignment.task_arn, &container.name).await.map_err(|error| {
-        Stop::failed_to_start(format!(
-            "ResourceInitializationError: failed to validate logger args: create stream has been retried 1 times: \
-             failed to create Cloudwatch log stream: {error} : exit status 1"
-        ))
-    })
 }
 
 /// A pull may take minutes; a task that is to stop does not wait for it.

@@ -324,6 +324,7 @@ fn from_failure(failure: Failure) -> Error {
     match failure.kind {
         FailureKind::NotFound => Error::NotFound(message),
         FailureKind::WrongState | FailureKind::AlreadyExists => Error::WrongState(message),
+        FailureKind::NoSpace => Error::NoSpace(message),
         FailureKind::CannotExecute { exit_code } => Error::CannotExecute { message, exit_code },
         FailureKind::Invalid | FailureKind::Unsupported | FailureKind::Limit | FailureKind::System => {
             Error::Refused(message)

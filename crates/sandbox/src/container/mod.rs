@@ -3,18 +3,17 @@
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use ferrogate_shim::protocol::{
     Answer, Call, ContainerState, CreateContainer, Exited, PROTOCOL_VERSION, Resources, Rootfs, Seccomp,
     Status, TaskConfig, TaskState, TaskStats,
 };
-use oci_spec::runtime::Spec;
 use tokio::io::AsyncReadExt;
 use tokio::sync::watch;
 
-use crate::{ContainerSpec, Error, Isolation, Sandbox, TaskSandbox, TaskSandboxSpec, spec};
+use crate::{ContainerSpec, Error, Isolation, Made, Sandbox, TaskSandbox, TaskSandboxSpec, spec};
 
 pub(crate) mod client;
 pub(crate) mod events;
@@ -30,8 +29,6 @@ use logs::LogFollower;
 const SHIM_PROGRAM: &str = "ferrogate-shim";
 /// What the agent needs to know of a task it did not start.
 const SPEC_FILE: &str = "sandbox.json";
-/// A container's OCI spec, the template for its execs.
-const CONTAINER_SPEC_FILE: &str = "config.json";
 /// Longest a shim may take to say that it listens.
 const SHIM_START_DEADLINE: Duration = Duration::from_secs(20);
 /// A shim that holds its lock and does not answer is given this long, and asked this often.
@@ -119,12 +116,21 @@ impl Sandbox for ContainerSandbox {
             });
         }
         let made = async {
+            crate::warm::keep();
+            let mut made = Vec::new();
+            let began = SystemTime::now();
             prepare(&spec, &config).await?;
+            made.push(Made::done("files and storage", began));
+            let began = SystemTime::now();
             self.start_shim(&directory).await?;
-            Client::connect(&directory).await
+            let client = Client::connect(&directory).await?;
+            made.push(Made::done("shim up", began));
+            Ok((client, made))
         };
         match made.await {
-            Ok(client) => Ok(Arc::new(ContainerTask { spec, config, shim: Shim::Alive(client) })),
+            Ok((client, made)) => {
+                Ok(Arc::new(ContainerTask { spec, config, shim: Shim::Alive(client), made }))
+            }
             Err(error) => {
                 // Whatever stands of it must not stay; the first error is the one to report.
                 let _ = lost::remove(&directory, &config).await;
@@ -147,7 +153,7 @@ impl Sandbox for ContainerSandbox {
                 Err(_) => tokio::time::sleep(REATTACH_INTERVAL).await,
             }
         };
-        Ok(Arc::new(ContainerTask { spec, config, shim }))
+        Ok(Arc::new(ContainerTask { spec, config, shim, made: Vec::new() }))
     }
 }
 
@@ -155,6 +161,7 @@ struct ContainerTask {
     spec: TaskSandboxSpec,
     config: TaskConfig,
     shim: Shim,
+    made: Vec<Made>,
 }
 
 enum Shim {
@@ -193,23 +200,28 @@ impl TaskSandbox for ContainerTask {
         &self.spec
     }
 
+    fn made(&self) -> &[Made] {
+        &self.made
+    }
+
     async fn create_container(&self, container: &ContainerSpec) -> Result<(), Error> {
+        crate::warm::keep();
         let client = self.client()?;
-        let directory = self.container_dir(&container.id)?;
+        self.container_dir(&container.id)?;
         let oci = spec::oci_spec(&self.spec, container, &self.spec.dir.join(ETC_DIR))?;
         let call = Call::CreateContainer(Box::new(CreateContainer {
             id: container.id.clone(),
-            spec: oci.clone(),
+            spec: oci,
             rootfs: Rootfs::Layers(container.layers.clone()),
             user: spec::user(container),
             seccomp: Seccomp::Default,
             init: container.init,
+            interactive: container.interactive,
+            volumes: spec::volumes(&self.spec, container)?.into_iter().map(|volume| volume.made).collect(),
             network_namespace: self.spec.network_namespace.clone(),
             logs: container.logs,
         }));
-        client.done(call).await?;
-        let stored = StoredContainer { user: spec::user(container), spec: oci };
-        write_json(&directory.join(CONTAINER_SPEC_FILE), &stored).await
+        client.done(call).await
     }
 
     async fn start(&self, container: &str) -> Result<i32, Error> {
@@ -253,9 +265,7 @@ impl TaskSandbox for ContainerTask {
     }
 
     async fn exec(&self, container: &str, exec: ExecSpec) -> Result<Exec, Error> {
-        let stored: StoredContainer =
-            read_json(&self.container_dir(container)?.join(CONTAINER_SPEC_FILE)).await?;
-        Exec::start(Arc::clone(self.client()?), container, &stored.spec, stored.user, exec).await
+        Exec::start(Arc::clone(self.client()?), container, exec).await
     }
 
     async fn state(&self) -> Result<TaskState, Error> {
@@ -273,6 +283,10 @@ impl TaskSandbox for ContainerTask {
             Answer::Stats(stats) => Ok(stats),
             other => Err(unexpected(&other)),
         }
+    }
+
+    async fn reserve_storage(&self, bytes: u64) -> Result<(), Error> {
+        self.client()?.done(Call::ReserveStorage { bytes }).await
     }
 
     fn events(&self) -> Events {
@@ -362,12 +376,6 @@ const LOST_EXIT_CODE: i32 = 137;
 /// Below the task's directory: what is mounted over the containers' `/etc/{hosts,hostname,resolv.conf}`.
 const ETC_DIR: &str = "etc";
 
-#[derive(serde::Serialize, serde::Deserialize)]
-struct StoredContainer {
-    user: Option<String>,
-    spec: Spec,
-}
-
 fn task_config(spec: &TaskSandboxSpec) -> Result<TaskConfig, Error> {
     for (what, id) in [("task id", &spec.id), ("instance", &spec.instance)] {
         ferrogate_shim::protocol::valid_id(id)
@@ -388,6 +396,7 @@ fn task_config(spec: &TaskSandboxSpec) -> Result<TaskConfig, Error> {
             pids_max: spec.pids_max,
         },
         shared_pid_namespace: spec.shared_pid_namespace,
+        ephemeral_storage: spec.ephemeral_storage.is_some(),
     })
 }
 
@@ -410,6 +419,10 @@ async fn prepare(spec: &TaskSandboxSpec, config: &TaskConfig) -> Result<(), Erro
         set_mode(&etc.join(file), 0o644).await?;
     }
     write_json(&spec.dir.join(SPEC_FILE), spec).await?;
+    if let Some(storage) = spec.ephemeral_storage.clone() {
+        let dir = spec.dir.clone();
+        lost::blocking(move || crate::storage::make(&storage, &dir)).await?;
+    }
     write_json(&spec.dir.join(ferrogate_shim::protocol::CONFIG_FILE), config).await
 }
 

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
-use ferrogate_shim::capabilities;
+use ferrogate_shim::{capabilities, protocol};
 use oci_spec::OciSpecError;
 use oci_spec::runtime::{
     Linux, LinuxBuilder, LinuxCapabilitiesBuilder, LinuxCpuBuilder, LinuxMemoryBuilder, LinuxNamespace,
@@ -59,7 +59,7 @@ pub fn oci_spec(task: &TaskSandboxSpec, container: &ContainerSpec, etc: &Path) -
         )
         .hostname(task.hostname.as_str())
         .process(process(task, container)?)
-        .mounts(mounts(container, etc)?)
+        .mounts(mounts(task, container, etc)?)
         .linux(linux(task, container)?)
         .build()
         .map_err(bug)?;
@@ -100,6 +100,7 @@ fn process(task: &TaskSandboxSpec, container: &ContainerSpec) -> Result<Process,
         .capabilities(capabilities)
         .rlimits(rlimits(container)?)
         .no_new_privileges(!container.allow_new_privileges)
+        .terminal(container.pseudo_terminal)
         .build()
         .map_err(bug)
 }
@@ -128,6 +129,9 @@ fn arguments(container: &ContainerSpec) -> Result<Vec<String>, Error> {
 
 fn environment(task: &TaskSandboxSpec, container: &ContainerSpec) -> Vec<String> {
     let mut all = vec![DEFAULT_PATH.to_owned(), format!("HOSTNAME={}", task.hostname)];
+    if container.pseudo_terminal {
+        all.push("TERM=xterm".to_owned());
+    }
     for pair in &container.image.environment {
         let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
         set_variable(&mut all, key, value);
@@ -137,7 +141,7 @@ fn environment(task: &TaskSandboxSpec, container: &ContainerSpec) -> Vec<String>
 }
 
 /// Sets variables in a `KEY=value` list; those already there keep their place.
-pub fn overlay_environment(all: &mut Vec<String>, over: &BTreeMap<String, String>) {
+fn overlay_environment(all: &mut Vec<String>, over: &BTreeMap<String, String>) {
     for (key, value) in over {
         set_variable(all, key, value);
     }
@@ -218,7 +222,7 @@ fn rlimits(container: &ContainerSpec) -> Result<Vec<PosixRlimit>, Error> {
         .collect()
 }
 
-fn mounts(container: &ContainerSpec, etc: &Path) -> Result<Vec<Mount>, Error> {
+fn mounts(task: &TaskSandboxSpec, container: &ContainerSpec, etc: &Path) -> Result<Vec<Mount>, Error> {
     let mut mounts = vec![
         mount("/proc", "proc", "proc", &["nosuid", "noexec", "nodev"])?,
         mount("/dev", "tmpfs", "tmpfs", &["nosuid", "strictatime", "mode=755", SHM_SIZE])?,
@@ -254,10 +258,63 @@ fn mounts(container: &ContainerSpec, etc: &Path) -> Result<Vec<Mount>, Error> {
         absolute(container, &volume.container_path)?;
         own.push(bind(&volume.source, &volume.container_path, volume.read_only)?);
     }
+    for volume in volumes(task, container)? {
+        let source = task.dir.join(protocol::STORAGE_DIR).join(&volume.made.path);
+        own.push(bind(&source, &volume.container_path, volume.read_only)?);
+    }
     // A mount below another one must come after it; equal depth keeps the task definition's order.
     own.sort_by_key(|mount| mount.destination().components().count());
     mounts.extend(own);
     Ok(mounts)
+}
+
+/// A volume and where the container has it.
+pub struct MountedVolume {
+    pub made: protocol::Volume,
+    pub container_path: String,
+    pub read_only: bool,
+}
+
+/// The task's volumes this container mounts, and one of its own for each `VOLUME` of the image without another mount.
+pub fn volumes(task: &TaskSandboxSpec, container: &ContainerSpec) -> Result<Vec<MountedVolume>, Error> {
+    let same = |one: &str, other: &str| Path::new(one).components().eq(Path::new(other).components());
+    let of_image = |path: &str| container.image.volumes.iter().any(|declared| same(declared, path));
+    let mut all = Vec::new();
+    for mount in &container.volumes {
+        absolute(container, &mount.container_path)?;
+        protocol::valid_id(&mount.volume).map_err(|failure| Error::Invalid {
+            what: format!("volume {:?} of task {}", mount.volume, task.id),
+            why: failure.message,
+        })?;
+        all.push(MountedVolume {
+            made: protocol::Volume {
+                path: Path::new(protocol::VOLUMES_DIR).join(&mount.volume),
+                copy_image: of_image(&mount.container_path),
+            },
+            container_path: mount.container_path.clone(),
+            read_only: mount.read_only,
+        });
+    }
+    let tmpfs = container.tmpfs.iter().map(|tmpfs| tmpfs.container_path.clone());
+    let binds = container.mounts.iter().map(|mount| mount.container_path.clone());
+    let taken: Vec<String> =
+        all.iter().map(|volume| volume.container_path.clone()).chain(tmpfs).chain(binds).collect();
+    for (index, path) in container.image.volumes.iter().enumerate() {
+        if taken.iter().any(|taken| same(taken, path)) {
+            continue;
+        }
+        absolute(container, path)?;
+        let place = Path::new(protocol::CONTAINERS_DIR).join(&container.id);
+        all.push(MountedVolume {
+            made: protocol::Volume {
+                path: place.join(protocol::VOLUMES_DIR).join(index.to_string()),
+                copy_image: true,
+            },
+            container_path: path.clone(),
+            read_only: false,
+        });
+    }
+    Ok(all)
 }
 
 fn absolute(container: &ContainerSpec, path: &str) -> Result<(), Error> {

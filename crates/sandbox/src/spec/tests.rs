@@ -15,6 +15,7 @@ fn task() -> TaskSandboxSpec {
         hostname: "ip-10-0-0-4.ec2.internal".into(),
         hosts: String::new(),
         resolv_conf: String::new(),
+        ephemeral_storage: None,
     }
 }
 
@@ -27,6 +28,7 @@ fn container() -> ContainerSpec {
             environment: vec!["PATH=/opt/bin".into(), "MODE=image".into()],
             user: "www".into(),
             working_directory: "/srv".into(),
+            ..ImageDefaults::default()
         },
         ..ContainerSpec::default()
     }

@@ -61,7 +61,10 @@ impl Hierarchy {
             usage.cpu_system_ns = number("cpuacct.usage_sys");
         }
         if self.has("cpu") {
-            usage.cpu_throttled_ns = read_field(&dir.join("cpu.stat"), "throttled_time").unwrap_or(0);
+            let stat = dir.join("cpu.stat");
+            usage.cpu_throttled_ns = read_field(&stat, "throttled_time").unwrap_or(0);
+            usage.cpu_periods = read_field(&stat, "nr_periods").unwrap_or(0);
+            usage.cpu_throttled_periods = read_field(&stat, "nr_throttled").unwrap_or(0);
         }
         if self.has("memory") {
             usage.memory_bytes = number("memory.usage_in_bytes");

@@ -71,6 +71,8 @@ pub(super) fn usage(dir: &Path, usage: &mut Usage) {
     usage.cpu_user_ns = nanoseconds("user_usec");
     usage.cpu_system_ns = nanoseconds("system_usec");
     usage.cpu_throttled_ns = nanoseconds("throttled_usec");
+    usage.cpu_periods = read_field(&cpu, "nr_periods").unwrap_or(0);
+    usage.cpu_throttled_periods = read_field(&cpu, "nr_throttled").unwrap_or(0);
     usage.memory_bytes = read_number(&dir.join("memory.current")).unwrap_or(0);
     usage.memory_inactive_file_bytes = read_field(&dir.join("memory.stat"), "inactive_file").unwrap_or(0);
     usage.memory_peak_bytes = read_number(&dir.join("memory.peak")).unwrap_or(0);

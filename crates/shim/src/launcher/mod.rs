@@ -23,7 +23,9 @@ use rustix::process::{Pid, Signal, WaitOptions, pidfd_send_signal, waitpid};
 use crate::cgroup::Cgroups;
 use crate::protocol::{Failure, FailureKind};
 use crate::seccomp::Filter;
+use crate::storage::Storage;
 
+mod fill;
 mod find;
 mod init;
 mod mounts;
@@ -31,6 +33,7 @@ mod plan;
 mod process;
 mod root;
 pub(crate) mod sys;
+mod terminal;
 mod user;
 
 pub(crate) use init::exit_code;
@@ -57,6 +60,17 @@ pub(crate) struct Place<'a> {
     /// A PID namespace shared by the task's containers.
     pub(crate) pid_namespace: Option<BorrowedFd<'a>>,
     pub(crate) stdio: [BorrowedFd<'a>; 3],
+    /// Where the terminal's own end goes, for a process that has one.
+    pub(crate) console: Option<BorrowedFd<'a>>,
+}
+
+/// What only a container's first process makes.
+pub(crate) struct Room<'a> {
+    /// The container's name in its task.
+    pub(crate) id: &'a str,
+    pub(crate) storage: &'a Storage,
+    /// It never ran before.
+    pub(crate) first: bool,
 }
 
 /// Why a child did not get to exec.
@@ -79,7 +93,7 @@ fn step<T>(what: &str, result: io::Result<T>) -> Result<T, Stop> {
 }
 
 /// Starts a container's first process.
-pub(crate) fn launch(plan: &Plan, place: &Place<'_>) -> Result<Launched, Failure> {
+pub(crate) fn launch(plan: &Plan, place: &Place<'_>, room: &Room<'_>) -> Result<Launched, Failure> {
     let mut flags = libc::CLONE_NEWNS | libc::CLONE_NEWUTS | libc::CLONE_NEWIPC;
     if place.pid_namespace.is_none() {
         flags |= libc::CLONE_NEWPID;
@@ -87,10 +101,10 @@ pub(crate) fn launch(plan: &Plan, place: &Place<'_>) -> Result<Launched, Failure
     if plan.network_namespace.is_none() {
         flags |= libc::CLONE_NEWNET;
     }
-    spawn(flags as u64, place.pid_namespace, |errors| match set_up(plan, place) {
+    spawn(flags as u64, place.pid_namespace, |errors| match set_up(plan, place, room) {
         Ok(()) => {
             let last = if plan.init { Last::BehindReaper } else { Last::Execute };
-            process::become_and_execute(&plan.process, last, errors)
+            process::become_and_execute(&plan.process, last, place.console, errors)
         }
         Err(stop) => stop,
     })
@@ -115,7 +129,7 @@ pub(crate) fn execute(
             step("enter the container", sys::set_namespace(container, kinds))
         };
         match joined() {
-            Ok(()) => process::become_and_execute(process, Last::InNamespace, errors),
+            Ok(()) => process::become_and_execute(process, Last::InNamespace, place.console, errors),
             Err(stop) => stop,
         }
     })
@@ -276,7 +290,7 @@ fn join_cgroups(cgroups: &Cgroups, cgroup: &Path) -> Result<(), Stop> {
     step(&format!("join cgroup {}", cgroup.display()), cgroups.join(cgroup))
 }
 
-fn set_up(plan: &Plan, place: &Place<'_>) -> Result<(), Stop> {
+fn set_up(plan: &Plan, place: &Place<'_>, room: &Room<'_>) -> Result<(), Stop> {
     begin(place)?;
     step("make a cgroup namespace", sys::unshare(libc::CLONE_NEWCGROUP))?;
     match &plan.network_namespace {
@@ -296,5 +310,5 @@ fn set_up(plan: &Plan, place: &Place<'_>) -> Result<(), Stop> {
         step(&format!("set the domain name to {name:?}"), set)?;
     }
     process::limits(&plan.process)?;
-    root::enter(plan, place.directory, place.cgroups)
+    root::enter(plan, place, room)
 }

@@ -4,13 +4,14 @@
 use std::ffi::CString;
 use std::fs;
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Component, Path, PathBuf};
 
 use oci_spec::runtime::Mount;
+use rustix::fs::{Mode, OFlags, openat};
 use rustix::mount::{MountFlags, MoveMountFlags, OpenTreeFlags, mount, move_mount, open_tree};
 
-use super::sys;
+use super::{fill, sys};
 use crate::cgroup::Cgroups;
 use crate::protocol::{Failure, FailureKind};
 
@@ -24,6 +25,8 @@ pub(super) struct MountPlan {
     pub(super) kind: Kind,
     flags: MountFlags,
     data: String,
+    /// The source gets what the image has here, if it is still empty.
+    fill: bool,
 }
 
 pub(super) enum Kind {
@@ -107,20 +110,24 @@ pub(super) fn plan(mount: &Mount) -> Result<MountPlan, Failure> {
     } else {
         Kind::Other { filesystem: kind.to_owned(), source: source.to_string_lossy().into_owned() }
     };
-    Ok(MountPlan { target: target.clone(), kind, flags, data: data.join(",") })
+    Ok(MountPlan { target: target.clone(), kind, flags, data: data.join(","), fill: false })
 }
 
-/// A bind source as a mount of its own, attached nowhere yet, already with its flags.
+impl MountPlan {
+    pub(super) fn filled(mut self, is_filled: &impl Fn(&Path) -> bool) -> Self {
+        self.fill = matches!(&self.kind, Kind::Bind { source, .. } if is_filled(source));
+        self
+    }
+}
+
+/// A bind source as a mount of its own, attached nowhere yet.
 pub(super) fn take(plan: &MountPlan) -> io::Result<Option<OwnedFd>> {
     let Kind::Bind { source, recursive } = &plan.kind else { return Ok(None) };
     let mut flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
     if *recursive {
         flags |= OpenTreeFlags::AT_RECURSIVE;
     }
-    let tree = open_tree(rustix::fs::CWD, source, flags)?;
-    let (set, clear) = attributes(plan.flags);
-    sys::set_mount_attributes(&tree, set, clear, *recursive)?;
-    Ok(Some(tree))
+    Ok(Some(open_tree(rustix::fs::CWD, source, flags)?))
 }
 
 /// What `mount_setattr` has to set and to clear. Only restrictions are set: what the source already forbids stays
@@ -148,12 +155,24 @@ fn attributes(flags: MountFlags) -> (u64, u64) {
 }
 
 /// Attaches one mount below the calling process's root. `taken` is its bind source, if it is one.
-pub(super) fn attach(plan: &MountPlan, taken: Option<OwnedFd>, cgroups: &Cgroups) -> io::Result<()> {
+pub(super) fn attach(
+    plan: &MountPlan,
+    taken: Option<OwnedFd>,
+    cgroups: &Cgroups,
+    first: bool,
+) -> io::Result<()> {
     let target = resolve(&plan.target)?;
     match (&plan.kind, taken) {
-        (Kind::Bind { .. }, Some(tree)) => {
+        (Kind::Bind { recursive, .. }, Some(tree)) => {
             let directory = sys::is_directory(&tree)?;
             make_target(&target, directory)?;
+            if plan.fill && first && directory {
+                let inside =
+                    openat(&tree, ".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+                fill::fill(fill::open_directory(&target)?.as_fd(), inside.as_fd())?;
+            }
+            let (set, clear) = attributes(plan.flags);
+            sys::set_mount_attributes(&tree, set, clear, *recursive)?;
             move_mount(&tree, "", rustix::fs::CWD, &target, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?;
             Ok(())
         }
@@ -299,8 +318,8 @@ fn make_target(target: &Path, directory: bool) -> io::Result<()> {
 
 /// The overlay of a container, mounted at `target`. Layers are named by descriptor: their paths may hold the
 /// characters overlayfs splits at, may be long, and are nobody's business in the container's mount table.
-pub(super) fn overlay(layers: &[PathBuf], directory: &Path, target: &Path) -> io::Result<()> {
-    let (upper, work) = (directory.join("upper"), directory.join("work"));
+pub(super) fn overlay(layers: &[PathBuf], writable: &Path, target: &Path) -> io::Result<()> {
+    let (upper, work) = (writable.join("upper"), writable.join("work"));
     for path in [&upper, &work] {
         fs::create_dir_all(path)?;
     }

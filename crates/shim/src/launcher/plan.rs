@@ -10,8 +10,9 @@ use oci_spec::runtime::{
 use super::mounts::{self, MountPlan};
 use crate::capabilities;
 use crate::cgroup::DeviceRule;
-use crate::protocol::{CreateContainer, Failure, FailureKind, Resources, Rootfs, Seccomp};
+use crate::protocol::{CreateContainer, Exec, Failure, FailureKind, Resources, Rootfs, Seccomp, WindowSize};
 use crate::seccomp::Filter;
+use crate::storage::Storage;
 
 /// Layers of one overlay; the kernel takes 500, an image has at most 127.
 const LAYERS_MAX: usize = 128;
@@ -59,8 +60,10 @@ pub(crate) struct ProcessPlan {
     pub(super) rlimits: Vec<Rlimit>,
     pub(super) oom_score_adj: Option<i32>,
     pub(super) seccomp: Option<Filter>,
+    pub(super) terminal: Option<WindowSize>,
 }
 
+#[derive(Clone)]
 pub(super) enum User {
     /// To be looked up in the container.
     Named(String),
@@ -106,7 +109,11 @@ fn invalid(message: impl Into<String>) -> Failure {
 
 impl Plan {
     /// `default_filter` is what [`Seccomp::Default`] stands for.
-    pub(crate) fn new(create: &CreateContainer, default_filter: &Filter) -> Result<Plan, Failure> {
+    pub(crate) fn new(
+        create: &CreateContainer,
+        default_filter: &Filter,
+        storage: &Storage,
+    ) -> Result<Plan, Failure> {
         let spec = &create.spec;
         refuse_unsupported(spec)?;
         let none = Linux::default();
@@ -129,13 +136,23 @@ impl Plan {
         }
         let process = spec.process().as_ref().ok_or_else(|| invalid("the specification has no process"))?;
         let resources = linux.resources().clone().unwrap_or_default();
+        for volume in &create.volumes {
+            let inside = volume.path.components().all(|part| matches!(part, std::path::Component::Normal(_)));
+            if !inside || volume.path.as_os_str().is_empty() {
+                return Err(invalid(format!("volume {:?} must lie in the storage", volume.path.display())));
+            }
+        }
+        let filled = |source: &Path| {
+            create.volumes.iter().any(|volume| volume.copy_image && storage.inside(&volume.path) == source)
+        };
+        let mount = |mount| mounts::plan(mount).map(|plan| plan.filled(&filled));
         Ok(Plan {
             process: ProcessPlan::new(process, create.user.as_deref(), seccomp)?,
             hostname: spec.hostname().clone(),
             domainname: spec.domainname().clone(),
             rootfs: create.rootfs.clone(),
             readonly_root: spec.root().as_ref().and_then(|root| root.readonly()).unwrap_or(false),
-            mounts: spec.mounts().iter().flatten().map(mounts::plan).collect::<Result<_, _>>()?,
+            mounts: spec.mounts().iter().flatten().map(mount).collect::<Result<_, _>>()?,
             devices: device_nodes(linux)?,
             sysctls: sysctls(linux)?,
             masked: linux.masked_paths().clone().unwrap_or_default(),
@@ -149,8 +166,34 @@ impl Plan {
 }
 
 impl Plan {
-    pub(crate) fn seccomp(&self) -> Option<&Filter> {
-        self.process.seccomp.as_ref()
+    pub(crate) fn has_terminal(&self) -> bool {
+        self.process.terminal.is_some()
+    }
+
+    /// Of a further process in the container: what it is asked to be, with the rights and limits of the first.
+    pub(crate) fn execution(&self, exec: &Exec) -> Result<ProcessPlan, Failure> {
+        let own = &self.process;
+        let mut environment = own.environment.clone();
+        for pair in &exec.environment {
+            let name = |pair: &str| pair.split('=').next().map(str::to_owned);
+            environment.retain(|known| name(known) != name(pair));
+            environment.push(pair.clone());
+        }
+        let plan = ProcessPlan {
+            arguments: exec.arguments.clone(),
+            environment,
+            directory: exec.directory.clone().unwrap_or_else(|| own.directory.clone()),
+            user: exec.user.clone().map_or_else(|| own.user.clone(), User::Named),
+            umask: own.umask,
+            capabilities: own.capabilities,
+            no_new_privileges: own.no_new_privileges,
+            rlimits: own.rlimits.clone(),
+            oom_score_adj: own.oom_score_adj,
+            seccomp: own.seccomp.clone(),
+            terminal: exec.terminal,
+        };
+        plan.check()?;
+        Ok(plan)
     }
 
     /// Whether its processes could trace one that is not theirs.
@@ -166,7 +209,6 @@ impl ProcessPlan {
         seccomp: Option<Filter>,
     ) -> Result<ProcessPlan, Failure> {
         for (given, what) in [
-            (process.terminal() == Some(true), "process.terminal"),
             (process.apparmor_profile().is_some(), "process.apparmorProfile"),
             (process.selinux_label().is_some(), "process.selinuxLabel"),
             (process.io_priority().is_some(), "process.ioPriority"),
@@ -177,17 +219,12 @@ impl ProcessPlan {
                 return Err(unsupported(what));
             }
         }
-        let arguments = process.args().clone().unwrap_or_default();
-        if arguments.is_empty() {
-            return Err(invalid("process.args is empty: there is nothing to execute"));
-        }
-        let environment = process.env().clone().unwrap_or_default();
-        if arguments.iter().chain(&environment).any(|text| text.contains('\0')) {
-            return Err(invalid("an argument or environment variable contains a NUL byte"));
-        }
-        let directory = process.cwd().to_str().filter(|path| path.starts_with('/')).ok_or_else(|| {
-            invalid(format!("process.cwd {:?} must be an absolute path", process.cwd().display()))
-        })?;
+        let terminal = (process.terminal() == Some(true)).then(|| {
+            let characters = |count: u64| u16::try_from(count).unwrap_or(u16::MAX);
+            let size = process.console_size();
+            let (rows, columns) = size.map_or((0, 0), |size| (size.height(), size.width()));
+            WindowSize { rows: characters(rows), columns: characters(columns) }
+        });
         let numbers = process.user();
         let user = match user {
             Some(name) => User::Named(name.to_owned()),
@@ -197,10 +234,10 @@ impl ProcessPlan {
                 groups: numbers.additional_gids().clone().unwrap_or_default(),
             },
         };
-        Ok(ProcessPlan {
-            arguments,
-            environment,
-            directory: directory.to_owned(),
+        let plan = ProcessPlan {
+            arguments: process.args().clone().unwrap_or_default(),
+            environment: process.env().clone().unwrap_or_default(),
+            directory: process.cwd().to_string_lossy().into_owned(),
             user,
             umask: numbers.umask().unwrap_or(DEFAULT_UMASK),
             capabilities: capability_sets(process)?,
@@ -208,7 +245,24 @@ impl ProcessPlan {
             rlimits: process.rlimits().iter().flatten().map(rlimit).collect(),
             oom_score_adj: process.oom_score_adj(),
             seccomp,
-        })
+            terminal,
+        };
+        plan.check()?;
+        Ok(plan)
+    }
+
+    fn check(&self) -> Result<(), Failure> {
+        if self.arguments.is_empty() {
+            return Err(invalid("process.args is empty: there is nothing to execute"));
+        }
+        let mut texts = self.arguments.iter().chain(&self.environment).chain([&self.directory]);
+        if texts.any(|text| text.contains('\0')) {
+            return Err(invalid("an argument, environment variable or directory contains a NUL byte"));
+        }
+        if !self.directory.starts_with('/') {
+            return Err(invalid(format!("process.cwd {:?} must be an absolute path", self.directory)));
+        }
+        Ok(())
     }
 }
 

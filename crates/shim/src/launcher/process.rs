@@ -2,12 +2,12 @@
 
 use std::ffi::CString;
 use std::io;
-use std::os::fd::RawFd;
+use std::os::fd::{BorrowedFd, RawFd};
 
 use super::find::{self, find};
 use super::plan::{CapabilitySets, ProcessPlan, Rlimit, User};
 use super::user::{self, Identity};
-use super::{Stop, init, step, sys};
+use super::{Stop, init, step, sys, terminal};
 
 const LAST_CAPABILITY_TRIED: u64 = 63;
 
@@ -34,16 +34,26 @@ fn set_limit(limit: &Rlimit) -> io::Result<()> {
 
 /// From here on the process is the container's: becomes the user, gives up what it may not have, executes.
 /// `errors` is the pipe to the shim.
-pub(super) fn become_and_execute(process: &ProcessPlan, last: Last, errors: RawFd) -> Stop {
+pub(super) fn become_and_execute(
+    process: &ProcessPlan,
+    last: Last,
+    console: Option<BorrowedFd<'_>>,
+    errors: RawFd,
+) -> Stop {
     let born = |prepared| {
         match last {
             Last::Execute => {}
             Last::BehindReaper => step("start the init process", init::split())?,
             Last::InNamespace => step("enter the PID namespace", init::be_born(errors))?,
         }
+        // Only the program itself: with the end of its session's leader a terminal would hang up.
+        if process.terminal.is_some() {
+            step("take control of the terminal", terminal::control())?;
+        }
         Ok(prepared)
     };
-    match prepare(process, errors).and_then(born) {
+    let first = !matches!(last, Last::InNamespace);
+    match prepare(process, console, first, errors).and_then(born) {
         Ok(prepared) => {
             let error = sys::execute(&prepared.path, &prepared.arguments, &prepared.environment);
             find::refused(&prepared.path.to_string_lossy(), &error)
@@ -69,8 +79,16 @@ struct Prepared {
     environment: Vec<CString>,
 }
 
-fn prepare(process: &ProcessPlan, errors: RawFd) -> Result<Prepared, Stop> {
+fn prepare(
+    process: &ProcessPlan,
+    console: Option<BorrowedFd<'_>>,
+    first: bool,
+    errors: RawFd,
+) -> Result<Prepared, Stop> {
     let identity = identify(process)?;
+    if let (Some(size), Some(console)) = (process.terminal, console) {
+        step("open a terminal", terminal::open(size, identity.uid, console, first))?;
+    }
     let mut environment = process.environment.clone();
     if !environment.iter().any(|pair| pair.starts_with("HOME=")) {
         environment.push(format!("HOME={}", identity.home));

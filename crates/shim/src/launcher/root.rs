@@ -10,9 +10,9 @@ use rustix::fs::{CWD, FileType, Gid, Mode, Uid, chown, makedev, mknodat};
 use rustix::mount::{MountPropagationFlags, UnmountFlags, mount_bind_recursive, mount_change, unmount};
 
 use super::plan::{DeviceNode, Plan, root_target};
-use super::{Stop, mounts, step};
-use crate::cgroup::Cgroups;
+use super::{Place, Room, Stop, mounts, step};
 use crate::protocol::Rootfs;
+use crate::storage::container_directory;
 
 const PROC_SUPER_MAGIC: i64 = 0x9fa0;
 
@@ -27,14 +27,16 @@ const DEVICE_LINKS: &[(&str, &str)] = &[
 ];
 
 /// Changes the calling process, which must be in a mount namespace of its own, into the container's root.
-pub(super) fn enter(plan: &Plan, directory: &Path, cgroups: &Cgroups) -> Result<(), Stop> {
+pub(super) fn enter(plan: &Plan, place: &Place<'_>, room: &Room<'_>) -> Result<(), Stop> {
     let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
     step("make mounts private", mount_change("/", private).map_err(io::Error::from))?;
-    let target = root_target(directory);
+    step("mount the ephemeral storage", room.storage.enter())?;
+    let target = root_target(place.directory);
     step(&format!("make {}", target.display()), fs::create_dir_all(&target))?;
     match &plan.rootfs {
         Rootfs::Layers(layers) => {
-            step("mount the overlay root", mounts::overlay(layers, directory, &target))?
+            let writable = room.storage.inside(&container_directory(room.id));
+            step("mount the overlay root", mounts::overlay(layers, &writable, &target))?
         }
         Rootfs::Directory(root) => {
             let bound = mount_bind_recursive(root, &target).map_err(io::Error::from);
@@ -51,7 +53,8 @@ pub(super) fn enter(plan: &Plan, directory: &Path, cgroups: &Cgroups) -> Result<
     step("change the root", change_root(&target))?;
 
     for (mount, source) in plan.mounts.iter().zip(taken) {
-        step(&format!("mount {}", mount.target.display()), mounts::attach(mount, source, cgroups))?;
+        let attached = mounts::attach(mount, source, place.cgroups, room.first);
+        step(&format!("mount {}", mount.target.display()), attached)?;
     }
     // Before the devices: their modes are meant as they are written.
     rustix::process::umask(Mode::empty());

@@ -8,12 +8,13 @@ use std::time::Duration;
 
 use super::container::{Container, now_ns};
 use super::{ExecProcess, Shim};
-use crate::launcher::{self, Place, Plan, ProcessPlan};
+use crate::launcher::{self, Place, Plan};
 use crate::log::writer::LogWriter;
 use crate::protocol::{
     Answer, CONTAINERS_DIR, CONTAINERS_MAX, Call, ContainerUsage, CreateContainer, EXECS_MAX, Event, Exec,
     ExecState, Failure, FailureKind, LOG_DIR, PROTOCOL_VERSION, Status, TRASH_DIR, TaskStats, valid_id,
 };
+use crate::storage::container_directory;
 
 /// The holder of the shared PID namespace.
 const HOLDER_CGROUP: &str = "pause";
@@ -22,8 +23,13 @@ const FREEZE_DEADLINE: Duration = Duration::from_secs(5);
 pub(super) const KILL_DEADLINE: Duration = Duration::from_secs(20);
 
 impl Shim {
-    /// `stdio` are the descriptors that came with an `Exec`.
-    pub(super) fn answer(&mut self, call: Call, stdio: Option<[OwnedFd; 3]>) -> Result<Answer, Failure> {
+    /// `stdio` are the descriptors that came with an `Exec`, `connection` is where it came from.
+    pub(super) fn answer(
+        &mut self,
+        call: Call,
+        stdio: Option<[OwnedFd; 3]>,
+        connection: u64,
+    ) -> Result<Answer, Failure> {
         match call {
             Call::Hello { version: PROTOCOL_VERSION } => {
                 Ok(Answer::Hello { version: PROTOCOL_VERSION, pid: std::process::id() as i32 })
@@ -36,9 +42,14 @@ impl Shim {
             Call::Start { container } => self.start(&container).map(|pid| Answer::Started { pid }),
             Call::Signal { container, signal } => self.signal(&container, signal).map(|()| Answer::Done),
             Call::Kill { container } => self.kill(container.as_deref()).map(|()| Answer::Done),
-            Call::Exec(exec) => self.exec(&exec, stdio).map(|pid| Answer::Started { pid }),
+            Call::Exec(exec) => self.exec(&exec, stdio, connection).map(|pid| Answer::Started { pid }),
             Call::SignalExec { exec, signal } => self.signal_exec(&exec, signal).map(|()| Answer::Done),
             Call::DeleteExec { exec } => self.delete_exec(&exec).map(|()| Answer::Done),
+            Call::AbandonExec { exec } => {
+                self.abandon_execs(|known| known.state.id == exec);
+                Ok(Answer::Done)
+            }
+            Call::ReserveStorage { bytes } => self.storage.reserve(bytes).map(|()| Answer::Done),
             Call::State | Call::Subscribe => Ok(Answer::State(self.state())),
             Call::Stats => Ok(Answer::Stats(self.stats())),
             Call::AckLogs { container, offset } => {
@@ -66,12 +77,17 @@ impl Shim {
                 format!("a task has at most {CONTAINERS_MAX} containers"),
             ));
         }
-        let plan = Plan::new(create, self.filter()?)?;
+        let filter = self.filter()?.clone();
+        let plan = Plan::new(create, &filter, &self.storage)?;
         let directory = self.directory.join(CONTAINERS_DIR).join(id);
         // Prefixed: a cgroup directory has files of its own, `tasks` among them.
         let cgroup = self.config.cgroup.join(format!("c-{id}"));
         let made = || -> io::Result<LogWriter> {
             fs::create_dir_all(&directory)?;
+            self.storage.make_directory(&container_directory(id))?;
+            for volume in &create.volumes {
+                self.storage.make_directory(&volume.path)?;
+            }
             self.cgroups.create(&cgroup, &plan.resources)?;
             if let Some(rules) = &plan.device_rules {
                 self.cgroups.limit_devices(&cgroup, rules)?;
@@ -80,13 +96,14 @@ impl Shim {
         };
         match made() {
             Ok(log) => {
-                self.containers.push(Container::new(id.clone(), plan, directory, cgroup, log));
+                self.containers.push(Container::new(create, plan, directory, cgroup, log));
                 self.persist();
                 Ok(())
             }
             Err(error) => {
                 let _ = self.cgroups.remove(&cgroup, Duration::ZERO);
                 let _ = fs::remove_dir_all(&directory);
+                let _ = self.storage.remove_container(id);
                 Err(Failure::new(FailureKind::System, format!("cannot create container {id:?}: {error}")))
             }
         }
@@ -105,9 +122,11 @@ impl Shim {
         let tracers = if self.config.shared_pid_namespace { self.tracers() } else { Vec::new() };
         let namespace = self.holder.as_ref().map(|holder| duplicate(holder.pidfd.as_fd())).transpose()?;
         let cgroups = self.cgroups.clone();
-        let container = self.find(id)?;
+        let Shim { containers, storage, .. } = self;
+        let container =
+            containers.iter_mut().find(|container| container.id == id).ok_or_else(|| no_container(id))?;
         let started = while_frozen(&cgroups, &tracers, || {
-            container.start(&cgroups, namespace.as_ref().map(AsFd::as_fd))
+            container.start(&cgroups, storage, namespace.as_ref().map(AsFd::as_fd))
         });
         self.persist();
         let pid = started?;
@@ -152,7 +171,7 @@ impl Shim {
         })
     }
 
-    fn exec(&mut self, exec: &Exec, stdio: Option<[OwnedFd; 3]>) -> Result<i32, Failure> {
+    fn exec(&mut self, exec: &Exec, stdio: Option<[OwnedFd; 3]>, connection: u64) -> Result<i32, Failure> {
         valid_id(&exec.id)?;
         let stdio = stdio.ok_or_else(|| {
             Failure::new(FailureKind::Invalid, "an exec comes with three descriptors: stdin, stdout, stderr")
@@ -176,13 +195,14 @@ impl Shim {
         let cgroups = self.cgroups.clone();
         let container = self.find(&exec.container)?;
         let Some(process) = &container.process else { return Err(not_running(container)) };
-        let plan = ProcessPlan::new(&exec.process, exec.user.as_deref(), container.plan.seccomp().cloned())?;
+        let plan = container.plan.execution(exec)?;
         let place = Place {
             directory: &container.directory,
             cgroups: &cgroups,
             cgroup: &container.cgroup,
             pid_namespace: None,
             stdio: [stdio[0].as_fd(), stdio[1].as_fd(), stdio[2].as_fd()],
+            console: exec.terminal.map(|_| stdio[0].as_fd()),
         };
         let launched = launcher::execute(&plan, process.pidfd.as_fd(), &place)?;
         let pid = launched.pid;
@@ -192,7 +212,7 @@ impl Shim {
             pid: Some(pid),
             exit_code: None,
         };
-        self.execs.push(ExecProcess { state, process: Some(launched) });
+        self.execs.push(ExecProcess { state, process: Some(launched), connection, abandoned: false });
         Ok(pid)
     }
 
@@ -213,6 +233,18 @@ impl Shim {
         Ok(())
     }
 
+    /// Kills these and forgets them; nobody waits for their end.
+    pub(super) fn abandon_execs(&mut self, which: impl Fn(&ExecProcess) -> bool) {
+        for exec in self.execs.iter_mut().filter(|exec| which(exec)) {
+            exec.abandoned = true;
+            if let Some(process) = &exec.process {
+                // It may have ended this moment.
+                let _ = send_signal(process.pidfd.as_fd(), libc::SIGKILL);
+            }
+        }
+        self.execs.retain(|exec| !exec.abandoned || exec.process.is_some());
+    }
+
     fn stats(&self) -> TaskStats {
         let containers: Vec<ContainerUsage> = self
             .containers
@@ -226,7 +258,7 @@ impl Shim {
         // v1 counts kills where they happened only.
         task.oom_kills =
             task.oom_kills.max(containers.iter().map(|container| container.usage.oom_kills).sum());
-        TaskStats { at_ns: now_ns(), task, containers }
+        TaskStats { at_ns: now_ns(), task, containers, storage: self.storage.usage() }
     }
 
     fn delete(&mut self, id: &str) -> Result<(), Failure> {
@@ -244,6 +276,7 @@ impl Shim {
         self.cgroups.remove(&cgroup, KILL_DEADLINE).map_err(|error| failed("remove the cgroup", error))?;
         let trash = self.directory.join(TRASH_DIR);
         put_aside(&directory, &trash, id).map_err(|error| failed("put aside the files", error))?;
+        self.storage.remove_container(id).map_err(|error| failed("remove the writable layer", error))?;
         self.containers.retain(|container| container.id != id);
         for connection in &mut self.connections {
             connection.forget(id);

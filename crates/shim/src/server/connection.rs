@@ -20,6 +20,7 @@ const DESCRIPTORS_PER_MESSAGE_MAX: usize = 8;
 const READ_BYTES: usize = 16 << 10;
 
 pub(super) struct Connection {
+    pub(super) id: u64,
     stream: UnixStream,
     input: Vec<u8>,
     output: Vec<u8>,
@@ -30,9 +31,10 @@ pub(super) struct Connection {
 }
 
 impl Connection {
-    pub(super) fn new(stream: UnixStream) -> io::Result<Self> {
+    pub(super) fn new(stream: UnixStream, id: u64) -> io::Result<Self> {
         stream.set_nonblocking(true)?;
         Ok(Connection {
+            id,
             stream,
             input: Vec::new(),
             output: Vec::new(),

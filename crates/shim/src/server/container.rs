@@ -14,10 +14,12 @@ use std::path::PathBuf;
 use rustix::pipe::{PipeFlags, pipe_with};
 
 use crate::cgroup::Cgroups;
-use crate::launcher::{self, Launched, Place, Plan};
+use crate::descriptor;
+use crate::launcher::{self, Launched, Place, Plan, Room};
 use crate::log::Stream;
 use crate::log::writer::LogWriter;
-use crate::protocol::{ContainerState, Failure, FailureKind, Status};
+use crate::protocol::{ContainerState, CreateContainer, Failure, FailureKind, Status};
+use crate::storage::Storage;
 
 /// Read from a pipe at once: its usual capacity.
 const READ_BYTES: usize = 64 << 10;
@@ -32,7 +34,11 @@ pub(super) struct Container {
     pub(super) directory: PathBuf,
     pub(super) cgroup: PathBuf,
     pub(super) log: LogWriter,
-    /// Reading ends of stdout and stderr while something may still write.
+    /// Its stdin stays open.
+    interactive: bool,
+    /// The other end of a stdin that stays open.
+    stdin: Option<OwnedFd>,
+    /// Reading ends of stdout and stderr while something may still write; of a terminal the first is all there is.
     pub(super) output: [Option<OwnedFd>; 2],
     pub(super) process: Option<Launched>,
     pub(super) state: ContainerState,
@@ -41,7 +47,14 @@ pub(super) struct Container {
 }
 
 impl Container {
-    pub(super) fn new(id: String, plan: Plan, directory: PathBuf, cgroup: PathBuf, log: LogWriter) -> Self {
+    pub(super) fn new(
+        create: &CreateContainer,
+        plan: Plan,
+        directory: PathBuf,
+        cgroup: PathBuf,
+        log: LogWriter,
+    ) -> Self {
+        let id = create.id.clone();
         let state = ContainerState {
             id: id.clone(),
             status: Status::Created,
@@ -62,6 +75,8 @@ impl Container {
             directory,
             cgroup,
             log,
+            interactive: create.interactive,
+            stdin: None,
             output: [None, None],
             process: None,
             state,
@@ -81,6 +96,7 @@ impl Container {
     pub(super) fn start(
         &mut self,
         cgroups: &Cgroups,
+        storage: &Storage,
         pid_namespace: Option<BorrowedFd<'_>>,
     ) -> Result<i32, Failure> {
         self.oom_kills_before = cgroups.oom_kills(&self.cgroup);
@@ -88,7 +104,7 @@ impl Container {
         self.state.error = None;
         self.state.exited_at_ns = None;
         self.state.oom_killed = false;
-        match self.launch(cgroups, pid_namespace) {
+        match self.launch(cgroups, storage, pid_namespace) {
             Ok(launched) => {
                 let pid = launched.pid;
                 self.process = Some(launched);
@@ -100,6 +116,7 @@ impl Container {
             }
             Err(failure) => {
                 self.output = [None, None];
+                self.stdin = None;
                 self.state.status = Status::Exited;
                 self.state.exited_at_ns = Some(now_ns());
                 self.state.error = Some(failure.message.clone());
@@ -115,12 +132,41 @@ impl Container {
     fn launch(
         &mut self,
         cgroups: &Cgroups,
+        storage: &Storage,
         pid_namespace: Option<BorrowedFd<'_>>,
     ) -> Result<Launched, Failure> {
         let system = |what: &str, error: io::Error| {
             Failure::new(FailureKind::System, format!("container {:?}: cannot {what}: {error}", self.id))
         };
-        let stdin = File::open("/dev/null").map_err(|error| system("open /dev/null", error))?;
+        let room = Room { id: &self.id, storage, first: self.state.starts == 0 };
+        if self.plan.has_terminal() {
+            let null = File::open("/dev/null").map_err(|error| system("open /dev/null", error))?;
+            let (console, inner) =
+                std::os::unix::net::UnixStream::pair().map_err(|error| system("make a socket", error))?;
+            let stdio = [null.as_fd(), null.as_fd(), null.as_fd()];
+            let place = self.place(cgroups, pid_namespace, stdio, Some(inner.as_fd()));
+            let launched = launcher::launch(&self.plan, &place, &room)?;
+            let terminal = descriptor::receive(&console)
+                .and_then(|terminal| {
+                    rustix::fs::fcntl_setfl(&terminal, rustix::fs::OFlags::NONBLOCK)?;
+                    Ok(terminal)
+                })
+                .map_err(|error| {
+                    let _ =
+                        rustix::process::pidfd_send_signal(&launched.pidfd, rustix::process::Signal::KILL);
+                    system("take its terminal", error)
+                })?;
+            self.output = [Some(terminal), None];
+            return Ok(launched);
+        }
+        let (stdin, held) = if self.interactive {
+            let (reader, writer) =
+                pipe_with(PipeFlags::CLOEXEC).map_err(|error| system("make a pipe", error.into()))?;
+            (reader, Some(writer))
+        } else {
+            let null = File::open("/dev/null").map_err(|error| system("open /dev/null", error))?;
+            (null.into(), None)
+        };
         let pipe = || -> io::Result<(OwnedFd, OwnedFd)> {
             let (reader, writer) = pipe_with(PipeFlags::CLOEXEC)?;
             // Ours only: the container's end stays blocking.
@@ -130,14 +176,19 @@ impl Container {
         let (stdout, stdout_writer) = pipe().map_err(|error| system("make a pipe", error))?;
         let (stderr, stderr_writer) = pipe().map_err(|error| system("make a pipe", error))?;
         self.output = [Some(stdout), Some(stderr)];
-        let place = Place {
-            directory: &self.directory,
-            cgroups,
-            cgroup: &self.cgroup,
-            pid_namespace,
-            stdio: [stdin.as_fd(), stdout_writer.as_fd(), stderr_writer.as_fd()],
-        };
-        launcher::launch(&self.plan, &place)
+        self.stdin = held;
+        let stdio = [stdin.as_fd(), stdout_writer.as_fd(), stderr_writer.as_fd()];
+        launcher::launch(&self.plan, &self.place(cgroups, pid_namespace, stdio, None), &room)
+    }
+
+    fn place<'a>(
+        &'a self,
+        cgroups: &'a Cgroups,
+        pid_namespace: Option<BorrowedFd<'a>>,
+        stdio: [BorrowedFd<'a>; 3],
+        console: Option<BorrowedFd<'a>>,
+    ) -> Place<'a> {
+        Place { directory: &self.directory, cgroups, cgroup: &self.cgroup, pid_namespace, stdio, console }
     }
 
     /// Takes over what has come from one of its streams. Closes it at its end.
@@ -159,6 +210,7 @@ impl Container {
         let now = now_ns();
         note(&self.id, self.log.finish(now));
         self.process = None;
+        self.stdin = None;
         self.state.status = Status::Exited;
         self.state.pid = None;
         self.state.exit_code = Some(exit_code);

@@ -16,6 +16,7 @@ use crate::protocol::{
     STATE_FILE, TaskConfig, TaskState,
 };
 use crate::seccomp::Filter;
+use crate::storage::Storage;
 use connection::Connection;
 use container::{Container, now_ns};
 
@@ -32,7 +33,10 @@ struct Shim {
     filter: Option<Filter>,
     listener: UnixListener,
     signals: OwnedFd,
+    storage: Storage,
     connections: Vec<Connection>,
+    /// Of the next connection.
+    next_connection: u64,
     containers: Vec<Container>,
     execs: Vec<ExecProcess>,
     /// First process of the shared PID namespace.
@@ -44,6 +48,10 @@ struct ExecProcess {
     state: ExecState,
     /// While it runs.
     process: Option<Launched>,
+    /// Where it was asked for; it lives no longer than that.
+    connection: u64,
+    /// Nobody waits for its end.
+    abandoned: bool,
 }
 
 /// What a descriptor that became ready belongs to.
@@ -123,8 +131,9 @@ impl Shim {
     fn accept(&mut self) {
         // A client that is gone again already is none.
         if let Ok((stream, _)) = self.listener.accept()
-            && let Ok(connection) = Connection::new(stream)
+            && let Ok(connection) = Connection::new(stream, self.next_connection)
         {
+            self.next_connection += 1;
             self.connections.push(connection);
         }
     }
@@ -138,7 +147,8 @@ impl Shim {
             result = self.connections[index].receive().and_then(|()| self.serve_requests(index));
         }
         if result.is_err() {
-            self.connections.remove(index);
+            let gone = self.connections.remove(index).id;
+            self.abandon_execs(|exec| exec.connection == gone);
         }
     }
 
@@ -149,7 +159,8 @@ impl Shim {
                 _ => None,
             };
             let subscribes = request.call == Call::Subscribe;
-            let result = self.answer(request.call, stdio);
+            let connection = self.connections[index].id;
+            let result = self.answer(request.call, stdio, connection);
             // What happened before the answer is told before it, to everybody; what the subscriber gets as
             // state already is not told to it again.
             self.connections[index].subscribed |= subscribes;
@@ -218,6 +229,7 @@ impl Shim {
                 exec.state.pid = None;
                 exec.state.exit_code = Some(code);
                 let id = exec.state.id.clone();
+                self.execs.retain(|exec| !exec.abandoned || exec.process.is_some());
                 self.persist();
                 self.publish(Event::ExecExited { exec: id, exit_code: code, at_ns: now_ns() });
             } else if is(&self.holder) {

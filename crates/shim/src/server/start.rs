@@ -23,6 +23,7 @@ use crate::launcher::sys;
 use crate::protocol::{
     CONFIG_FILE, DIAGNOSTICS_FILE, LOCK_FILE, PID_FILE, PROTOCOL_VERSION, Resources, SOCKET_FILE, TaskConfig,
 };
+use crate::storage::Storage;
 
 /// Set for the second execution.
 const SEALED: &str = "FERROGATE_SHIM_SEALED";
@@ -163,6 +164,8 @@ fn prepare(directory: &Path, config: TaskConfig, cgroups: Cgroups) -> Result<Shi
     set_child_subreaper(Some(rustix::process::getpid()))
         .map_err(|error| failed("adopt orphans for", directory, error.into()))?;
     let signals = signals().map_err(|error| failed("take signals for", directory, error))?;
+    let storage = if config.ephemeral_storage { Storage::own(directory) } else { Storage::shared(directory) };
+    let storage = storage.map_err(|error| failed("mount the ephemeral storage of", directory, error))?;
     let listener = listen().map_err(|error| failed("listen on", &named(SOCKET_FILE), error))?;
     let path = named(PID_FILE);
     fs::write(&path, format!("{}\n", std::process::id())).map_err(|error| failed("write", &path, error))?;
@@ -174,7 +177,9 @@ fn prepare(directory: &Path, config: TaskConfig, cgroups: Cgroups) -> Result<Shi
         filter: None,
         listener,
         signals,
+        storage,
         connections: Vec::new(),
+        next_connection: 0,
         containers: Vec::new(),
         execs: Vec::new(),
         holder: None,

@@ -20,8 +20,8 @@ pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
 const APPLETS: &[&str] = &[
     "[", "awk", "cat", "chmod", "dd", "echo", "env", "false", "find", "grep", "head", "hostname", "id", "ip",
     "kill", "ln", "ls", "mkdir", "mkfifo", "mknod", "mount", "nproc", "od", "ps", "pwd", "readlink", "rm",
-    "sed", "seq", "sh", "sleep", "sort", "stat", "tail", "test", "touch", "tr", "true", "umount", "unshare",
-    "wc", "yes",
+    "sed", "seq", "sh", "sleep", "sort", "stat", "stty", "tail", "test", "touch", "tr", "true", "umount",
+    "unshare", "wc", "yes",
 ];
 
 pub(crate) fn shim() -> PathBuf {
@@ -96,6 +96,7 @@ impl Task {
             hostname: "ip-10-0-0-4".into(),
             hosts: "127.0.0.1 localhost\n".into(),
             resolv_conf: "nameserver 10.0.0.2\n".into(),
+            ephemeral_storage: None,
         };
         change(&mut spec);
         let task = sandbox().create(spec).await.unwrap();

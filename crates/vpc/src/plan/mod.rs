@@ -3,6 +3,7 @@
 mod diff;
 #[cfg(test)]
 mod eval;
+mod reach;
 mod rules;
 mod ruleset;
 #[cfg(test)]
@@ -20,6 +21,7 @@ use crate::addr::{Mac, RESOLVER_LINK_LOCAL, wire_address};
 use crate::names::{eni_link, stable_hash, vpc_link};
 
 pub(crate) use diff::{diff, same_shape};
+pub use reach::{Destination, Direction, Transport, Unreachable, reach};
 pub(crate) use rules::{Key, Ruleset, Value};
 pub(crate) use ruleset::closed_ruleset;
 pub(crate) use text::whole;

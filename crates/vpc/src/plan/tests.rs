@@ -1,5 +1,7 @@
 //! The plan against a naive model of what AWS says.
 
+mod reach;
+
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 
 use crate::plan::HostPorts;
@@ -76,15 +76,7 @@ impl SkLookup {
             update(&sockets, &index.to_ne_bytes(), socket as u32)?;
         }
         let program = load(&instructions(trie.as_raw_fd(), sockets.as_raw_fd()))?;
-        let namespace = std::fs::File::open("/proc/thread-self/ns/net")?;
-        let attribute = LinkAttribute {
-            program: program.as_raw_fd() as u32,
-            target: namespace.as_raw_fd() as u32,
-            attach_type: BPF_SK_LOOKUP,
-            flags: 0,
-        };
-        let link = descriptor(bpf(BPF_LINK_CREATE, &attribute)?);
-        Ok(Self { trie, _link: link, entries: Entries::new() })
+        Ok(Self { trie, _link: link(&program)?, entries: Entries::new() })
     }
 
     pub(super) fn set(&mut self, public: &BTreeMap<Ipv4Addr, HostPorts>) -> io::Result<()> {
@@ -142,16 +134,79 @@ struct Instruction {
     immediate: i32,
 }
 
+/// Gives one address and port of the calling thread's namespace to a listener that is bound to another port: whoever
+/// binds that port on all addresses is not in its way. It stands as long as the descriptor.
+pub(crate) fn one_door(listener: &impl AsRawFd, address: SocketAddrV4) -> io::Result<OwnedFd> {
+    let sockets = create_map(BPF_MAP_TYPE_SOCKMAP, 4, 1, 0)?;
+    update(&sockets, &0u32.to_ne_bytes(), listener.as_raw_fd() as u32)?;
+    let program = load(&door_instructions(sockets.as_raw_fd(), address))?;
+    link(&program)
+}
+
+/// Into the namespace of the calling thread.
+fn link(program: &OwnedFd) -> io::Result<OwnedFd> {
+    let namespace = std::fs::File::open("/proc/thread-self/ns/net")?;
+    let attribute = LinkAttribute {
+        program: program.as_raw_fd() as u32,
+        target: namespace.as_raw_fd() as u32,
+        attach_type: BPF_SK_LOOKUP,
+        flags: 0,
+    };
+    bpf(BPF_LINK_CREATE, &attribute).map(descriptor)
+}
+
+/// As [`instructions`], for one TCP address.
+fn door_instructions(sockets: RawFd, address: SocketAddrV4) -> Vec<Instruction> {
+    const JUMP_UNLESS_EQUAL: u8 = 0x56;
+    const JUMP_IF_EQUAL: u8 = 0x15;
+    let op = |code: u8, dst: u8, src: u8, offset: i16, immediate: i32| Instruction {
+        code,
+        registers: dst | (src << 4),
+        offset,
+        immediate,
+    };
+    let load = |dst, offset| op(0x61, dst, 6, offset, 0);
+    // Compares the lower 32 bits. Every jump is one to the last two instructions, which let the lookup go on.
+    let unless_equal = |dst, number: u32| op(JUMP_UNLESS_EQUAL, dst, 0, 0, number as i32);
+    let ip = u32::from_ne_bytes(address.ip().octets());
+    let mut code = vec![
+        op(0xbf, 6, 1, 0, 0),
+        load(2, FAMILY),
+        unless_equal(2, libc::AF_INET as u32),
+        load(2, PROTOCOL),
+        unless_equal(2, TCP.into()),
+        load(2, LOCAL_IP4),
+        unless_equal(2, ip),
+        load(2, LOCAL_PORT),
+        unless_equal(2, address.port().into()),
+        op(0x62, 10, 0, -4, 0),
+    ];
+    code.extend([op(0x18, 1, 1, 0, sockets), op(0, 0, 0, 0, 0)]);
+    code.extend([op(0xbf, 2, 10, 0, 0), op(0x07, 2, 0, 0, -4), op(0x85, 0, 0, 0, MAP_LOOKUP_ELEM)]);
+    code.push(op(JUMP_IF_EQUAL, 0, 0, 0, 0));
+    code.extend([op(0xbf, 8, 0, 0, 0), op(0xbf, 1, 6, 0, 0), op(0xbf, 2, 8, 0, 0), op(0xb7, 3, 0, 0, 0)]);
+    code.extend([op(0x85, 0, 0, 0, SK_ASSIGN), op(0xbf, 1, 8, 0, 0)]);
+    code.extend([op(0x85, 0, 0, 0, SK_RELEASE), op(0xb7, 0, 0, 0, 1), op(0x95, 0, 0, 0, 0)]);
+    let pass = code.len() - 2;
+    for (index, instruction) in code.iter_mut().enumerate() {
+        if matches!(instruction.code, JUMP_UNLESS_EQUAL | JUMP_IF_EQUAL) {
+            instruction.offset = (pass - index - 1) as i16;
+        }
+    }
+    code
+}
+
+const MAP_LOOKUP_ELEM: i32 = 1;
+const SK_RELEASE: i32 = 86;
+const SK_ASSIGN: i32 = 124;
+// struct bpf_sk_lookup
+const FAMILY: i16 = 8;
+const PROTOCOL: i16 = 12;
+const LOCAL_IP4: i16 = 40;
+const LOCAL_PORT: i16 = 60;
+
 /// Assembled by hand: 35 instructions do not pay for a compiler.
 fn instructions(trie: RawFd, sockets: RawFd) -> Vec<Instruction> {
-    const MAP_LOOKUP_ELEM: i32 = 1;
-    const SK_RELEASE: i32 = 86;
-    const SK_ASSIGN: i32 = 124;
-    // struct bpf_sk_lookup
-    const FAMILY: i16 = 8;
-    const PROTOCOL: i16 = 12;
-    const LOCAL_IP4: i16 = 40;
-    const LOCAL_PORT: i16 = 60;
     // On the stack.
     const TRIE_KEY: i16 = -16;
     const SOCKET_KEY: i16 = -20;

@@ -6,7 +6,7 @@
 //! diverted to sockets in the uplink's namespace and goes on from the host, as the host's own connections. ICMP
 //! does not pass.
 
-mod bpf;
+pub(crate) mod bpf;
 mod policy;
 mod sockets;
 mod steer;

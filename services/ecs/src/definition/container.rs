@@ -5,14 +5,20 @@ use std::ops::RangeInclusive;
 
 use ferrogate_api::{ApiError, ecs};
 
-use super::{bad_name, logs};
+use super::storage::normal;
+use super::{logs, ports, wrong_name};
 use crate::errors::{client, unsupported};
 use crate::names::is_name;
 
 /// Docker's least.
 const MEMORY_MIB_MIN: i32 = 6;
 const CPU_UNITS_MAX: i32 = 10 * 1024 * 1024;
-const PORT_NAME_CHARACTERS_MAX: usize = 64;
+const IMAGE_CHARACTERS_MAX: usize = 255;
+const IGNORED_EXIT_CODES_MAX: usize = 50;
+
+/// ECS API reference, Ulimit, `name`.
+const ULIMITS: &str =
+    "core cpu data fsize locks memlock msgqueue nice nofile nproc rss rtprio rttime sigpending stack";
 
 /// Without the `CAP_` in front, as Docker writes them.
 const CAPABILITIES: &str = "ALL AUDIT_CONTROL AUDIT_READ AUDIT_WRITE BLOCK_SUSPEND BPF CHECKPOINT_RESTORE CHOWN \
@@ -26,6 +32,10 @@ const TMPFS_OPTIONS: &str = "defaults ro rw suid nosuid dev nodev exec noexec sy
     atime noatime diratime nodiratime bind rbind unbindable runbindable private rprivate shared rshared slave rslave \
     relatime norelatime strictatime nostrictatime mode uid gid nr_inodes nr_blocks mpol";
 
+/// Of these, what means nothing for a file system of a container's own, or reaches out of it.
+const TMPFS_OPTIONS_NOT_HERE: &str =
+    "bind rbind shared rshared slave rslave unbindable runbindable remount mand nomand";
+
 /// Checks it and fills in its defaults.
 pub(super) fn check(
     container: &mut ecs::ContainerDefinition,
@@ -37,24 +47,53 @@ pub(super) fn check(
         return Err(client("Container.name should not be null or empty."));
     }
     if !is_name(&name) {
-        return Err(bad_name("container", &name));
+        return Err(wrong_name("Container.name", "container", &name));
     }
-    if container.image.as_deref().is_none_or(|image| image.trim().is_empty()) {
-        return Err(client("Container.image should not be null or empty."));
-    }
+    check_image(container.image.as_deref().unwrap_or_default())?;
     defaults(container);
     check_numbers(&name, container)?;
     check_environment(&name, container)?;
     check_ulimits(&name, container)?;
     check_mount_points(&name, container, volumes)?;
     check_linux(&name, container)?;
+    check_restart(&name, container.restart_policy.as_ref())?;
+    if let Some(value) = &container.version_consistency {
+        is_one_of(&name, "versionConsistency", value, value, "enabled disabled")?;
+    }
     if let Some(check) = &mut container.health_check {
         check_health(&name, check)?;
     }
     for port in container.port_mappings.iter_mut().flatten() {
-        check_port(&name, port, awsvpc)?;
+        ports::check(&name, port, awsvpc)?;
     }
     container.log_configuration.as_ref().map_or(Ok(()), logs::check)
+}
+
+/// ECS API reference, ContainerDefinition, `image`: what is in it is the registry's business, that it can be one is ours.
+fn check_image(image: &str) -> Result<(), ApiError> {
+    if image.trim().is_empty() {
+        return Err(client("Container.image should not be null or empty."));
+    }
+    let of_image = |b: u8| b.is_ascii_alphanumeric() || b"-_:./#@+".contains(&b);
+    if image.len() > IMAGE_CHARACTERS_MAX || !image.bytes().all(of_image) {
+        return Err(client("Container.image contains invalid characters."));
+    }
+    Ok(())
+}
+
+/// ECS API reference, ContainerRestartPolicy.
+fn check_restart(name: &str, policy: Option<&ecs::ContainerRestartPolicy>) -> Result<(), ApiError> {
+    let Some(policy) = policy else { return Ok(()) };
+    in_range(name, "restartPolicy.restartAttemptPeriod", policy.restart_attempt_period, 60..=1800)?;
+    let codes = policy.ignored_exit_codes.as_deref().unwrap_or_default();
+    if codes.len() > IGNORED_EXIT_CODES_MAX {
+        return Err(client(format!(
+            "Invalid 'restartPolicy.ignoredExitCodes' setting for container '{name}': {} exit codes. At most \
+             {IGNORED_EXIT_CODES_MAX} can be ignored.",
+            codes.len()
+        )));
+    }
+    Ok(())
 }
 
 /// What ECS adds to a definition's container when it is registered.
@@ -68,7 +107,12 @@ fn defaults(container: &mut ecs::ContainerDefinition) {
     container.system_controls.get_or_insert_default();
 }
 
-fn in_range(name: &str, what: &str, value: Option<i32>, range: RangeInclusive<i32>) -> Result<(), ApiError> {
+pub(super) fn in_range(
+    name: &str,
+    what: &str,
+    value: Option<i32>,
+    range: RangeInclusive<i32>,
+) -> Result<(), ApiError> {
     match value {
         Some(value) if !range.contains(&value) => Err(client(format!(
             "Invalid '{what}' setting for container '{name}': {value}. It is between {} and {}.",
@@ -116,6 +160,7 @@ fn check_ulimits(name: &str, container: &ecs::ContainerDefinition) -> Result<(),
     let mut seen = BTreeSet::new();
     for ulimit in container.ulimits.iter().flatten() {
         let kind = ulimit.name.as_deref().unwrap_or_default();
+        is_one_of(name, "ulimit", kind, kind, ULIMITS)?;
         let bad = |why: String| client(format!("Invalid ulimit '{kind}' of container '{name}': {why}."));
         let (soft, hard) = (ulimit.soft_limit.unwrap_or_default(), ulimit.hard_limit.unwrap_or_default());
         // -1 is no limit.
@@ -146,11 +191,33 @@ fn check_mount_points(
         if !path.starts_with('/') {
             return Err(bad("'containerPath' must be an absolute path"));
         }
-        if !paths.insert(path) {
+        if !is_below_root(path) {
+            return Err(bad(
+                "'containerPath' must be below the container's root and not in /proc or /sys, without '..'",
+            ));
+        }
+        if !paths.insert(normal(path)) {
             return Err(bad("it is there twice"));
         }
     }
+    let tmpfs = container.linux_parameters.as_ref().and_then(|linux| linux.tmpfs.as_deref());
+    for path in tmpfs.unwrap_or_default().iter().filter_map(|tmpfs| tmpfs.container_path.as_deref()) {
+        if !paths.insert(normal(path)) {
+            return Err(client(format!(
+                "Invalid tmpfs '{path}' of container '{name}': something is mounted there already."
+            )));
+        }
+    }
     Ok(())
+}
+
+/// Neither the root itself nor what the kernel shows of itself.
+fn is_below_root(path: &str) -> bool {
+    let first = path.split('/').find(|part| !part.is_empty() && *part != ".");
+    !matches!(first, None | Some("proc" | "sys"))
+        && normal(path) != "/"
+        && path.split('/').all(|part| part != "..")
+        && !path.contains('\0')
 }
 
 fn check_linux(name: &str, container: &ecs::ContainerDefinition) -> Result<(), ApiError> {
@@ -161,7 +228,7 @@ fn check_linux(name: &str, container: &ecs::ContainerDefinition) -> Result<(), A
     }
     for tmpfs in linux.tmpfs.iter().flatten() {
         let path = tmpfs.container_path.as_deref().unwrap_or_default();
-        if !path.starts_with('/') || tmpfs.size.is_none_or(|size| size < 1) {
+        if !path.starts_with('/') || !is_below_root(path) || tmpfs.size.is_none_or(|size| size < 1) {
             return Err(client(format!(
                 "Invalid tmpfs '{path}' of container '{name}': 'containerPath' must be an absolute path and 'size' at least 1 MiB."
             )));
@@ -169,19 +236,41 @@ fn check_linux(name: &str, container: &ecs::ContainerDefinition) -> Result<(), A
         for option in tmpfs.mount_options.iter().flatten() {
             let key = option.split('=').next().unwrap_or_default();
             is_one_of(name, "tmpfs mount option", option, key, TMPFS_OPTIONS)?;
+            if TMPFS_OPTIONS_NOT_HERE.split_whitespace().any(|one| one == key) {
+                return Err(unsupported(&format!("the tmpfs mount option '{option}' of container '{name}'")));
+            }
         }
     }
+    let mut seen = BTreeSet::new();
     for control in container.system_controls.iter().flatten() {
         if control.namespace.as_deref().is_none_or(str::is_empty) || control.value.is_none() {
             let message =
                 format!("Invalid system control of container '{name}': it needs 'namespace' and 'value'.");
             return Err(client(message));
         }
+        let namespace = control.namespace.as_deref().unwrap_or_default();
+        if !is_control(namespace) {
+            return Err(client(format!(
+                "Invalid system control '{namespace}' of container '{name}': it is letters, numbers, underscores and hyphens \
+                 with dots between."
+            )));
+        }
+        if !seen.insert(namespace) {
+            return Err(client(format!(
+                "Invalid system control '{namespace}' of container '{name}': it is there twice."
+            )));
+        }
     }
     Ok(())
 }
 
-fn is_one_of(name: &str, what: &str, given: &str, value: &str, all: &str) -> Result<(), ApiError> {
+/// `net.core.somaxconn`: it becomes a path on the node, so nothing in it may be one already.
+fn is_control(namespace: &str) -> bool {
+    let of_part = |b: u8| b.is_ascii_alphanumeric() || b == b'_' || b == b'-';
+    namespace.split('.').all(|part| !part.is_empty() && part.bytes().all(of_part))
+}
+
+pub(super) fn is_one_of(name: &str, what: &str, given: &str, value: &str, all: &str) -> Result<(), ApiError> {
     if all.split_whitespace().any(|one| one == value) {
         return Ok(());
     }
@@ -208,58 +297,5 @@ fn check_health(name: &str, check: &mut ecs::HealthCheck) -> Result<(), ApiError
     check.interval.get_or_insert(30);
     check.timeout.get_or_insert(5);
     check.retries.get_or_insert(3);
-    Ok(())
-}
-
-fn check_port(name: &str, port: &mut ecs::PortMapping, awsvpc: bool) -> Result<(), ApiError> {
-    if port.container_port_range.is_some() {
-        return Err(unsupported("'containerPortRange'"));
-    }
-    in_range(name, "containerPort", Some(port.container_port.unwrap_or_default()), 1..=65_535)?;
-    in_range(name, "hostPort", port.host_port, 0..=65_535)?;
-    if awsvpc {
-        if port.host_port.is_some_and(|host| host != 0 && Some(host) != port.container_port) {
-            return Err(client(
-                "When networkMode=awsvpc, the host ports and container ports in port mappings must match.",
-            ));
-        }
-        port.host_port = port.container_port;
-    }
-    port.host_port.get_or_insert(0);
-    port.protocol.get_or_insert_with(|| "tcp".into());
-    let Some(text) = &port.name else { return Ok(()) };
-    let of_name = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_' || b == b'-';
-    if (1..=PORT_NAME_CHARACTERS_MAX).contains(&text.len())
-        && !text.starts_with('-')
-        && text.bytes().all(of_name)
-    {
-        return Ok(());
-    }
-    Err(client(format!(
-        "Invalid port mapping name '{text}' of container '{name}'. Up to 64 lowercase letters, numbers, underscores, and \
-         hyphens are allowed, and no hyphen in front."
-    )))
-}
-
-/// The containers of a task share one interface, and names of ports are the task's.
-pub(super) fn check_ports(containers: &[ecs::ContainerDefinition], awsvpc: bool) -> Result<(), ApiError> {
-    let mut used = BTreeSet::new();
-    let mut names = BTreeSet::new();
-    for container in containers {
-        let name = container.name.as_deref().unwrap_or_default();
-        for port in container.port_mappings.iter().flatten() {
-            if awsvpc && !used.insert((port.container_port, port.protocol.as_deref())) {
-                let number = port.container_port.unwrap_or_default();
-                return Err(client(format!(
-                    "Invalid port mapping of container '{name}': port {number} is mapped twice."
-                )));
-            }
-            if let Some(text) = &port.name
-                && !names.insert(text)
-            {
-                return Err(client(format!("Port mapping names should be unique: '{text}' is there twice.")));
-            }
-        }
-    }
     Ok(())
 }

@@ -35,7 +35,7 @@ pub(super) fn check(definition: &ecs::TaskDefinition) -> Result<(), ApiError> {
     Ok(())
 }
 
-fn not_on_fargate(what: &str) -> ApiError {
+pub(super) fn not_on_fargate(what: &str) -> ApiError {
     client(format!("Fargate compatible task definitions do not support {what}"))
 }
 

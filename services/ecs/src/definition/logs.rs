@@ -44,6 +44,9 @@ fn require(configuration: &ecs::LogConfiguration, names: &[&str]) -> Result<(), 
     Err(client(format!("Log driver awslogs requires options: {}", missing.join(", "))))
 }
 
+/// What waits for CloudWatch Logs lies on the node's disk, beside the task's own storage.
+const BUFFER_BYTES_MAX: u64 = 100 << 20;
+
 /// The options of awslogs; other drivers are no concern of this.
 pub(super) fn check(configuration: &ecs::LogConfiguration) -> Result<(), ApiError> {
     if configuration.log_driver.as_deref() != Some("awslogs") {
@@ -66,9 +69,10 @@ pub(super) fn check(configuration: &ecs::LogConfiguration) -> Result<(), ApiErro
     if options.get("mode").is_some_and(|mode| !matches!(mode.as_str(), "blocking" | "non-blocking")) {
         return Err(client("Log driver awslogs option 'mode' should be 'blocking' or 'non-blocking'."));
     }
-    if options.get("max-buffer-size").is_some_and(|size| bytes(size).is_none_or(|bytes| bytes == 0)) {
+    let fits = |size: &String| bytes(size).is_some_and(|bytes| (1..=BUFFER_BYTES_MAX).contains(&bytes));
+    if options.get("max-buffer-size").is_some_and(|size| !fits(size)) {
         return Err(client(
-            "Log driver awslogs option 'max-buffer-size' should be a size such as '4m' or '512k'.",
+            "Log driver awslogs option 'max-buffer-size' should be a size such as '4m' or '512k', and at most 100m.",
         ));
     }
     let Some(pattern) = options.get("awslogs-multiline-pattern") else { return Ok(()) };
@@ -123,12 +127,17 @@ fn directive_pattern(directive: char) -> Option<&'static str> {
         'a' => "(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun)",
         'B' => "(?:January|February|March|April|May|June|July|August|September|October|November|December)",
         'b' => "(?:Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec)",
-        'd' | 'H' | 'I' | 'm' | 'M' | 'S' | 'y' => r"\d{2}",
-        'f' => r"\d{1,6}",
-        'j' => r"\d{3}",
+        'd' => r"(?:0[1-9]|[12]\d|3[01])",
+        'f' => r"\d{6}",
+        'H' => r"(?:[01]\d|2[0-3])",
+        'I' => r"(?:0\d|1[0-2])",
+        'j' => r"(?:[0-2]\d\d|3[0-5]\d|36[0-6])",
         'L' => r"\.\d{3}",
+        'M' | 'S' => r"[0-5]\d",
+        'm' => r"(?:0[1-9]|1[0-2])",
         'p' => "(?:AM|PM)",
-        'w' => r"\d",
+        'w' => "[0-6]",
+        'y' => r"\d{2}",
         'Y' => r"\d{4}",
         'Z' => "[A-Z]{1,4}T",
         'z' => r"[+-]\d{4}",
@@ -162,13 +171,18 @@ mod tests {
         for (format, line) in [
             ("%Y-%m-%d %H:%M:%S", "2026-11-21 05:32:01 started"),
             ("[%b %d, %Y %H:%M:%S]", "[Nov 21, 2026 05:32:01] x"),
-            ("%Y-%m-%dT%H:%M:%S,%f%z", "2026-11-21T05:32:01,123+0100"),
+            ("%Y-%m-%dT%H:%M:%S,%f%z", "2026-11-21T05:32:01,123456+0100"),
+            ("%H:%M:%S%L %j %w %y", "05:32:01.123 325 6 26"),
             ("100%% %p", "100% AM"),
             ("%q.", "%q."),
         ] {
             let pattern = regex::Regex::new(&datetime_pattern(format)).unwrap();
             assert!(pattern.is_match(line), "{format} {line}");
             assert!(!pattern.is_match("  at com.example.Main"), "{format}");
+        }
+        let day = regex::Regex::new(&datetime_pattern("%Y-%m-%d %H:%M")).unwrap();
+        for other in ["2026-13-01 05:32", "2026-11-32 05:32", "2026-11-21 24:00", "2026-11-21 05:60"] {
+            assert!(!day.is_match(other), "{other}");
         }
     }
 }

@@ -6,16 +6,20 @@
 mod attributes;
 pub(crate) mod container;
 mod fargate;
-mod graph;
+pub(crate) mod graph;
+mod later;
 pub(crate) mod logs;
+mod ports;
+pub(crate) mod secrets;
 pub(crate) mod size;
+pub(crate) mod storage;
 
 use std::collections::BTreeSet;
 
 use ferrogate_api::{ApiError, ecs};
 use ferrogate_model::Arn;
 
-use crate::errors::{client, refuse, unsupported};
+use crate::errors::client;
 use crate::names::is_name;
 use crate::state::Scope;
 
@@ -29,10 +33,14 @@ pub(crate) fn checked(
     scope: &Scope,
     input: ecs::RegisterTaskDefinitionRequest,
 ) -> Result<ecs::TaskDefinition, ApiError> {
-    refuse_later(&input)?;
+    let for_fargate = input.requires_compatibilities.iter().flatten().any(|one| one == FARGATE);
+    check_compatibilities(input.requires_compatibilities.as_deref())?;
+    later::refuse_all(&input, for_fargate)?;
+    later::check_platform(input.runtime_platform.as_ref())?;
+    storage::check_ephemeral(input.ephemeral_storage.as_ref())?;
     let family = input.family.unwrap_or_default();
     if !is_name(&family) {
-        return Err(bad_name("family", &family));
+        return Err(wrong_name("Family", "family", &family));
     }
     let containers = input.container_definitions.unwrap_or_default();
     if containers.is_empty() {
@@ -46,23 +54,24 @@ pub(crate) fn checked(
         task_role_arn: role(scope, input.task_role_arn)?,
         execution_role_arn: role(scope, input.execution_role_arn)?,
         network_mode: input.network_mode,
-        volumes: Some(volumes(input.volumes.unwrap_or_default())?),
+        volumes: Some(storage::volumes(input.volumes.unwrap_or_default(), for_fargate)?),
         placement_constraints: Some(input.placement_constraints.unwrap_or_default()),
         requires_compatibilities: input.requires_compatibilities.filter(|list| !list.is_empty()),
         cpu: input.cpu.as_deref().map(size::cpu_units).transpose()?.map(|units| units.to_string()),
         memory: input.memory.as_deref().map(size::memory_mib).transpose()?.map(|mib| mib.to_string()),
         runtime_platform: input.runtime_platform,
+        pid_mode: input.pid_mode,
+        ephemeral_storage: input.ephemeral_storage,
         container_definitions: Some(containers),
         ..Default::default()
     };
-    check_platform(&definition)?;
     check_containers(&mut definition)?;
-    let for_fargate = fargate::check(&definition);
+    let fits_fargate = fargate::check(&definition);
     let mut compatibilities = vec!["EC2".to_owned()];
     if requires(&definition, FARGATE) {
-        for_fargate?;
+        fits_fargate?;
         compatibilities.push(FARGATE.into());
-    } else if for_fargate.is_ok() {
+    } else if fits_fargate.is_ok() {
         compatibilities.push(FARGATE.into());
     }
     definition.compatibilities = Some(compatibilities);
@@ -78,6 +87,13 @@ pub(crate) fn requires(definition: &ecs::TaskDefinition, compatibility: &str) ->
     definition.requires_compatibilities.iter().flatten().any(|one| one == compatibility)
 }
 
+/// As a task shows it.
+pub(crate) fn architecture(definition: &ecs::TaskDefinition) -> &'static str {
+    let platform = definition.runtime_platform.as_ref();
+    let arm = platform.is_some_and(|platform| platform.cpu_architecture.as_deref() == Some("ARM64"));
+    if arm { "arm64" } else { "x86_64" }
+}
+
 /// The named values of a list, those without a name left out.
 pub(crate) fn pairs(list: Option<&[ecs::KeyValuePair]>) -> impl Iterator<Item = (String, String)> {
     list.unwrap_or_default()
@@ -85,8 +101,30 @@ pub(crate) fn pairs(list: Option<&[ecs::KeyValuePair]>) -> impl Iterator<Item = 
         .filter_map(|pair| Some((pair.name.clone()?, pair.value.clone().unwrap_or_default())))
 }
 
+/// ECS API reference, Compatibility.
+fn check_compatibilities(required: Option<&[String]>) -> Result<(), ApiError> {
+    const ALL: [&str; 4] = ["EC2", FARGATE, "EXTERNAL", "MANAGED_INSTANCES"];
+    match required.unwrap_or_default().iter().find(|one| !ALL.contains(&one.as_str())) {
+        None => Ok(()),
+        Some(other) => Err(client(format!(
+            "Invalid requiresCompatibilities '{other}'. Must be one of [{}]",
+            ALL.join(",")
+        ))),
+    }
+}
+
 fn is_set<T>(list: &Option<Vec<T>>) -> bool {
     list.as_ref().is_some_and(|list| !list.is_empty())
+}
+
+/// `member`: as AWS names what holds characters that it may not.
+fn wrong_name(member: &str, what: &str, name: &str) -> ApiError {
+    let of_name = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+    if name.chars().all(of_name) {
+        bad_name(what, name)
+    } else {
+        client(format!("{member} contains invalid characters."))
+    }
 }
 
 fn bad_name(what: &str, name: &str) -> ApiError {
@@ -94,64 +132,6 @@ fn bad_name(what: &str, name: &str) -> ApiError {
         "Invalid {what} name '{name}'. Up to 255 letters (uppercase and lowercase), numbers, underscores, and hyphens \
          are allowed."
     ))
-}
-
-/// Parameters of later versions.
-fn refuse_later(input: &ecs::RegisterTaskDefinitionRequest) -> Result<(), ApiError> {
-    let asks_for_fargate = input.requires_compatibilities.iter().flatten().any(|one| one == FARGATE);
-    if asks_for_fargate {
-        refuse_namespaces(input)?;
-    }
-    refuse(&[
-        ("pidMode", input.pid_mode.is_some()),
-        ("ipcMode", input.ipc_mode.is_some()),
-        ("proxyConfiguration", input.proxy_configuration.is_some()),
-        ("inferenceAccelerators", is_set(&input.inference_accelerators)),
-        ("ephemeralStorage", input.ephemeral_storage.is_some()),
-        ("enableFaultInjection", input.enable_fault_injection == Some(true)),
-        ("trustedExecutionConfiguration", input.trusted_execution_configuration.is_some()),
-    ])?;
-    for volume in input.volumes.iter().flatten() {
-        refuse(&[
-            ("dockerVolumeConfiguration", volume.docker_volume_configuration.is_some()),
-            ("efsVolumeConfiguration", volume.efs_volume_configuration.is_some()),
-            ("s3filesVolumeConfiguration", volume.s3files_volume_configuration.is_some()),
-            (
-                "fsxWindowsFileServerVolumeConfiguration",
-                volume.fsx_windows_file_server_volume_configuration.is_some(),
-            ),
-            ("configuredAtLaunch", volume.configured_at_launch == Some(true)),
-        ])?;
-    }
-    for container in input.container_definitions.iter().flatten() {
-        refuse(&[
-            ("repositoryCredentials", container.repository_credentials.is_some()),
-            (
-                "restartPolicy",
-                container.restart_policy.as_ref().is_some_and(|policy| policy.enabled == Some(true)),
-            ),
-            ("environmentFiles", is_set(&container.environment_files)),
-            ("volumesFrom", is_set(&container.volumes_from)),
-            ("secrets", is_set(&container.secrets)),
-            ("resourceRequirements", is_set(&container.resource_requirements)),
-            ("firelensConfiguration", container.firelens_configuration.is_some()),
-            ("credentialSpecs", is_set(&container.credential_specs)),
-        ])?;
-    }
-    Ok(())
-}
-
-/// What Fargate refuses for itself, in its words.
-fn refuse_namespaces(input: &ecs::RegisterTaskDefinitionRequest) -> Result<(), ApiError> {
-    if let Some(mode) = input.pid_mode.as_deref().filter(|mode| *mode != "task") {
-        return Err(client(format!(
-            "Tasks using the Fargate launch type do not support pidMode '{mode}'. The supported value for pidMode is 'task'."
-        )));
-    }
-    if input.ipc_mode.is_some() {
-        return Err(client("Tasks using the Fargate launch type do not support ipcMode."));
-    }
-    Ok(())
 }
 
 /// A role's ARN, of its ARN or its name.
@@ -166,36 +146,13 @@ pub(crate) fn role(scope: &Scope, role: Option<String>) -> Result<Option<String>
     }
     let arn: Arn = role.parse().map_err(|_| invalid())?;
     let name = arn.resource.strip_prefix("role/").unwrap_or_default();
-    if arn.service == "iam" && arn.account.len() == 12 && !name.is_empty() {
-        Ok(Some(role))
-    } else {
-        Err(invalid())
+    if arn.service != "iam" || arn.account.len() != 12 || name.is_empty() {
+        return Err(invalid());
     }
-}
-
-fn volumes(volumes: Vec<ecs::Volume>) -> Result<Vec<ecs::Volume>, ApiError> {
-    let mut names = BTreeSet::new();
-    let mut checked = Vec::with_capacity(volumes.len());
-    for volume in volumes {
-        let name = volume.name.unwrap_or_default();
-        if !is_name(&name) {
-            return Err(bad_name("volume", &name));
-        }
-        if !names.insert(name.clone()) {
-            return Err(client(format!("Volume names should be unique: '{name}' is there twice.")));
-        }
-        let host = volume.host.unwrap_or_default();
-        checked.push(ecs::Volume { name: Some(name), host: Some(host), ..Default::default() });
+    if arn.account != scope.account {
+        return Err(ApiError::new("AccessDeniedException", "Cross-account pass role is not allowed."));
     }
-    Ok(checked)
-}
-
-fn check_platform(definition: &ecs::TaskDefinition) -> Result<(), ApiError> {
-    let platform = definition.runtime_platform.as_ref();
-    match platform.and_then(|platform| platform.operating_system_family.as_deref()) {
-        None | Some("LINUX") => Ok(()),
-        Some(other) => Err(unsupported(&format!("runtimePlatform.operatingSystemFamily '{other}'"))),
-    }
+    Ok(Some(role))
 }
 
 fn check_containers(definition: &mut ecs::TaskDefinition) -> Result<(), ApiError> {
@@ -206,6 +163,7 @@ fn check_containers(definition: &mut ecs::TaskDefinition) -> Result<(), ApiError
     let mut names = BTreeSet::new();
     for container in &mut containers {
         container::check(container, &volumes, awsvpc)?;
+        secrets::check(container, definition.execution_role_arn.is_some())?;
         let name = container.name.clone().unwrap_or_default();
         if names.contains(&name) {
             return Err(client(format!("Container names should be unique: '{name}' is there twice.")));
@@ -216,7 +174,8 @@ fn check_containers(definition: &mut ecs::TaskDefinition) -> Result<(), ApiError
         return Err(client("A task definition must have at least one essential container."));
     }
     check_sums(definition, &containers)?;
-    container::check_ports(&containers, awsvpc)?;
+    ports::check_all(&containers, awsvpc)?;
+    storage::check_volumes_from(&containers)?;
     graph::check(&containers)?;
     definition.container_definitions = Some(containers);
     Ok(())

@@ -3,10 +3,9 @@
 use ferrogate_api::{ApiError, ecs};
 
 use super::clusters::missing;
-use super::{check_count, page, tasks};
+use super::{check_count, page};
 use crate::call::Call;
 use crate::errors::invalid;
-use crate::names;
 
 /// A valid page of nothing.
 fn no_page(next_token: Option<&str>, max_results: Option<i32>) -> Result<(), ApiError> {
@@ -80,25 +79,4 @@ pub(crate) fn list_attributes(
     call.cluster(input.cluster.as_deref())?;
     no_page(input.next_token.as_deref(), input.max_results)?;
     Ok(ecs::ListAttributesResponse { attributes: Some(Vec::new()), next_token: None })
-}
-
-/// Tasks of services can be protected; there are none.
-pub(crate) fn get_task_protection(
-    call: &Call<'_>,
-    input: ecs::GetTaskProtectionRequest,
-) -> Result<ecs::GetTaskProtectionResponse, ApiError> {
-    let cluster = call.cluster(input.cluster.as_deref())?.record.name;
-    let mut failures = Vec::new();
-    for identifier in input.tasks.unwrap_or_default() {
-        let id = names::task(&call.scope, &cluster, &identifier)?;
-        failures.push(match tasks::find(call, &cluster, &id) {
-            Some(task) => ecs::Failure {
-                arn: Some(task.record.arn()),
-                reason: Some("TASK_NOT_VALID".into()),
-                detail: Some("Task is not part of a service.".into()),
-            },
-            None => missing(call.scope.arn(format!("task/{cluster}/{id}"))),
-        });
-    }
-    Ok(ecs::GetTaskProtectionResponse { protected_tasks: Some(Vec::new()), failures: Some(failures) })
 }

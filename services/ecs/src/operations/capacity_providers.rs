@@ -9,6 +9,8 @@ use crate::errors::{invalid, unsupported};
 
 const FARGATE_SPOT: &str = "FARGATE_SPOT";
 const BUILT_IN: [&str; 2] = [FARGATE, FARGATE_SPOT];
+/// ECS API reference, RunTask, `capacityProviderStrategy`.
+const STRATEGY_ITEMS_MAX: usize = 20;
 const WEIGHTS: std::ops::RangeInclusive<i32> = 0..=1000;
 const BASES: std::ops::RangeInclusive<i32> = 0..=100_000;
 
@@ -28,15 +30,26 @@ pub(crate) fn check_strategy(
     strategy: &[ecs::CapacityProviderStrategyItem],
     associated: &[String],
 ) -> Result<(), ApiError> {
+    if strategy.len() > STRATEGY_ITEMS_MAX {
+        return Err(invalid(format!(
+            "A capacity provider strategy can contain a maximum of {STRATEGY_ITEMS_MAX} capacity providers."
+        )));
+    }
+    if strategy.iter().filter(|item| item.base.unwrap_or_default() > 0).count() > 1 {
+        return Err(invalid(
+            "Only one capacity provider in a capacity provider strategy can have a base defined.",
+        ));
+    }
     let mut seen = Vec::new();
     for item in strategy {
         let name = item.capacity_provider.clone().unwrap_or_default();
         check_providers(std::slice::from_ref(&name))?;
         if !associated.contains(&name) {
-            return Err(invalid(format!(
+            return Err(invalid(
                 "The specified capacity provider strategy cannot contain a capacity provider that is not associated with \
-                 the cluster: '{name}'. Associate it with the cluster and try again."
-            )));
+                 the cluster. Associate the capacity provider with the cluster or specify a valid capacity provider and \
+                 try again.",
+            ));
         }
         if !WEIGHTS.contains(&item.weight.unwrap_or_default())
             || !BASES.contains(&item.base.unwrap_or_default())

@@ -3,7 +3,7 @@
 use ferrogate_api::{ApiError, ecs};
 use ferrogate_store::{Json, Txn};
 
-use super::{page, tags};
+use super::{one_of, page, tags};
 use crate::call::Call;
 use crate::definition::checked;
 use crate::errors::{client, contended};
@@ -46,7 +46,7 @@ pub(crate) async fn register(
     call: &Call<'_>,
     mut input: ecs::RegisterTaskDefinitionRequest,
 ) -> Result<ecs::RegisterTaskDefinitionResponse, ApiError> {
-    let tags = tags::checked(input.tags.take()).map_err(|error| client(error.message))?;
+    let tags = tags::checked(input.tags.take())?;
     let definition = checked(&call.scope, input)?;
     let family = definition.family.clone().unwrap_or_default();
     let found = call
@@ -86,6 +86,7 @@ pub(crate) async fn register(
             Ok((txn, Found { definition, revision }))
         })
         .await?;
+    call.service.registrations.tell(&call.scope, &found.definition);
     Ok(ecs::RegisterTaskDefinitionResponse {
         task_definition: Some(found.shape()),
         tags: Some(tags::shape(&tags)),
@@ -98,6 +99,7 @@ pub(crate) fn describe(
 ) -> Result<ecs::DescribeTaskDefinitionResponse, ApiError> {
     let name = names::definition(&call.scope, input.task_definition.as_deref().unwrap_or_default())?;
     let found = find(call, &name).ok_or_else(|| client("Unable to describe task definition."))?;
+    input.include.iter().flatten().try_for_each(|field| one_of("include", Some(field), &["TAGS"]))?;
     let with_tags = input.include.iter().flatten().any(|field| field == "TAGS");
     let tags = with_tags.then(|| tags::shape(&found.revision.record.tags));
     Ok(ecs::DescribeTaskDefinitionResponse { task_definition: Some(found.shape()), tags })
@@ -208,6 +210,7 @@ pub(crate) fn list_families(
     call: &Call<'_>,
     input: ecs::ListTaskDefinitionFamiliesRequest,
 ) -> Result<ecs::ListTaskDefinitionFamiliesResponse, ApiError> {
+    one_of("status", input.status.as_deref(), &["ACTIVE", "INACTIVE", "ALL"])?;
     let prefix = format!("{}{}", call.scope.families(), input.family_prefix.unwrap_or_default());
     let families: Vec<Json<FamilyRecord>> = call.range(&prefix);
     let status = input.status.as_deref().unwrap_or("ACTIVE");
@@ -225,6 +228,8 @@ pub(crate) fn list(
     call: &Call<'_>,
     input: ecs::ListTaskDefinitionsRequest,
 ) -> Result<ecs::ListTaskDefinitionsResponse, ApiError> {
+    one_of("status", input.status.as_deref(), &["ACTIVE", "INACTIVE", "DELETE_IN_PROGRESS"])?;
+    one_of("sort", input.sort.as_deref(), &["ASC", "DESC"])?;
     let status = input.status.as_deref().unwrap_or("ACTIVE");
     let prefix = match input.family_prefix.filter(|family| !family.is_empty()) {
         Some(family) => call.scope.revisions(&family),

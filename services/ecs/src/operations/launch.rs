@@ -24,9 +24,6 @@ pub(crate) fn refuse(input: &ecs::RunTaskRequest) -> Result<(), ApiError> {
     if is_set(input.volume_configurations.as_ref().map(Vec::len)) {
         return Err(unsupported_feature("'volumeConfigurations'"));
     }
-    if input.enable_execute_command == Some(true) {
-        return Err(unsupported_feature("'enableExecuteCommand'"));
-    }
     let too_long =
         |text: &Option<String>, max: usize| text.as_ref().is_some_and(|text| text.chars().count() > max);
     if too_long(&input.reference_id, REFERENCE_ID_CHARACTERS_MAX) {
@@ -36,6 +33,17 @@ pub(crate) fn refuse(input: &ecs::RunTaskRequest) -> Result<(), ApiError> {
     }
     if too_long(&input.started_by, STARTED_BY_CHARACTERS_MAX) {
         return Err(invalid(format!("The startedBy may have up to {STARTED_BY_CHARACTERS_MAX} characters.")));
+    }
+    Ok(())
+}
+
+/// Sessions into a container come to it under the task's own role.
+pub(crate) fn check_exec(input: &ecs::RunTaskRequest, task_role_arn: Option<&str>) -> Result<(), ApiError> {
+    if input.enable_execute_command == Some(true) && task_role_arn.is_none() {
+        return Err(invalid(
+            "The execute command failed because a valid task role is not being used. Specify a valid task role in your \
+             task definition or as a task override and try again.",
+        ));
     }
     Ok(())
 }
@@ -111,5 +119,6 @@ pub(crate) fn tags(input: &ecs::RunTaskRequest, cluster: &str, definition: &Tags
     if input.enable_ecs_managed_tags == Some(true) {
         all.insert("aws:ecs:clusterName".into(), cluster.to_owned());
     }
+    tags::check_count(&all)?;
     Ok(all)
 }

@@ -4,9 +4,11 @@ pub(crate) mod absent;
 pub(crate) mod capacity_providers;
 pub(crate) mod clusters;
 pub(crate) mod definitions;
+pub(crate) mod execute_command;
 pub(crate) mod launch;
 pub(crate) mod network;
 pub(crate) mod overrides;
+pub(crate) mod protection;
 pub(crate) mod run_task;
 pub(crate) mod settings;
 pub(crate) mod shape;
@@ -39,6 +41,16 @@ fn page<T>(
             .ok_or_else(|| invalid(format!("maxResults should be between 1 and {PAGE_MAX}.")))?,
     };
     paginate(items, key, next_token.filter(|token| !token.is_empty()), limit).map_err(|_| bad_token())
+}
+
+/// Refuses a value that ECS does not know.
+fn one_of(what: &str, value: Option<&str>, all: &[&str]) -> Result<(), ApiError> {
+    match value {
+        Some(value) if !all.contains(&value) => {
+            Err(invalid(format!("Invalid {what} '{value}'. Must be one of [{}]", all.join(","))))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Refuses a Describe of nothing or of too much.

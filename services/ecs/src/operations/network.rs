@@ -81,6 +81,7 @@ pub(crate) async fn resolve(call: &Call<'_>, wanted: &Wanted) -> Result<Vec<Netw
             subnet_id: subnet.subnet_id?,
             subnet_cidr: subnet.cidr_block?.parse().ok()?,
             availability_zone: subnet.availability_zone?,
+            availability_zone_id: subnet.availability_zone_id.unwrap_or_default(),
             security_groups: wanted.security_groups.clone(),
             assign_public_ip: wanted.assign_public_ip,
         })

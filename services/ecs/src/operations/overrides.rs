@@ -2,9 +2,9 @@
 
 use ferrogate_api::{ApiError, ecs};
 
-use crate::definition::{container, role, size};
+use crate::definition::{container, graph, role, secrets, size, storage};
 use crate::errors::{invalid, refuse};
-use crate::state::{ContainerRecord, Scope, uuid};
+use crate::state::{ContainerRecord, EPHEMERAL_STORAGE_GIB, Scope, uuid};
 
 /// As JSON; ECS API reference, TaskOverride.
 const CHARACTERS_MAX: usize = 8192;
@@ -14,6 +14,7 @@ const CHARACTERS_MAX: usize = 8192;
 pub(crate) struct Effective {
     pub cpu_units: u32,
     pub memory_mib: u32,
+    pub ephemeral_storage_gib: u32,
     pub execution_role_arn: Option<String>,
     pub task_role_arn: Option<String>,
     pub containers: Vec<ecs::ContainerDefinition>,
@@ -27,15 +28,11 @@ pub(crate) fn apply(
     overrides: Option<ecs::TaskOverride>,
 ) -> Result<Effective, ApiError> {
     let overrides = overrides.unwrap_or_default();
-    let as_invalid = |error: ApiError| invalid(error.message);
     let has = |count: Option<usize>| count.is_some_and(|count| count > 0);
-    refuse(&[
-        ("overrides.ephemeralStorage", overrides.ephemeral_storage.is_some()),
-        (
-            "overrides.inferenceAcceleratorOverrides",
-            has(overrides.inference_accelerator_overrides.as_ref().map(Vec::len)),
-        ),
-    ])?;
+    refuse(&[(
+        "overrides.inferenceAcceleratorOverrides",
+        has(overrides.inference_accelerator_overrides.as_ref().map(Vec::len)),
+    )])?;
     if serde_json::to_string(&overrides).map_or(0, |json| json.chars().count()) > CHARACTERS_MAX {
         return Err(invalid(format!("Container Overrides length must be at most {CHARACTERS_MAX}")));
     }
@@ -44,6 +41,8 @@ pub(crate) fn apply(
     let cpu_units = size::cpu_units(cpu).map_err(as_invalid)?;
     let memory_mib = size::memory_mib(memory).map_err(as_invalid)?;
     size::check(cpu_units, memory_mib).map_err(as_invalid)?;
+    let storage = overrides.ephemeral_storage.as_ref().or(definition.ephemeral_storage.as_ref());
+    let ephemeral_storage_gib = storage::check_ephemeral(storage).map_err(as_invalid)?;
     let mut containers = definition.container_definitions.clone().unwrap_or_default();
     let mut shown: Vec<ecs::ContainerOverride> = containers
         .iter()
@@ -66,29 +65,25 @@ pub(crate) fn apply(
     Ok(Effective {
         cpu_units,
         memory_mib,
+        ephemeral_storage_gib: ephemeral_storage_gib.unwrap_or(EPHEMERAL_STORAGE_GIB),
         execution_role_arn: execution_role_arn.or_else(|| definition.execution_role_arn.clone()),
         task_role_arn: task_role_arn.or_else(|| definition.task_role_arn.clone()),
         containers,
         overrides: ecs::TaskOverride {
             container_overrides: Some(shown),
             inference_accelerator_overrides: Some(Vec::new()),
-            ..overrides_of_task(
-                overrides.cpu,
-                overrides.memory,
-                overrides.execution_role_arn,
-                overrides.task_role_arn,
-            )
+            cpu: overrides.cpu,
+            memory: overrides.memory,
+            execution_role_arn: overrides.execution_role_arn,
+            task_role_arn: overrides.task_role_arn,
+            ephemeral_storage: overrides.ephemeral_storage,
         },
     })
 }
 
-fn overrides_of_task(
-    cpu: Option<String>,
-    memory: Option<String>,
-    execution_role_arn: Option<String>,
-    task_role_arn: Option<String>,
-) -> ecs::TaskOverride {
-    ecs::TaskOverride { cpu, memory, execution_role_arn, task_role_arn, ..Default::default() }
+/// What a definition refuses by ClientException RunTask refuses as a parameter of its own.
+fn as_invalid(error: ApiError) -> ApiError {
+    if error.code == "ClientException" { invalid(error.message) } else { error }
 }
 
 fn apply_to(container: &mut ecs::ContainerDefinition, over: &ecs::ContainerOverride) -> Result<(), ApiError> {
@@ -99,7 +94,11 @@ fn apply_to(container: &mut ecs::ContainerDefinition, over: &ecs::ContainerOverr
         ("containerOverrides.resourceRequirements", has(over.resource_requirements.as_ref().map(Vec::len))),
     ])?;
     for variable in over.environment.iter().flatten() {
-        container::check_variable(name, variable).map_err(|error| invalid(error.message))?;
+        container::check_variable(name, variable).map_err(as_invalid)?;
+        let variable = variable.name.as_deref().unwrap_or_default();
+        if container.secrets.iter().flatten().any(|secret| secret.name.as_deref() == Some(variable)) {
+            return Err(as_invalid(secrets::not_unique(variable)));
+        }
     }
     for (what, value) in
         [("cpu", over.cpu), ("memory", over.memory), ("memoryReservation", over.memory_reservation)]
@@ -111,7 +110,12 @@ fn apply_to(container: &mut ecs::ContainerDefinition, over: &ecs::ContainerOverr
     container.cpu = over.cpu.or(container.cpu);
     container.memory = over.memory.or(container.memory);
     container.memory_reservation = over.memory_reservation.or(container.memory_reservation);
-    Ok(())
+    match (container.memory, container.memory_reservation) {
+        (Some(memory), Some(reservation)) if reservation > memory => Err(invalid(format!(
+            "Invalid setting for container '{name}'. 'memory' must be greater than 'memoryReservation'."
+        ))),
+        _ => Ok(()),
+    }
 }
 
 fn check_sums(
@@ -144,16 +148,13 @@ fn check_sums(
 pub(crate) fn container_records(effective: &Effective, task_id: &str) -> Vec<ContainerRecord> {
     let count =
         |value: Option<i32>| value.and_then(|value| u32::try_from(value).ok()).filter(|value| *value > 0);
-    let is_check = |check: &ecs::HealthCheck| {
-        check.command.as_ref().is_some_and(|command| command.first().is_some_and(|kind| kind != "NONE"))
-    };
     let record = |container: &ecs::ContainerDefinition| ContainerRecord {
         name: container.name.clone().unwrap_or_default(),
         id: uuid(),
         image: container.image.clone().unwrap_or_default(),
         runtime_id: format!("{task_id}-{}", ferrogate_model::digits(10)),
         essential: container.essential != Some(false),
-        has_health_check: container.health_check.as_ref().is_some_and(is_check),
+        has_health_check: graph::has_health_check(container),
         cpu_units: count(container.cpu).unwrap_or(0),
         memory_mib: count(container.memory),
         memory_reservation_mib: count(container.memory_reservation),

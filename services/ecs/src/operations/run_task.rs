@@ -8,6 +8,7 @@ use super::overrides::{Effective, container_records};
 use super::settings::{self, DEFAULT_LOG_DRIVER_MODE};
 use super::{NO_CAPACITY, clusters, definitions, launch, network, overrides, shape, tasks};
 use crate::call::Call;
+use crate::definition;
 use crate::errors::{client, cluster_not_found, invalid};
 use crate::lifecycle::Lifecycle;
 use crate::names::{self, DEFAULT_CLUSTER, DefinitionName};
@@ -59,9 +60,9 @@ pub(crate) async fn run(
     let (subnets, roles) = tokio::join!(network::resolve(call, &wanted), check_roles(call, &plan.effective));
     let subnets = subnets?;
     roles?;
-    let architecture = architecture(&plan.found.definition);
-    if !call.service.has_node_of(&architecture) {
-        return Ok(no_capacity(count, &architecture));
+    let architecture = definition::architecture(&plan.found.definition);
+    if !call.service.has_node_of(architecture) {
+        return Ok(no_capacity(count, architecture));
     }
     let zones = call.service.assignments.zones();
     let chosen = placement::spread(&subnets, &zones, call.service.next_zone(count), count);
@@ -125,10 +126,12 @@ fn plan(
     }
     let cluster = cluster(call, cluster_name)?;
     let capacity_provider = launch::capacity_provider(input, &cluster.record, &found.definition)?;
+    let effective = overrides::apply(&call.scope, &found.definition, input.overrides.clone())?;
+    launch::check_exec(input, effective.task_role_arn.as_deref())?;
     Ok(Plan {
         capacity_provider,
         platform_version: launch::platform_version(input.platform_version.as_deref())?,
-        effective: overrides::apply(&call.scope, &found.definition, input.overrides.clone())?,
+        effective,
         group: launch::group(input.group.clone(), &name.family)?,
         tags: launch::tags(input, cluster_name, &found.revision.record.tags)?,
         found,
@@ -142,13 +145,6 @@ async fn check_roles(call: &Call<'_>, effective: &Effective) -> Result<(), ApiEr
     futures_util::future::try_join_all(roles.into_iter().map(|role| network::check_role(call, role)))
         .await
         .map(drop)
-}
-
-/// As a task shows it.
-fn architecture(definition: &ecs::TaskDefinition) -> String {
-    let platform = definition.runtime_platform.as_ref();
-    let arm = platform.is_some_and(|platform| platform.cpu_architecture.as_deref() == Some("ARM64"));
-    if arm { "arm64" } else { "x86_64" }.to_owned()
 }
 
 fn record(
@@ -170,10 +166,13 @@ fn record(
         group: plan.group.clone(),
         started_by: input.started_by.clone().filter(|by| !by.is_empty()),
         capacity_provider: plan.capacity_provider.clone(),
+        exec_enabled: input.enable_execute_command == Some(true),
+        ephemeral_storage_gib: effective.ephemeral_storage_gib,
+        protection: None,
         platform_version: plan.platform_version.clone(),
         cpu_units: effective.cpu_units,
         memory_mib: effective.memory_mib,
-        architecture: architecture(&plan.found.definition),
+        architecture: definition::architecture(&plan.found.definition).to_owned(),
         overrides: effective.overrides.clone(),
         execution_role_arn: effective.execution_role_arn.clone(),
         task_role_arn: effective.task_role_arn.clone(),

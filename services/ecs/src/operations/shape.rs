@@ -5,7 +5,7 @@ use ferrogate_nodeapi::{ContainerStatus, Health, Isolation};
 
 use super::tags;
 use crate::definition::FARGATE;
-use crate::plan::assignment::EPHEMERAL_STORAGE_GIB;
+use crate::lifecycle::ContainerProgress;
 use crate::state::{ContainerRecord, TaskRecord};
 
 const ATTACHMENT_TYPE: &str = "ElasticNetworkInterface";
@@ -24,7 +24,7 @@ pub(crate) fn task(task: &TaskRecord, with_tags: bool) -> ecs::Task {
         cpu: Some(task.cpu_units.to_string()),
         created_at: Some(life.created_at()),
         desired_status: Some(life.desired().name().into()),
-        enable_execute_command: Some(false),
+        enable_execute_command: Some(task.exec_enabled),
         execution_stopped_at: life.execution_stopped_at(),
         group: Some(task.group.clone()),
         health_status: Some(health_status(task).into()),
@@ -47,10 +47,10 @@ pub(crate) fn task(task: &TaskRecord, with_tags: bool) -> ecs::Task {
         task_definition_arn: Some(task.definition_arn()),
         version: i64::try_from(life.version()).ok(),
         ephemeral_storage: Some(ecs::EphemeralStorage {
-            size_in_gib: i32::try_from(EPHEMERAL_STORAGE_GIB).ok(),
+            size_in_gib: i32::try_from(task.ephemeral_storage_gib).ok(),
         }),
         fargate_ephemeral_storage: Some(ecs::TaskEphemeralStorage {
-            size_in_gib: i32::try_from(EPHEMERAL_STORAGE_GIB).ok(),
+            size_in_gib: i32::try_from(task.ephemeral_storage_gib).ok(),
             kms_key_id: None,
         }),
         ..Default::default()
@@ -100,11 +100,7 @@ fn container(task: &TaskRecord, container: &ContainerRecord) -> ecs::Container {
         private_ipv4_address: Some(eni.private_ip.to_string()),
         ipv6_address: None,
     });
-    let status = match progress.map(|progress| progress.status) {
-        Some(ContainerStatus::Running) => "RUNNING",
-        Some(ContainerStatus::Stopped) => "STOPPED",
-        Some(ContainerStatus::Pending) | None => "PENDING",
-    };
+    let status = progress.map_or(ContainerStatus::Pending, |progress| progress.status);
     ecs::Container {
         container_arn: Some(task.container_arn(container)),
         task_arn: Some(task.arn()),
@@ -112,16 +108,40 @@ fn container(task: &TaskRecord, container: &ContainerRecord) -> ecs::Container {
         image: Some(container.image.clone()),
         image_digest: progress.and_then(|progress| progress.image_digest.clone()),
         runtime_id: progress.filter(|progress| progress.started).map(|_| container.runtime_id.clone()),
-        last_status: Some(status.into()),
+        last_status: Some(status_name(status).into()),
         exit_code: progress.and_then(|progress| progress.exit_code),
         reason: progress.and_then(|progress| progress.reason.clone()),
         network_bindings: Some(Vec::new()),
         network_interfaces: Some(interface.into_iter().collect()),
         health_status: Some(health(container, task).into()),
+        managed_agents: task.exec_enabled.then(|| vec![exec_agent(status, progress)]),
         cpu: Some(container.cpu_units.to_string()),
         memory: container.memory_mib.map(|mib| mib.to_string()),
         memory_reservation: container.memory_reservation_mib.map(|mib| mib.to_string()),
         ..Default::default()
+    }
+}
+
+fn status_name(status: ContainerStatus) -> &'static str {
+    match status {
+        ContainerStatus::Running => "RUNNING",
+        ContainerStatus::Stopped => "STOPPED",
+        ContainerStatus::Pending => "PENDING",
+    }
+}
+
+/// It lives no longer than its container.
+fn exec_agent(container: ContainerStatus, progress: Option<&ContainerProgress>) -> ecs::ManagedAgent {
+    let agent = progress.and_then(|progress| progress.exec_agent.as_ref());
+    let status = match container {
+        ContainerStatus::Stopped => ContainerStatus::Stopped,
+        _ => agent.map_or(ContainerStatus::Pending, |agent| agent.status),
+    };
+    ecs::ManagedAgent {
+        name: Some("ExecuteCommandAgent".into()),
+        last_started_at: agent.and_then(|agent| agent.last_started_at),
+        last_status: Some(status_name(status).into()),
+        reason: agent.and_then(|agent| agent.reason.clone()),
     }
 }
 
@@ -134,11 +154,10 @@ fn health(container: &ContainerRecord, task: &TaskRecord) -> &'static str {
     }
 }
 
-/// Of the essential containers that have a health check: ECS API reference, Task, `healthStatus`.
+/// Of the essential containers; one without a health check is UNKNOWN. ECS API reference, HealthCheck.
 fn health_status(task: &TaskRecord) -> &'static str {
-    let checked =
-        task.containers.iter().filter(|container| container.essential && container.has_health_check);
-    let all: Vec<&str> = checked.map(|container| health(container, task)).collect();
+    let essential = task.containers.iter().filter(|container| container.essential);
+    let all: Vec<&str> = essential.map(|container| health(container, task)).collect();
     if all.contains(&"UNHEALTHY") {
         "UNHEALTHY"
     } else if all.is_empty() || all.contains(&"UNKNOWN") {

@@ -43,7 +43,7 @@ fn check_key(key: &str) -> Result<(), ApiError> {
     Ok(())
 }
 
-fn check_count(tags: &Tags) -> Result<(), ApiError> {
+pub(crate) fn check_count(tags: &Tags) -> Result<(), ApiError> {
     let own = tags.keys().filter(|key| !key.starts_with("aws:")).count();
     if own > TAGS_MAX {
         return Err(invalid(format!("A resource can have at most {TAGS_MAX} tags; these are {own}.")));

@@ -4,7 +4,7 @@ use ferrogate_api::{ApiError, ecs};
 use ferrogate_store::{Json, Txn};
 
 use super::clusters::missing;
-use super::{check_count, page, shape};
+use super::{check_count, one_of, page, shape};
 use crate::call::Call;
 use crate::definition::FARGATE;
 use crate::errors::invalid;
@@ -26,6 +26,7 @@ pub(crate) fn describe(
     let identifiers = input.tasks.unwrap_or_default();
     check_count("Tasks", identifiers.len())?;
     let cluster = call.cluster(input.cluster.as_deref())?.record.name;
+    input.include.iter().flatten().try_for_each(|field| one_of("include", Some(field), &["TAGS"]))?;
     let with_tags = input.include.iter().flatten().any(|field| field == "TAGS");
     let (mut tasks, mut failures) = (Vec::new(), Vec::new());
     for identifier in identifiers {
@@ -51,15 +52,20 @@ pub(crate) fn list(
     if let (Some(_), Some((other, _))) = (&input.started_by, given.iter().find(|(_, given)| *given)) {
         return Err(invalid(format!("startedBy must be the only filter: it cannot be used with {other}.")));
     }
+    one_of("desiredStatus", input.desired_status.as_deref(), &["RUNNING", "PENDING", "STOPPED"])?;
+    one_of("launchType", input.launch_type.as_deref(), &["EC2", FARGATE, "EXTERNAL", "MANAGED_INSTANCES"])?;
     let cluster = call.cluster(input.cluster.as_deref())?.record.name;
+    if input.service_name.is_some() {
+        return Err(ApiError::new("ServiceNotFoundException", "Service not found."));
+    }
+    if input.family.as_deref().is_some_and(|family| !names::is_name(family)) {
+        return Err(invalid("family must match ^[a-zA-Z0-9\\-_]+$"));
+    }
     let desired = input.desired_status.as_deref().unwrap_or("RUNNING");
     let fargate = input.launch_type.as_deref().is_none_or(|launch_type| launch_type == FARGATE);
-    // No service, no daemon and no instance has any task.
-    let none = !fargate
-        || input.service_name.is_some()
-        || input.container_instance.is_some()
-        || input.daemon_name.is_some();
-    let family = input.family.map(|family| family.split(':').next().unwrap_or_default().to_owned());
+    // No daemon and no instance has any task.
+    let none = !fargate || input.container_instance.is_some() || input.daemon_name.is_some();
+    let family = input.family;
     let tasks: Vec<Json<TaskSummary>> =
         if none { Vec::new() } else { call.range(&call.scope.tasks(&cluster)) };
     let wanted = tasks.into_iter().map(|found| found.record).filter(|task| {

@@ -5,22 +5,23 @@ use std::collections::BTreeMap;
 use ferrogate_api::ecs;
 use ferrogate_nodeapi::{
     Architecture, ContainerAssignment, Dependency, DependencyCondition, HealthCheck, LogConfiguration,
-    MountPoint, TaskAssignment, TaskNetwork, Tmpfs, Ulimit, VolumeAssignment,
+    LogDriver, MountPoint, PortMapping, RestartPolicy, TaskAssignment, TaskNetwork, Tmpfs, Ulimit,
+    VolumeAssignment,
 };
 use ipnet::Ipv4Net;
 
-use crate::definition::{logs, pairs};
+use crate::definition::{logs, pairs, storage};
 use crate::state::{ContainerRecord, TaskRecord};
 
 /// Fargate's own, where a container says nothing of open files.
 const NOFILE: u64 = 65_535;
-/// Fargate's scratch space unless a definition asks for more.
-pub(crate) const EPHEMERAL_STORAGE_GIB: u32 = 20;
+/// ECS API reference, ContainerRestartPolicy.
+const RESTART_ATTEMPT_PERIOD_SECONDS: i32 = 300;
 const STOP_TIMEOUT_SECONDS: i32 = 30;
 
 /// `None` while the task has no interface.
 pub(crate) fn assignment(task: &TaskRecord, definition: &ecs::TaskDefinition) -> Option<TaskAssignment> {
-    let containers = definition.container_definitions.iter().flatten();
+    let containers = definition.container_definitions.as_deref().unwrap_or_default();
     let volumes = definition.volumes.iter().flatten().filter_map(|volume| volume.name.clone());
     Some(TaskAssignment {
         task_arn: task.arn(),
@@ -28,18 +29,26 @@ pub(crate) fn assignment(task: &TaskRecord, definition: &ecs::TaskDefinition) ->
         account: task.account.clone(),
         region: task.region.clone(),
         availability_zone: task.network.availability_zone.clone(),
+        availability_zone_id: task.network.availability_zone_id.clone(),
         cluster_arn: task.scope().cluster_arn(&task.cluster),
         family: task.family.clone(),
         revision: task.revision,
+        group: task.group.clone(),
+        service_name: task.service_name().map(str::to_owned),
+        created_at: task.lifecycle.created_at(),
+        exec_enabled: task.exec_enabled,
         desired: task.lifecycle.desired().into(),
         reported_sequence: task.lifecycle.reported_sequence(),
         cpu_units: task.cpu_units,
         memory_mib: task.memory_mib,
-        ephemeral_storage_gib: EPHEMERAL_STORAGE_GIB,
+        ephemeral_storage_gib: task.ephemeral_storage_gib,
         architecture: if task.architecture == "arm64" { Architecture::Arm64 } else { Architecture::X86_64 },
-        shared_pid_namespace: false,
+        shared_pid_namespace: definition.pid_mode.as_deref() == Some("task"),
         network: network(task)?,
-        containers: containers.filter_map(|container| container_assignment(task, container)).collect(),
+        containers: containers
+            .iter()
+            .filter_map(|container| container_assignment(task, container, containers))
+            .collect(),
         volumes: volumes.map(|name| VolumeAssignment { name }).collect(),
         has_task_role: task.task_role_arn.is_some(),
     })
@@ -70,6 +79,7 @@ fn nth_address(block: Ipv4Net, n: u32) -> std::net::Ipv4Addr {
 fn container_assignment(
     task: &TaskRecord,
     definition: &ecs::ContainerDefinition,
+    all: &[ecs::ContainerDefinition],
 ) -> Option<ContainerAssignment> {
     let name = definition.name.as_deref()?;
     let record = task.containers.iter().find(|record| record.name == name)?;
@@ -106,13 +116,16 @@ fn container_assignment(
             .flatten()
             .filter_map(|control| Some((control.namespace.clone()?, control.value.clone()?)))
             .collect(),
-        mount_points: definition.mount_points.iter().flatten().filter_map(mount_point).collect(),
+        mount_points: storage::mounts(name, all).iter().filter_map(mount_point).collect(),
+        ports: definition.port_mappings.iter().flatten().filter_map(port).collect(),
+        secret_names: definition.secrets.iter().flatten().filter_map(|secret| secret.name.clone()).collect(),
         logs: log_configuration(task, record, definition),
+        log_driver: definition.log_configuration.as_ref().and_then(log_driver),
         stop_timeout_seconds: seconds(definition.stop_timeout, STOP_TIMEOUT_SECONDS),
         start_timeout_seconds: definition.start_timeout.map(|timeout| seconds(Some(timeout), 0)),
-        depends_on: definition.depends_on.iter().flatten().filter_map(dependency).collect(),
+        depends_on: dependencies(definition),
         health_check: definition.health_check.as_ref().and_then(health_check),
-        restart_policy: None,
+        restart_policy: definition.restart_policy.as_ref().and_then(restart_policy),
         labels: definition.docker_labels.clone().unwrap_or_default(),
     })
 }
@@ -161,6 +174,21 @@ fn ulimits(definition: &ecs::ContainerDefinition) -> Vec<Ulimit> {
     all
 }
 
+fn port(from: &ecs::PortMapping) -> Option<PortMapping> {
+    Some(PortMapping {
+        container_port: u16::try_from(from.container_port?).ok()?,
+        protocol: from.protocol.clone().unwrap_or_else(|| "tcp".into()),
+        name: from.name.clone(),
+    })
+}
+
+fn log_driver(from: &ecs::LogConfiguration) -> Option<LogDriver> {
+    Some(LogDriver {
+        name: from.log_driver.clone()?,
+        options: from.options.clone().unwrap_or_default().into_iter().collect(),
+    })
+}
+
 fn tmpfs(from: ecs::Tmpfs) -> Option<Tmpfs> {
     Some(Tmpfs {
         container_path: from.container_path?,
@@ -175,6 +203,25 @@ fn mount_point(from: &ecs::MountPoint) -> Option<MountPoint> {
         container_path: from.container_path.clone()?,
         read_only: from.read_only == Some(true),
     })
+}
+
+/// `None`: not enabled.
+fn restart_policy(from: &ecs::ContainerRestartPolicy) -> Option<RestartPolicy> {
+    (from.enabled == Some(true)).then(|| RestartPolicy {
+        ignored_exit_codes: from.ignored_exit_codes.clone().unwrap_or_default(),
+        attempt_period_seconds: seconds(from.restart_attempt_period, RESTART_ATTEMPT_PERIOD_SECONDS),
+    })
+}
+
+/// What it names, and the sources of its volumes: what their images have in a volume is there when they have started.
+fn dependencies(definition: &ecs::ContainerDefinition) -> Vec<Dependency> {
+    let mut all: Vec<Dependency> = definition.depends_on.iter().flatten().filter_map(dependency).collect();
+    for source in storage::sources(definition) {
+        if all.iter().all(|one| one.container != source) {
+            all.push(Dependency { container: source.to_owned(), condition: DependencyCondition::Start });
+        }
+    }
+    all
 }
 
 fn dependency(from: &ecs::ContainerDependency) -> Option<Dependency> {

@@ -57,6 +57,7 @@ mod tests {
             subnet_id: format!("subnet-{id}"),
             subnet_cidr: "10.0.0.0/24".parse().unwrap(),
             availability_zone: format!("us-east-1{}", char::from(b'a' + zone)),
+            availability_zone_id: format!("use1-az{zone}"),
             security_groups: Vec::new(),
             assign_public_ip: false,
         }

@@ -1,4 +1,8 @@
 //! What to do about a task that is PROVISIONING, and what an error of EC2 means for it. Pure.
+//!
+//! A subnet without a free address is such an error. RunTask has answered by then, with tasks and no `failures`, as on
+//! AWS: the `failures` with RESOURCE:ENI are container instances' own. Of tasks that race for the last address one gets
+//! it (EC2 gives addresses in transactions) and the others stop, TaskFailedToStart, with EC2's code in the reason.
 
 use ferrogate_api::ApiError;
 use jiff::{SignedDuration, Timestamp};

@@ -42,6 +42,8 @@ pub(crate) struct Cloud {
     /// The answer of CreateNetworkInterface gets lost after it has been done.
     pub(crate) lose_answers: Mutex<bool>,
     pub(crate) refused_roles: Mutex<BTreeSet<String>>,
+    /// Interfaces that there are addresses for; `None`: any number.
+    pub(crate) addresses: Mutex<Option<usize>>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -65,6 +67,7 @@ impl Default for Cloud {
             held_subnets: Mutex::default(),
             lose_answers: Mutex::default(),
             refused_roles: Mutex::default(),
+            addresses: Mutex::default(),
         }
     }
 }
@@ -93,6 +96,9 @@ impl Cloud {
                 subnet_id: Some(id),
                 vpc_id: Some(vpc.into()),
                 availability_zone: Some(zone.into()),
+                availability_zone_id: Some(
+                    zone.replace("us-east-1a", "use1-az1").replace("us-east-1b", "use1-az2"),
+                ),
                 cidr_block: Some(format!("10.0.{third}.0/24")),
                 ..Default::default()
             });
@@ -142,6 +148,10 @@ impl Cloud {
         let mut tokens = self.tokens.lock().unwrap();
         let mut enis = self.enis.lock().unwrap();
         let made = tokens.get(&token).and_then(|id| enis.get(id)).cloned();
+        if made.is_none() && self.addresses.lock().unwrap().is_some_and(|most| enis.len() >= most) {
+            let full = "The specified subnet does not have enough free addresses to satisfy the request.";
+            return Err(ApiError::new("InsufficientFreeAddressesInSubnet", full));
+        }
         let eni = made.unwrap_or_else(|| {
             let number = tokens.len();
             let (_, _, third) = subnet(&subnet_id).unwrap();
@@ -486,6 +496,8 @@ pub(crate) fn container_report(
         health: Health::Unknown,
         started_at: Some(start()),
         finished_at: None,
+        restart_count: 0,
+        exec_agent: None,
     }
 }
 

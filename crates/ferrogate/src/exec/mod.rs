@@ -1,0 +1,172 @@
+//! ECS Exec: the door clients open their sessions at (`/v1/data-channel/<session>`), and what runs behind it.
+
+mod relay;
+mod rights;
+
+pub(crate) use rights::judge;
+
+use std::net::SocketAddr;
+use std::sync::{Arc, OnceLock, Weak};
+use std::time::Duration;
+
+use bytes::Bytes;
+use ferrogate_api::BoxFuture;
+use ferrogate_ecs::{EcsService, ExecSession};
+use ferrogate_front::{Door, DoorBody};
+use ferrogate_node::{ExecBroker, ExecRequest};
+use ferrogate_session::handshake::OpenDataChannel;
+use futures_util::StreamExt;
+use http::request::Parts;
+use http::{HeaderValue, Request, Response, StatusCode, header};
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper::upgrade::Upgraded;
+use hyper_util::rt::TokioIo;
+use tokio::sync::Semaphore;
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Message, Role, WebSocketConfig};
+
+const PATH: &str = "/v1/data-channel/";
+/// Connections, with or without a session.
+const CONNECTIONS_MAX: usize = 256;
+/// From the connection to its token.
+const TOKEN_PATIENCE: Duration = Duration::from_secs(10);
+
+pub(crate) type Socket = WebSocketStream<TokioIo<Upgraded>>;
+
+pub(crate) struct ExecDoor {
+    ecs: Arc<EcsService>,
+    /// Known when the node is.
+    broker: OnceLock<Weak<dyn ExecBroker>>,
+    places: Arc<Semaphore>,
+}
+
+impl ExecDoor {
+    pub(crate) fn new(ecs: Arc<EcsService>) -> Self {
+        Self { ecs, broker: OnceLock::new(), places: Arc::new(Semaphore::new(CONNECTIONS_MAX)) }
+    }
+
+    /// The first call counts.
+    pub(crate) fn connect(&self, broker: Weak<dyn ExecBroker>) {
+        let _ = self.broker.set(broker);
+    }
+
+    /// One connection, from its token to its end.
+    async fn session(&self, mut socket: Socket, id: &str) {
+        let opened = tokio::time::timeout(TOKEN_PATIENCE, first(&mut socket)).await;
+        let opened = opened.unwrap_or_else(|_| Err("no OpenDataChannelInput came in time".into()));
+        let opened = opened.and_then(|open| {
+            let session = self.ecs.open_session(id, &open.token_value).map_err(|error| error.to_string())?;
+            Ok((open, session))
+        });
+        match opened {
+            Ok((open, session)) => self.run(socket, open, session).await,
+            Err(why) => {
+                tracing::info!(session = id, why, "an ECS Exec session was not opened");
+                let frame = CloseFrame { code: CloseCode::Policy, reason: why.into() };
+                let _ = tokio::time::timeout(TOKEN_PATIENCE, socket.close(Some(frame))).await;
+            }
+        }
+    }
+
+    async fn run(&self, socket: Socket, open: OpenDataChannel, session: ExecSession) {
+        let request = ExecRequest {
+            task_arn: session.wanted.task_arn.clone(),
+            container: session.wanted.container.clone(),
+            argv: session.wanted.argv.clone(),
+            terminal: open.terminal != Some(false),
+        };
+        let started = match self.broker.get().and_then(Weak::upgrade) {
+            Some(broker) => broker.open(request).await.map_err(|error| error.to_string()),
+            None => Err("no node is connected".to_owned()),
+        };
+        let task = session.wanted.task_arn.as_str();
+        match &started {
+            Ok(_) => tracing::info!(session = session.id, task, "an ECS Exec session begins"),
+            Err(why) => {
+                tracing::info!(session = session.id, task, why, "an ECS Exec command was not started")
+            }
+        }
+        let end = relay::run(socket, &session.id, open.terminal.is_some(), started).await;
+        tracing::info!(session = session.id, task, end, "an ECS Exec session has ended");
+    }
+}
+
+/// A client's first frame.
+async fn first(socket: &mut Socket) -> Result<OpenDataChannel, String> {
+    while let Some(frame) = socket.next().await {
+        match frame.map_err(|error| error.to_string())? {
+            Message::Text(text) => return OpenDataChannel::parse(text.as_bytes()),
+            Message::Ping(_) | Message::Pong(_) => {}
+            _ => break,
+        }
+    }
+    Err("the first message was not OpenDataChannelInput".into())
+}
+
+impl Door for ExecDoor {
+    fn takes(&self, head: &Parts) -> bool {
+        head.uri.path().starts_with(PATH)
+    }
+
+    fn serve(
+        self: Arc<Self>,
+        mut request: Request<Incoming>,
+        _peer: SocketAddr,
+    ) -> BoxFuture<'static, Response<DoorBody>> {
+        Box::pin(async move {
+            let Some(key) = websocket_key(&request) else {
+                return answer(
+                    StatusCode::UPGRADE_REQUIRED,
+                    "this is a WebSocket of version 13: ask for an upgrade",
+                );
+            };
+            let Ok(place) = Arc::clone(&self.places).try_acquire_owned() else {
+                return answer(
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    "there are too many sessions: try again later",
+                );
+            };
+            let id = request.uri().path().trim_start_matches(PATH).to_owned();
+            let upgrade = hyper::upgrade::on(&mut request);
+            tokio::spawn(async move {
+                let _place = place;
+                let Ok(upgraded) = upgrade.await else { return };
+                let limits = WebSocketConfig::default()
+                    .max_message_size(Some(ferrogate_session::MESSAGE_BYTES_MAX))
+                    .max_frame_size(Some(ferrogate_session::MESSAGE_BYTES_MAX));
+                let io = TokioIo::new(upgraded);
+                let socket = WebSocketStream::from_raw_socket(io, Role::Server, Some(limits)).await;
+                Box::pin(self.session(socket, &id)).await;
+            });
+            let mut response = answer(StatusCode::SWITCHING_PROTOCOLS, "");
+            let headers = response.headers_mut();
+            headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
+            headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+            headers.insert(header::SEC_WEBSOCKET_ACCEPT, key);
+            response
+        })
+    }
+}
+
+/// What answers a request for an upgrade. RFC 6455, 4.2.
+fn websocket_key(request: &Request<Incoming>) -> Option<HeaderValue> {
+    let text = |name: header::HeaderName| request.headers().get(name)?.to_str().ok();
+    let is = |name, wanted: &str| {
+        text(name).is_some_and(|all| all.split(',').any(|one| one.trim().eq_ignore_ascii_case(wanted)))
+    };
+    let asked = is(header::UPGRADE, "websocket")
+        && is(header::CONNECTION, "upgrade")
+        && is(header::SEC_WEBSOCKET_VERSION, "13");
+    let key = text(header::SEC_WEBSOCKET_KEY).filter(|_| asked)?;
+    HeaderValue::from_str(&derive_accept_key(key.as_bytes())).ok()
+}
+
+fn answer(status: StatusCode, text: &'static str) -> Response<DoorBody> {
+    let body = Full::new(Bytes::from_static(text.as_bytes())).map_err(|never| match never {});
+    let mut response = Response::new(body.boxed_unsync());
+    *response.status_mut() = status;
+    response
+}

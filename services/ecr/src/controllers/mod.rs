@@ -1,0 +1,7 @@
+//! The controllers.
+
+mod lifecycle;
+mod sweep;
+
+pub(crate) use lifecycle::Lifecycle;
+pub(crate) use sweep::Sweep;

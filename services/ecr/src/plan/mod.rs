@@ -1,0 +1,3 @@
+//! What is decided without looking at anything but what is given.
+
+pub(crate) mod lifecycle;

@@ -1,0 +1,73 @@
+//! What a node may fetch before anybody runs it: the images of task definitions as they are registered.
+
+use ferrogate_api::ecs;
+use tokio::sync::broadcast;
+
+use crate::definition::{FARGATE, requires};
+use crate::state::Scope;
+
+/// Registrations kept for a listener that lags. What it misses is pulled when a task needs it.
+const REGISTRATIONS_KEPT_MAX: usize = 256;
+
+/// A Fargate task definition that has just been registered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RegisteredImages {
+    pub account: String,
+    pub region: String,
+    pub task_definition_arn: String,
+    /// Whose rights its tasks pull with.
+    pub execution_role_arn: Option<String>,
+    /// `x86_64` or `arm64`
+    pub architecture: String,
+    /// In definition order, each once.
+    pub images: Vec<RegisteredImage>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RegisteredImage {
+    pub image: String,
+    /// The secret with the registry's name and password; `None`: it wants none, or it is ECR.
+    pub credentials_parameter: Option<String>,
+}
+
+/// Tells whoever listens.
+pub(crate) struct Registrations(broadcast::Sender<RegisteredImages>);
+
+impl Registrations {
+    pub(crate) fn new() -> Self {
+        Self(broadcast::Sender::new(REGISTRATIONS_KEPT_MAX))
+    }
+
+    pub(crate) fn subscribe(&self) -> broadcast::Receiver<RegisteredImages> {
+        self.0.subscribe()
+    }
+
+    pub(crate) fn tell(&self, scope: &Scope, definition: &ecs::TaskDefinition) {
+        if self.0.receiver_count() == 0 || !requires(definition, FARGATE) {
+            return;
+        }
+        let mut images: Vec<RegisteredImage> = Vec::new();
+        for container in definition.container_definitions.iter().flatten() {
+            let image = RegisteredImage {
+                image: container.image.clone().unwrap_or_default(),
+                credentials_parameter: container
+                    .repository_credentials
+                    .as_ref()
+                    .and_then(|credentials| credentials.credentials_parameter.clone()),
+            };
+            if !images.contains(&image) {
+                images.push(image);
+            }
+        }
+        let registered = RegisteredImages {
+            account: scope.account.clone(),
+            region: scope.region.clone(),
+            task_definition_arn: definition.task_definition_arn.clone().unwrap_or_default(),
+            execution_role_arn: definition.execution_role_arn.clone(),
+            architecture: crate::definition::architecture(definition).to_owned(),
+            images,
+        };
+        // An error says that the last listener has gone just now.
+        let _ = self.0.send(registered);
+    }
+}

@@ -1,0 +1,5 @@
+//! The controllers.
+
+mod deletion;
+
+pub(crate) use deletion::Deletion;
