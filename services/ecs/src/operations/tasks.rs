@@ -43,13 +43,13 @@ pub(crate) fn list(
     call: &Call<'_>,
     input: ecs::ListTasksRequest,
 ) -> Result<ecs::ListTasksResponse, ApiError> {
-    let given = [
+    let filters = [
         ("family", input.family.is_some()),
         ("serviceName", input.service_name.is_some()),
         ("containerInstance", input.container_instance.is_some()),
         ("daemonName", input.daemon_name.is_some()),
     ];
-    if let (Some(_), Some((other, _))) = (&input.started_by, given.iter().find(|(_, given)| *given)) {
+    if let (Some(_), Some((other, _))) = (&input.started_by, filters.iter().find(|(_, given)| *given)) {
         return Err(invalid(format!("startedBy must be the only filter: it cannot be used with {other}.")));
     }
     one_of("desiredStatus", input.desired_status.as_deref(), &["RUNNING", "PENDING", "STOPPED"])?;
