@@ -261,3 +261,128 @@ fn ferrogate_exec_passes_input_output_and_exit_code() {
     let said = cluster.ferrogate(&["exec", id, "--", "/no/such/program"]);
     assert_eq!(said.code, Some(126), "{said:?}");
 }
+
+/// What a session left in its log: `None`, if it has no stream there.
+fn logged(cluster: &Cluster, group: &str, session: &Value) -> Option<String> {
+    let input =
+        json!({ "logGroupName": group, "logStreamName": session["sessionId"], "startFromHead": true });
+    match cluster.boto().call("logs", "get_log_events", input) {
+        Ok(answer) => {
+            let events = answer["events"].as_array().expect("events").iter();
+            Some(events.map(|event| event["message"].as_str().unwrap()).collect::<Vec<_>>().join("\n"))
+        }
+        Err(error) if error.code == "ResourceNotFoundException" => None,
+        Err(error) => panic!("{error:?}"),
+    }
+}
+
+#[test]
+fn a_session_is_logged_as_the_cluster_says() {
+    let cluster = Cluster::start();
+    let network = cluster.network();
+    let boto = cluster.boto();
+    for group in ["/own", "/named"] {
+        boto.ok("logs", "create_log_group", json!({ "logGroupName": group }));
+    }
+    let may_log = ["logs:CreateLogStream", "logs:PutLogEvents"];
+    let rights: Vec<&str> = AGENT_RIGHTS.into_iter().chain(may_log).collect();
+    let logs = role(&cluster, "logs", json!({ "Effect": "Allow", "Action": rights, "Resource": "*" }));
+    let bare = role(&cluster, "bare", json!({ "Effect": "Allow", "Action": AGENT_RIGHTS, "Resource": "*" }));
+    // The container's own output is the execution role's business.
+    let execution =
+        role(&cluster, "execution", json!({ "Effect": "Allow", "Action": may_log, "Resource": "*" }));
+    let containers = json!([{
+        "name": "app", "image": "busybox:latest", "command": ["sleep", "3600"], "stopTimeout": 2,
+        "logConfiguration": { "logDriver": "awslogs", "options": {
+            "awslogs-group": "/own", "awslogs-region": "us-east-1", "awslogs-stream-prefix": "p" } },
+    }]);
+    let [with, without] = [("with", logs), ("without", bare)].map(|(family, role)| {
+        let more = json!({ "taskRoleArn": role, "executionRoleArn": execution });
+        cluster.define(family, containers.clone(), more);
+        let arn = start(&cluster, &network, family, true);
+        until("the agent runs", || {
+            (cluster.task(&arn)["containers"][0]["managedAgents"][0]["lastStatus"] == "RUNNING").then_some(())
+        });
+        arn
+    });
+    let run = |arn: &str| {
+        let session = open(&cluster, arn, "sh -c 'seq 1 3000; printf \"the e\"; echo nd'")["session"].take();
+        (talk(&cluster, &session, json!([])), session)
+    };
+    let configure = |exec: Value| {
+        let input =
+            json!({ "cluster": "default", "configuration": { "executeCommandConfiguration": exec.clone() } });
+        boto.ok("ecs", "update_cluster", input);
+        let input = json!({ "clusters": ["default"], "include": ["CONFIGURATIONS"] });
+        let shown = boto.ok("ecs", "describe_clusters", input);
+        assert_eq!(shown["clusters"][0]["configuration"]["executeCommandConfiguration"], exec, "{shown:#}");
+    };
+    let expected: String = (1..=3000).map(|number| format!("{number}\n")).chain(["the end".into()]).collect();
+    let whole = |group: &str, session: &Value| {
+        // More than a page of GetLogEvents' would not come at once: 3001 short lines are less.
+        eventually("the log is whole", || logged(&cluster, group, session).as_deref() == Some(&*expected));
+    };
+
+    // Nothing is configured, or DEFAULT: the container's own group.
+    let (said, session) = run(&with);
+    assert!(text(&said).contains("the end"), "{said}");
+    whole("/own", &session);
+    configure(json!({ "logging": "DEFAULT" }));
+    let (said, session) = run(&without);
+    assert!(text(&said).contains("the end"), "without the right nothing is logged, no more: {said}");
+    assert_eq!(logged(&cluster, "/own", &session), None);
+
+    let to_named =
+        json!({ "logging": "OVERRIDE", "logConfiguration": { "cloudWatchLogGroupName": "/named" } });
+    configure(to_named);
+    let (said, session) = run(&with);
+    assert!(text(&said).contains("the end"), "{said}");
+    whole("/named", &session);
+    assert_eq!(logged(&cluster, "/own", &session), None);
+    let (said, session) = run(&without);
+    let words = said["closed"].as_str().expect("words");
+    for part in ["We couldn't start the session", "/named", "AccessDeniedException", "logs:CreateLogStream"] {
+        assert!(words.contains(part), "no {part:?} in {said}");
+    }
+    assert_eq!((text(&said), logged(&cluster, "/named", &session)), (String::new(), None));
+
+    // The log of a session that goes on loses its group.
+    let session = open(&cluster, &with, "sh -c 'while sleep 0.1; do seq 1 3000; done'")["session"].take();
+    let (url, token) = (session["streamUrl"].as_str().unwrap(), session["tokenValue"].as_str().unwrap());
+    let mut client = cluster.python_command("session_client.py", &[url, token, "[]"]);
+    let client = client.stdout(Stdio::piped()).spawn().expect("python");
+    eventually("it is logged", || logged(&cluster, "/named", &session).is_some_and(|text| !text.is_empty()));
+    boto.ok("logs", "delete_log_group", json!({ "logGroupName": "/named" }));
+    let output = client.wait_with_output().expect("it ends");
+    let said: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    let words = said["closed"].as_str().expect("words");
+    assert!(words.contains("can no longer be logged") && words.contains("/named"), "{words}");
+
+    configure(json!({ "logging": "NONE" }));
+    let (said, session) = run(&with);
+    assert!(text(&said).contains("the end"), "{said}");
+    assert_eq!(logged(&cluster, "/own", &session), None);
+
+    let wrong = json!({ "clusterName": "wrong", "configuration": { "executeCommandConfiguration": {
+        "kmsKeyId": "alias/mine" } } });
+    let error = boto.call("ecs", "create_cluster", wrong).expect_err("refused");
+    assert!(error.message.contains("kmsKeyId"), "{error:?}");
+}
+
+#[test]
+fn what_runs_in_the_background_ends_with_the_session() {
+    let cluster = Cluster::start();
+    let arn = with_exec(&cluster);
+    let id = arn.rsplit('/').next().unwrap();
+    let before = cluster.task_processes(id).len();
+    let session = open(&cluster, &arn, "/bin/sh")["session"].take();
+    // Two pipes between jobs and one that hears no SIGHUP.
+    let steps = json!([
+        { "send": "sleep 4321 & (trap '' HUP; sleep 4322) & sleep 4323 | cat & echo o''n\r" }, { "expect": "on" },
+        { "send": "exit\r" },
+    ]);
+    let said = talk(&cluster, &session, steps);
+    assert!(text(&said).contains("on"), "{said}");
+    eventually("nothing of the session is left", || cluster.task_processes(id).len() == before);
+    assert_eq!(cluster.task(&arn)["lastStatus"], "RUNNING");
+}

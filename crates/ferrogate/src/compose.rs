@@ -112,7 +112,7 @@ impl Ferrogate {
             Arc::new(ferrogate_api::secretsmanager::Server(Arc::clone(&secrets))),
             Arc::new(ferrogate_api::ssm::Server(ssm)),
         ];
-        let exec_door = Arc::new(ExecDoor::new(Arc::clone(&ecs)));
+        let exec_door = Arc::new(ExecDoor::new(Arc::clone(&ecs), Arc::clone(&invoke), Arc::clone(&clock)));
         if let Some(api) = options.api {
             ecs.serve_sessions_at(format!("ws://{api}"));
         }

@@ -23,7 +23,7 @@ use tokio::sync::watch;
 
 /// Fargate's tasks get credentials for six hours.
 const TASK_CREDENTIALS_SECONDS: i32 = 6 * 3600;
-const TASKS_SERVICE: &str = "ecs-tasks.amazonaws.com";
+pub(crate) const TASKS_SERVICE: &str = "ecs-tasks.amazonaws.com";
 
 pub(crate) struct Plane {
     pub(crate) node_id: String,
@@ -83,7 +83,7 @@ impl Plane {
 }
 
 /// A task's sessions are named after it.
-fn session_name(task_arn: &str) -> String {
+pub(crate) fn session_name(task_arn: &str) -> String {
     task_arn.rsplit('/').next().unwrap_or("task").to_owned()
 }
 

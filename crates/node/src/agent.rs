@@ -126,7 +126,12 @@ impl Agent {
                         let wanted = Arc::clone(&assignments.borrow_and_update());
                         self.reconcile(&wanted);
                     }
-                    _ = sweep.tick() => self.sweep(),
+                    _ = sweep.tick() => {
+                        self.sweep();
+                        // What could not be taken then, perhaps for want of room on the disk, is tried again.
+                        let wanted = Arc::clone(&assignments.borrow());
+                        self.reconcile(&wanted);
+                    }
                 }
             }
         };
@@ -204,6 +209,10 @@ impl Agent {
                     let desired = record.assignment.desired;
                     self.spawn(dir, record, desired);
                 }
+                // Said to have ended, and not removed: it is not reported before it is.
+                Ok(record) if (TaskDirs { root: dir.clone() }).sandbox().exists() => {
+                    self.spawn(dir, record, DesiredStatus::Stopped);
+                }
                 // Ended, but perhaps not yet known to the control plane.
                 Ok(record) => self.shared.reporter.put(crate::task::report(&record)),
                 Err(error) => {
@@ -242,9 +251,8 @@ impl Agent {
         record.note(step::PLACED, None, assignment.created_at);
         if assignment.reported_sequence > 0 {
             // It ran here and its folder is gone: a task is never started twice.
+            // Its containers may run on without it: the actor ends them before it says so.
             record.lost(assignment.reported_sequence);
-            self.shared.reporter.put(crate::task::report(&record));
-            return;
         }
         if let Err(error) = create_private(&dir).and_then(|()| record.save(&dir)) {
             tracing::error!(%error, dir = %dir.display(), "a task's folder cannot be made");
@@ -267,6 +275,7 @@ impl Agent {
         for dir in self.folders() {
             if let Ok(record) = Record::load(&dir)
                 && record.status == ObservedStatus::Stopped
+                && !(TaskDirs { root: dir.clone() }).sandbox().exists()
                 && let Ok(at) = std::fs::metadata(dir.join("task.json")).and_then(|meta| meta.modified())
             {
                 ended.push((at, dir));

@@ -129,6 +129,13 @@ impl Record {
         std::fs::rename(temporary, task_dir.join(FILE))
     }
 
+    /// [`Record::save`], and on the disk itself when it returns.
+    pub(crate) fn save_synced(&self, task_dir: &Path) -> io::Result<()> {
+        self.save(task_dir)?;
+        std::fs::File::open(task_dir.join(FILE))?.sync_all()?;
+        std::fs::File::open(task_dir)?.sync_all()
+    }
+
     pub(crate) fn load(task_dir: &Path) -> io::Result<Self> {
         Ok(serde_json::from_slice(&std::fs::read(task_dir.join(FILE))?)?)
     }

@@ -192,6 +192,10 @@ pub trait Sandbox: Send + Sync {
     /// A task that was there before this agent. Where its shim is gone, its remains are killed and the state
     /// says of every container that ran: exit code 137, error "the shim was lost".
     async fn reattach(&self, dir: &Path) -> Result<Arc<dyn TaskSandbox>, Error>;
+
+    /// Ends and removes a task's sandbox whatever state it is in, also one that cannot be reattached: kills its
+    /// shim and its processes, removes its cgroup and `dir`. Idempotent; on success nothing of the task runs.
+    async fn discard(&self, dir: &Path, instance: &str, task_id: &str) -> Result<(), Error>;
 }
 
 /// One task. All methods may be called concurrently.

@@ -80,7 +80,7 @@ async fn the_container_sees_what_it_was_given() {
         working_directory: Some("/made/up".into()),
         environment: [("KEY".to_owned(), "a b=c".to_owned())].into(),
         readonly_root_filesystem: true,
-        ulimits: vec![Ulimit { name: "nofile".into(), soft: 123, hard: 1 << 40 }],
+        ulimits: vec![Ulimit { name: "nofile".into(), soft: 123, hard: u64::MAX }],
         system_controls: [("net.core.somaxconn".to_owned(), "77".to_owned())].into(),
         mounts: vec![BindMount { source: volume, container_path: "/vol".into(), read_only: true }],
         tmpfs: vec![Tmpfs { container_path: "/scratch".into(), size_bytes: 1 << 20, mount_options: vec![] }],

@@ -47,6 +47,7 @@ operations! {
         stop_task(StopTaskRequest) -> StopTaskResponse = tasks::stop;
         tag_resource(TagResourceRequest) -> TagResourceResponse = tags::tag;
         untag_resource(UntagResourceRequest) -> UntagResourceResponse = tags::untag;
+        update_cluster(UpdateClusterRequest) -> UpdateClusterResponse = clusters::update;
         update_task_protection(UpdateTaskProtectionRequest) -> UpdateTaskProtectionResponse = protection::update;
     }
     read {
@@ -67,7 +68,6 @@ operations! {
         list_task_definition_families(ListTaskDefinitionFamiliesRequest) -> ListTaskDefinitionFamiliesResponse = definitions::list_families;
         list_task_definitions(ListTaskDefinitionsRequest) -> ListTaskDefinitionsResponse = definitions::list;
         list_tasks(ListTasksRequest) -> ListTasksResponse = tasks::list;
-        update_cluster(UpdateClusterRequest) -> UpdateClusterResponse = clusters::update;
         update_cluster_settings(UpdateClusterSettingsRequest) -> UpdateClusterSettingsResponse = clusters::update_settings;
     }
 }

@@ -46,7 +46,7 @@ use ferrogate_store::Store;
 use assignments::Assignments;
 pub use node::{ReportError, TaskRoles};
 pub use pre_pull::{RegisteredImage, RegisteredImages};
-pub use sessions::{ExecSession, SessionError, WhereExec};
+pub use sessions::{ExecSession, SessionError, SessionLog, WhereExec};
 
 /// Where tasks can run.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -21,6 +21,17 @@ pub struct WhereExec {
     pub task_arn: String,
     pub container: String,
     pub argv: Vec<String>,
+    /// `None`: what is said there is not kept.
+    pub log: Option<SessionLog>,
+}
+
+/// Where a session's output is kept, as the task's role, in a stream with the session's name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SessionLog {
+    pub group: String,
+    pub region: String,
+    /// Without its log there is no session.
+    pub required: bool,
 }
 
 struct Entry {
@@ -139,7 +150,7 @@ mod tests {
     }
 
     fn wanted(task: &str) -> WhereExec {
-        WhereExec { task_arn: task.into(), container: "app".into(), argv: vec!["sh".into()] }
+        WhereExec { task_arn: task.into(), container: "app".into(), argv: vec!["sh".into()], log: None }
     }
 
     #[test]

@@ -220,6 +220,9 @@ pub(crate) struct ClusterRecord {
     pub capacity_providers: Vec<String>,
     #[serde(default)]
     pub default_capacity_provider_strategy: Vec<ecs::CapacityProviderStrategyItem>,
+    /// `None`: as by DEFAULT.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub execute_command: Option<ecs::ExecuteCommandConfiguration>,
     #[serde(default)]
     pub tags: Tags,
     /// When it became INACTIVE.

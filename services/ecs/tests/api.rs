@@ -52,8 +52,8 @@ async fn clusters() {
             "This version of Ferrogate does not support the cluster setting 'containerInsights=enabled' yet: leave it out.",
         ),
         (
-            json!({ "configuration": {} }),
-            "This version of Ferrogate does not support 'configuration' yet: leave it out.",
+            json!({ "configuration": { "managedStorageConfiguration": {} } }),
+            "This version of Ferrogate does not support 'configuration.managedStorageConfiguration' yet: leave it out.",
         ),
     ] {
         assert_eq!(service.create_cluster(&cx, input(request)).await.unwrap_err().message, message);

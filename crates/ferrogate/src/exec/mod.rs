@@ -1,5 +1,6 @@
 //! ECS Exec: the door clients open their sessions at (`/v1/data-channel/<session>`), and what runs behind it.
 
+mod log;
 mod relay;
 mod rights;
 
@@ -10,9 +11,10 @@ use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
-use ferrogate_api::BoxFuture;
-use ferrogate_ecs::{EcsService, ExecSession};
+use ferrogate_api::{BoxFuture, Caller, Invoke};
+use ferrogate_ecs::{EcsService, ExecSession, SessionLog};
 use ferrogate_front::{Door, DoorBody};
+use ferrogate_model::Clock;
 use ferrogate_node::{ExecBroker, ExecRequest};
 use ferrogate_session::handshake::OpenDataChannel;
 use futures_util::StreamExt;
@@ -38,14 +40,17 @@ pub(crate) type Socket = WebSocketStream<TokioIo<Upgraded>>;
 
 pub(crate) struct ExecDoor {
     ecs: Arc<EcsService>,
+    invoke: Arc<dyn Invoke>,
+    clock: Arc<dyn Clock>,
     /// Known when the node is.
     broker: OnceLock<Weak<dyn ExecBroker>>,
     places: Arc<Semaphore>,
 }
 
 impl ExecDoor {
-    pub(crate) fn new(ecs: Arc<EcsService>) -> Self {
-        Self { ecs, broker: OnceLock::new(), places: Arc::new(Semaphore::new(CONNECTIONS_MAX)) }
+    pub(crate) fn new(ecs: Arc<EcsService>, invoke: Arc<dyn Invoke>, clock: Arc<dyn Clock>) -> Self {
+        let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+        Self { ecs, invoke, clock, broker: OnceLock::new(), places }
     }
 
     /// The first call counts.
@@ -71,6 +76,40 @@ impl ExecDoor {
         }
     }
 
+    /// `None`: the session is not logged; an error: it cannot be, and so must not be.
+    async fn log(&self, session: &ExecSession) -> Result<Option<log::Log>, String> {
+        let Some(to) = &session.wanted.log else { return Ok(None) };
+        match self.open_log(session, to).await {
+            Ok(log) => Ok(Some(log)),
+            Err(why) => {
+                let (id, task, group) = (&session.id, &session.wanted.task_arn, &to.group);
+                if !to.required {
+                    tracing::warn!(session = id, task, group, why, "an ECS Exec session is not logged");
+                    return Ok(None);
+                }
+                tracing::error!(session = id, task, group, why, "an ECS Exec session cannot be logged");
+                Err(format!(
+                    "We couldn't start the session because it cannot be logged to the CloudWatch Logs log group '{group}': {why}"
+                ))
+            }
+        }
+    }
+
+    async fn open_log(&self, session: &ExecSession, to: &SessionLog) -> Result<log::Log, String> {
+        let task_arn = &session.wanted.task_arn;
+        let roles = self.ecs.task_roles(task_arn).ok_or("the task is gone")?;
+        let role_arn = roles.task_role_arn.ok_or("the task has no task role, which has to allow it")?;
+        let caller = Caller::Role {
+            role_arn,
+            service: crate::plane::TASKS_SERVICE,
+            session_name: crate::plane::session_name(task_arn),
+        };
+        let client = ferrogate_api::logs::Client::new(Arc::clone(&self.invoke), caller, &to.region);
+        log::Log::open(client, Arc::clone(&self.clock), to, &session.id)
+            .await
+            .map_err(|error| error.to_string())
+    }
+
     async fn run(&self, socket: Socket, open: OpenDataChannel, session: ExecSession) {
         let request = ExecRequest {
             task_arn: session.wanted.task_arn.clone(),
@@ -78,9 +117,12 @@ impl ExecDoor {
             argv: session.wanted.argv.clone(),
             terminal: open.terminal != Some(false),
         };
-        let started = match self.broker.get().and_then(Weak::upgrade) {
-            Some(broker) => broker.open(request).await.map_err(|error| error.to_string()),
-            None => Err("no node is connected".to_owned()),
+        // What cannot be logged and has to be is not begun.
+        let log = self.log(&session).await;
+        let (started, log) = match (log, self.broker.get().and_then(Weak::upgrade)) {
+            (Err(why), _) => (Err(why), None),
+            (Ok(_), None) => (Err("no node is connected".to_owned()), None),
+            (Ok(log), Some(broker)) => (broker.open(request).await.map_err(|error| error.to_string()), log),
         };
         let task = session.wanted.task_arn.as_str();
         match &started {
@@ -89,7 +131,7 @@ impl ExecDoor {
                 tracing::info!(session = session.id, task, why, "an ECS Exec command was not started")
             }
         }
-        let end = relay::run(socket, &session.id, open.terminal.is_some(), started).await;
+        let end = relay::run(socket, &session.id, open.terminal.is_some(), started, log).await;
         tracing::info!(session = session.id, task, end, "an ECS Exec session has ended");
     }
 }

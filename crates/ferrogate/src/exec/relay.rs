@@ -12,6 +12,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 use tokio_tungstenite::tungstenite::Message;
 
 use super::Socket;
+use super::log::Log;
 
 /// Neither a key nor output; Session Manager's default.
 const IDLE_MAX: Duration = Duration::from_secs(20 * 60);
@@ -31,6 +32,8 @@ struct Session<'a> {
     id: &'a str,
     began: Instant,
     heard: Instant,
+    /// What the user sees is written there too.
+    log: Option<Log>,
 }
 
 /// Until the process ends, the client goes, or nothing moves; says which.
@@ -39,14 +42,15 @@ pub(super) async fn run(
     id: &str,
     ours: bool,
     started: Result<ExecStream, String>,
+    log: Option<Log>,
 ) -> &'static str {
     let began = Instant::now();
     let mut seed = [0; 16];
     for (byte, digit) in seed.iter_mut().zip(ferrogate_model::hex_id().as_bytes().chunks(2)) {
         *byte = std::str::from_utf8(digit).ok().and_then(|hex| u8::from_str_radix(hex, 16).ok()).unwrap_or(0);
     }
-    let mut session = Session { socket, agent: Agent::new(seed, ours, 0), id, began, heard: began };
-    match session.handshake().await {
+    let mut session = Session { socket, agent: Agent::new(seed, ours, 0), id, began, heard: began, log };
+    let end = match session.handshake().await {
         Ok(first) => match started {
             Ok(process) => session.relay(process, first).await,
             Err(why) => {
@@ -55,7 +59,11 @@ pub(super) async fn run(
             }
         },
         Err(end) => end,
+    };
+    if let Some(log) = session.log.take() {
+        log.finish().await;
     }
+    end
 }
 
 impl Session<'_> {
@@ -165,11 +173,23 @@ impl Session<'_> {
                     Err(end) => return end,
                 },
                 read = process.stdout.read(&mut out), if out_open && room => match read {
-                    Ok(count) if count > 0 => self.agent.output(&out[..count], now_ms),
+                    Ok(count) if count > 0 => {
+                        if let Err(why) = self.note(&out[..count]).await {
+                            self.exited_with(137, &why).await;
+                            return "it can no longer be logged";
+                        }
+                        self.agent.output(&out[..count], now_ms);
+                    }
                     _ => out_open = false,
                 },
                 read = process.stderr.read(&mut err), if err_open && room => match read {
-                    Ok(count) if count > 0 => self.agent.error_output(&err[..count], now_ms),
+                    Ok(count) if count > 0 => {
+                        if let Err(why) = self.note(&err[..count]).await {
+                            self.exited_with(137, &why).await;
+                            return "it can no longer be logged";
+                        }
+                        self.agent.error_output(&err[..count], now_ms);
+                    }
                     _ => err_open = false,
                 },
                 written = write(&mut stdin, &input.bytes), if has_input => match written {
@@ -210,6 +230,14 @@ impl Session<'_> {
             if input.ended && input.bytes.is_empty() {
                 process.stdin = None;
             }
+        }
+    }
+
+    /// Before the user sees it. An error: the session has to end.
+    async fn note(&mut self, output: &[u8]) -> Result<(), String> {
+        match &mut self.log {
+            Some(log) => log.write(output).await,
+            None => Ok(()),
         }
     }
 

@@ -282,6 +282,9 @@ impl Actor {
 
     fn pump_logs(&mut self, sandbox: &Arc<dyn TaskSandbox>, container: &ContainerAssignment) {
         let Some(configuration) = &container.logs else { return };
+        if self.runs.contains_key(&container.name) {
+            return;
+        }
         let last = container.restart_policy.is_none();
         let (run, runs) = watch::channel(Run { number: 0, last });
         self.runs.insert(container.name.clone(), run);
@@ -321,7 +324,16 @@ impl Actor {
                 self.pump_logs(sandbox, &container);
                 let ended = self.ended(sandbox, &exited(found)).await;
                 stop = stop.or(ended);
-            } else if container.essential {
+                continue;
+            }
+            // Ended and noted by a former agent, which may not have delivered its last lines.
+            if found.status != Status::Running && known == ContainerStatus::Stopped {
+                self.pump_logs(sandbox, &container);
+                if let Some(run) = self.runs.get(&container.name) {
+                    run.send_modify(|run| run.last = true);
+                }
+            }
+            if found.status != Status::Running && container.essential {
                 // Noted, and then the former agent died before it could act on it.
                 stop = stop.or(self.note_exit(&exited(found)));
             }
@@ -469,6 +481,17 @@ impl Actor {
         if let Some(sandbox) = self.sandbox.clone() {
             self.helpers.abort_all();
             let containers = self.record.assignment.containers.clone();
+            // Of a task that a former agent was stopping: nobody follows its output yet.
+            for container in &containers {
+                if self
+                    .record
+                    .containers
+                    .get(&container.name)
+                    .is_some_and(|record| record.started_at.is_some())
+                {
+                    self.pump_logs(&sandbox, container);
+                }
+            }
             for group in stop_order(&containers) {
                 let stops = group.into_iter().filter_map(|container| {
                     let record = self.record.containers.get(&container.name)?;

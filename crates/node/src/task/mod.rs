@@ -19,6 +19,7 @@ mod way;
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use ferrogate_nodeapi::{
     ContainerReport, ContainerStatus, ControlPlane, DesiredStatus, Isolation, ObservedStatus, StopCause,
@@ -38,6 +39,9 @@ use crate::timing::Timings;
 
 /// Health changes and delivered log offsets waiting for the actor.
 const QUEUE_MAX: usize = 256;
+/// Between two attempts to remove a sandbox.
+const DISCARD_RETRY_MIN: Duration = Duration::from_secs(1);
+const DISCARD_RETRY_MAX: Duration = Duration::from_secs(60);
 
 /// What all tasks of a node share.
 pub(crate) struct Shared {
@@ -146,6 +150,9 @@ impl Actor {
             self.stop_all().await;
             self.remove().await;
             self.record.status = ObservedStatus::Stopped;
+        } else {
+            // Its record says that it ended; what an agent before this one could not remove may still run.
+            self.remove().await;
         }
         self.say();
     }
@@ -184,18 +191,14 @@ impl Actor {
         *self.desired.borrow() == DesiredStatus::Stopped
     }
 
-    /// Network and sandbox away, with all the containers wrote. Each step is safe to repeat; a step that fails is said and the rest
-    /// goes on, so that as little as possible stays behind; what stays is found at the agent's next start.
+    /// Network and sandbox away, with all the containers wrote. The sandbox's removal is tried until it succeeds: a task
+    /// whose containers run is not stopped. Another step that fails is said and the rest goes on.
     async fn remove(&mut self) {
         self.helpers.shutdown().await;
         self.endpoints.shutdown().await;
         let task = self.record.assignment.task_id.clone();
         self.keep_logs();
-        if let Some(sandbox) = self.sandbox.take()
-            && let Err(error) = sandbox.destroy().await
-        {
-            tracing::error!(%error, task, "the sandbox could not be removed whole");
-        }
+        self.remove_sandbox().await;
         if let Err(error) = self.shared.fabric.detach(&self.record.assignment.network.eni_id).await {
             tracing::error!(%error, task, "the network interface could not be detached");
         }
@@ -203,6 +206,26 @@ impl Actor {
             tracing::error!(%error, task, "the task's network namespace could not be removed");
         }
         self.images.clear();
+    }
+
+    async fn remove_sandbox(&mut self) {
+        let task = self.record.assignment.task_id.clone();
+        if let Some(sandbox) = self.sandbox.take() {
+            match sandbox.destroy().await {
+                Ok(()) => return,
+                Err(error) => {
+                    tracing::error!(%error, task, "the sandbox could not be removed in order: it is discarded");
+                }
+            }
+        }
+        let mut pause = DISCARD_RETRY_MIN;
+        while let Err(error) =
+            self.shared.sandbox.discard(&self.dirs.sandbox(), &self.shared.instance, &task).await
+        {
+            tracing::error!(%error, task, retry_in = ?pause, "the sandbox cannot be removed: the task does not count as stopped");
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(DISCARD_RETRY_MAX);
+        }
     }
 
     /// The containers' output stays with the record when the sandbox goes.

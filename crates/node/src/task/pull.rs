@@ -1,9 +1,11 @@
 //! Each container's image and log stream.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use ferrogate_image::{Auth, Digest, Image, ImageRef, Platform, Progress};
-use ferrogate_nodeapi::{Architecture, ContainerAssignment, ControlPlaneError, TaskAssignment};
+use ferrogate_nodeapi::{
+    Architecture, ContainerAssignment, ContainerStatus, ControlPlaneError, TaskAssignment,
+};
 use futures_util::future::try_join_all;
 use jiff::Timestamp;
 
@@ -22,26 +24,37 @@ impl Actor {
             .filter_map(|(name, record)| Some((name.clone(), record.image_digest.as_ref().and_then(digest)?)))
             .collect()
     }
+
+    /// Containers that were started: they are never made anew, and have their log stream.
+    pub(super) fn begun(&self) -> BTreeSet<String> {
+        let containers = self.record.containers.iter();
+        let begun = containers.filter(|(_, record)| record.status != ContainerStatus::Pending);
+        begun.map(|(name, _)| name.clone()).collect()
+    }
 }
 
-/// The image of every container, by container name.
+/// The image of every container that is still to be made, and of the others where it is here, by container name.
 pub(super) async fn images(
     shared: &Shared,
     assignment: &TaskAssignment,
     known: &Known,
+    begun: &BTreeSet<String>,
 ) -> Result<BTreeMap<String, Image>, Stop> {
     let pulls = assignment.containers.iter().map(|container| async move {
         let here = known
             .get(&container.name)
             .and_then(|digest| shared.images.get_digest(digest, platform(assignment)));
+        if begun.contains(&container.name) {
+            return Ok(here.map(|image| (container.name.clone(), image)));
+        }
         let image = match here {
             Some(image) => image,
             None => image(shared, assignment, container).await?,
         };
         stream(shared, assignment, container, known.is_empty()).await?;
-        Ok((container.name.clone(), image))
+        Ok(Some((container.name.clone(), image)))
     });
-    Ok(try_join_all(pulls).await?.into_iter().collect())
+    Ok(try_join_all(pulls).await?.into_iter().flatten().collect())
 }
 
 fn platform(assignment: &TaskAssignment) -> Platform {

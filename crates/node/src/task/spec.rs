@@ -4,6 +4,7 @@ use ferrogate_nodeapi::ContainerAssignment;
 use ferrogate_sandbox::{ContainerSpec, ImageDefaults, LogLimits, Tmpfs, Ulimit, VolumeMount, WhenFull};
 
 use super::Actor;
+use crate::endpoints;
 
 /// Output of a container that keeps no log driver, for `ferrogate logs`.
 const KEPT_OUTPUT_BYTES_MAX: u64 = 16 << 20;
@@ -21,6 +22,8 @@ impl Actor {
         });
         let mut environment = self.environment(container);
         environment.extend(self.secrets.get(&container.name).cloned().unwrap_or_default());
+        // Whatever a secret is called, the way to the task's endpoints stays.
+        environment.extend(endpoints::environment(&self.record, &container.runtime_id));
         let logs = match &container.logs {
             None => LogLimits { bytes_max: KEPT_OUTPUT_BYTES_MAX, when_full: WhenFull::DropOldest },
             Some(logs) if logs.non_blocking => {

@@ -37,6 +37,7 @@ impl Actor {
         let shared = Arc::clone(&self.shared);
         let wanting = self.wanting_secrets();
         let known = self.known_images();
+        let begun = self.begun();
         let (network, sandbox, resources) = tokio::join!(
             network(&shared, &assignment),
             self.make_sandbox(&assignment),
@@ -44,7 +45,7 @@ impl Actor {
                 if !wanting.is_empty() {
                     way::to_secrets(&shared, &assignment).await?;
                 }
-                let images = images(&shared, &assignment, &known);
+                let images = images(&shared, &assignment, &known, &begun);
                 try_join(secrets(&shared, &assignment, wanting), images).await
             }),
         );
@@ -60,7 +61,24 @@ impl Actor {
             ))
         })?);
         self.record.sandbox_made = true;
-        (self.secrets, self.images) = resources?;
+        // What may run in it is found by this alone.
+        self.record.save_synced(&self.dirs.root).map_err(|error| {
+            Stop::failed_to_start(format!(
+                "ResourceInitializationError: failed to write the task's record: {error}"
+            ))
+        })?;
+        let runs = self.record.status >= ObservedStatus::Running;
+        match resources {
+            Ok(resources) => (self.secrets, self.images) = resources,
+            Err(Stop { cause: Some(cause), .. }) if runs => {
+                tracing::error!(
+                    reason = cause.reason,
+                    task = assignment.task_arn,
+                    "what the task started from cannot be had again; it runs on"
+                );
+            }
+            Err(stop) => return Err(stop),
+        }
         if self.record.pull_stopped_at.is_none() {
             self.record.pull_stopped_at = Some(Timestamp::now());
         }
@@ -72,7 +90,7 @@ impl Actor {
         }
         if let Err(error) = network {
             // A task that runs keeps the interface it has: it was adopted with the fabric.
-            if self.record.status >= ObservedStatus::Running {
+            if runs {
                 tracing::error!(%error, task = assignment.task_arn, "the network interface could not be looked after");
             } else {
                 return Err(Stop::failed_to_start(format!(
@@ -80,7 +98,16 @@ impl Actor {
                 )));
             }
         }
-        self.serve_endpoints(&assignment).await?;
+        match self.serve_endpoints(&assignment).await {
+            Err(Stop { cause: Some(cause), .. }) if runs => {
+                tracing::error!(
+                    reason = cause.reason,
+                    task = assignment.task_arn,
+                    "the task's endpoints are not served; it runs on"
+                );
+            }
+            served => served?,
+        }
         self.reserve_for_images().await?;
         self.save();
         Ok(())
@@ -121,39 +148,22 @@ impl Actor {
 
     /// A former agent died while it made the sandbox: nothing has run in it, so it is made anew.
     async fn discard_half_made(&self) -> Result<(), String> {
-        let dir = self.dirs.sandbox();
-        match self.shared.sandbox.reattach(&dir).await {
-            Ok(sandbox) => sandbox.destroy().await.map_err(|error| error.to_string()),
-            // Not even its description was written: there is no shim and no cgroup yet.
-            Err(_) => std::fs::remove_dir_all(&dir).map_err(|error| format!("{}: {error}", dir.display())),
-        }
+        let (dir, task) = (self.dirs.sandbox(), &self.record.assignment.task_id);
+        let discarded = self.shared.sandbox.discard(&dir, &self.shared.instance, task);
+        discarded.await.map_err(|error| error.to_string())
     }
 
     /// For a task that is to be stopped without having been started by this agent.
     pub(super) async fn find_sandbox(&mut self) {
         let dir = self.dirs.sandbox();
-        if self.sandbox.is_some() || !dir.exists() {
-            return;
-        }
-        if !self.record.sandbox_made {
-            if let Err(error) = self.discard_half_made().await {
-                tracing::error!(error, dir = %dir.display(), "a half-made sandbox could not be removed");
-            }
+        // Half made, nothing has run in it: what there is is removed with the task.
+        if self.sandbox.is_some() || !self.record.sandbox_made || !dir.exists() {
             return;
         }
         let sandbox = match self.shared.sandbox.reattach(&dir).await {
             Ok(sandbox) => sandbox,
-            // The former agent died while it removed the files, which it does last.
-            Err(ferrogate_sandbox::Error::Io { source, .. })
-                if source.kind() == std::io::ErrorKind::NotFound =>
-            {
-                if let Err(error) = std::fs::remove_dir_all(&dir) {
-                    tracing::error!(%error, dir = %dir.display(), "what is left of a sandbox could not be removed");
-                }
-                return;
-            }
             Err(error) => {
-                tracing::error!(%error, dir = %dir.display(), "a sandbox is there but cannot be taken over");
+                tracing::error!(%error, dir = %dir.display(), "a sandbox is there but cannot be taken over: it is discarded");
                 return;
             }
         };

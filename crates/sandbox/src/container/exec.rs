@@ -122,7 +122,7 @@ impl Exec {
     /// As [`Exec::wait`], with the first `bytes_max` of what it writes; the rest is read and thrown away, as a process
     /// whose output nobody takes would wait for ever once a pipe is full. Cancel-safe.
     pub async fn wait_output(&mut self, output: &mut Vec<u8>, bytes_max: usize) -> Result<i32, Error> {
-        let Exec { stdout, stderr, exit, .. } = &mut *self;
+        let Exec { stdout, stderr, exit, code, .. } = &mut *self;
         let (mut out, mut err) = ([0; OUTPUT_READ_BYTES], [0; OUTPUT_READ_BYTES]);
         let (mut out_open, mut err_open) = (true, true);
         let mut keep = |bytes: &[u8]| {
@@ -130,13 +130,18 @@ impl Exec {
             output.extend_from_slice(&bytes[..room]);
             !bytes.is_empty()
         };
-        let code = loop {
+        let ended = loop {
+            // `exit` answers once; who asks again after a cancellation has the answer already.
+            if let Some(code) = *code {
+                break Ok(code);
+            }
             tokio::select! {
                 read = stdout.read(&mut out), if out_open => out_open = keep(&out[..read.unwrap_or(0)]),
                 read = stderr.read(&mut err), if err_open => err_open = keep(&err[..read.unwrap_or(0)]),
-                code = &mut *exit => break code,
+                ended = &mut *exit => break ended,
             }
         };
+        *code = ended.as_ref().ok().copied();
         // What it wrote before its end is there already; who still writes now is somebody else.
         for _ in 0..LAST_READS_MAX {
             tokio::select! {
@@ -146,7 +151,7 @@ impl Exec {
                 () = std::future::ready(()) => break,
             }
         }
-        self.collect(code).await
+        self.collect(ended).await
     }
 
     /// Its exit code, 128 + signal when one ended it. Collects it: the shim forgets the exec. Cancel-safe.
@@ -162,8 +167,13 @@ impl Exec {
 
     async fn collect(&mut self, code: Result<i32, oneshot::error::RecvError>) -> Result<i32, Error> {
         let code = code.map_err(|_| self.client.lost())?;
-        self.collected = true;
-        self.client.done(Call::DeleteExec { exec: self.id.clone() }).await?;
+        if !self.collected {
+            match self.client.done(Call::DeleteExec { exec: self.id.clone() }).await {
+                // The first of two that ask, where the first was cancelled before it heard the answer.
+                Ok(()) | Err(Error::NotFound(_)) => self.collected = true,
+                Err(error) => return Err(error),
+            }
+        }
         Ok(code)
     }
 }

@@ -2,6 +2,8 @@
 
 use std::fs::File;
 use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::Duration;
 
@@ -12,6 +14,7 @@ use ferrogate_shim::protocol::{
     TaskState,
 };
 use rustix::fs::{FlockOperation, flock};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use super::{KILL_DEADLINE, LOST_EXIT_CODE};
 use crate::Error;
@@ -28,7 +31,7 @@ pub(super) fn shim_is_alive(directory: &Path) -> bool {
 pub(super) async fn recover(directory: &Path, config: &TaskConfig) -> Result<TaskState, Error> {
     let (directory, config) = (directory.to_owned(), config.clone());
     blocking(move || {
-        kill(&config).map_err(|source| io_error("kill the processes of", &config.cgroup, source))?;
+        kill(&config.cgroup).map_err(|source| io_error("kill the processes of", &config.cgroup, source))?;
         let path = directory.join(STATE_FILE);
         let mut state = match std::fs::read(&path) {
             Ok(text) => serde_json::from_slice::<TaskState>(&text)
@@ -66,18 +69,18 @@ pub(super) async fn recover(directory: &Path, config: &TaskConfig) -> Result<Tas
 }
 
 /// Kills, removes the cgroup and the directory. What is absent already is fine.
-pub(super) async fn remove(directory: &Path, config: &TaskConfig) -> Result<(), Error> {
-    let (directory, config) = (directory.to_owned(), config.clone());
+pub(super) async fn remove(directory: &Path, cgroup: &Path, shim_cgroup: &Path) -> Result<(), Error> {
+    let (directory, cgroup, shim_cgroup) = (directory.to_owned(), cgroup.to_owned(), shim_cgroup.to_owned());
     blocking(move || {
         wait_for_shim(&directory)?;
-        kill(&config).map_err(|source| io_error("kill the processes of", &config.cgroup, source))?;
+        kill(&cgroup).map_err(|source| io_error("kill the processes of", &cgroup, source))?;
         let cgroups = Cgroups::detect().map_err(|source| io_error("find", Path::new("cgroups"), source))?;
         cgroups
-            .remove(&config.cgroup, KILL_DEADLINE)
-            .map_err(|source| io_error("remove cgroup", &config.cgroup, source))?;
+            .remove(&cgroup, KILL_DEADLINE)
+            .map_err(|source| io_error("remove cgroup", &cgroup, source))?;
         // Busy as long as another task's shim is in it; the last one takes it away.
-        let _ = cgroups.remove(&config.shim_cgroup, Duration::ZERO);
-        cgroups.remove_empty_ancestors(&config.cgroup);
+        let _ = cgroups.remove(&shim_cgroup, Duration::ZERO);
+        cgroups.remove_empty_ancestors(&cgroup);
         match std::fs::remove_dir_all(&directory) {
             Ok(()) => Ok(()),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
@@ -85,6 +88,63 @@ pub(super) async fn remove(directory: &Path, config: &TaskConfig) -> Result<(), 
         }
     })
     .await
+}
+
+/// [`remove`], for a task whose shim cannot be talked to: it is killed.
+pub(super) async fn discard(directory: &Path, cgroup: &Path, shim_cgroup: &Path) -> Result<(), Error> {
+    let (dir, shims) = (directory.to_owned(), shim_cgroup.to_owned());
+    blocking(move || {
+        let cgroups = Cgroups::detect().map_err(|source| io_error("find", Path::new("cgroups"), source))?;
+        kill_shim(&cgroups, &shims, &dir).map_err(|source| io_error("kill the shim of", &dir, source))
+    })
+    .await?;
+    remove(directory, cgroup, shim_cgroup).await
+}
+
+/// Kills the process among the instance's shims that has this directory's lock open, or was started for the directory.
+fn kill_shim(cgroups: &Cgroups, shims: &Path, directory: &Path) -> io::Result<()> {
+    let lock = std::fs::metadata(directory.join(LOCK_FILE)).ok().map(|meta| (meta.dev(), meta.ino()));
+    let gone = Some(rustix::io::Errno::NODEV.raw_os_error());
+    for file in cgroups.join_files(shims) {
+        let pids = match std::fs::read_to_string(&file) {
+            Ok(pids) => pids,
+            // Removed, before or while it was read: then nobody is in it.
+            Err(error) if error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == gone => continue,
+            Err(error) => return Err(error),
+        };
+        for pid in pids.lines().filter_map(|line| Pid::from_raw(line.parse().ok()?)) {
+            // Held over the look: the number cannot become another process's meanwhile.
+            let process = match pidfd_open(pid, PidfdFlags::empty()) {
+                Ok(process) => process,
+                Err(rustix::io::Errno::SRCH) => continue,
+                Err(error) => return Err(error.into()),
+            };
+            if !is_shim_of(pid, directory, lock) {
+                continue;
+            }
+            match pidfd_send_signal(&process, Signal::KILL) {
+                Ok(()) | Err(rustix::io::Errno::SRCH) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+    Ok(())
+}
+
+fn is_shim_of(pid: Pid, directory: &Path, lock: Option<(u64, u64)>) -> bool {
+    let proc = Path::new("/proc").join(pid.as_raw_nonzero().to_string());
+    let arguments = std::fs::read(proc.join("cmdline")).unwrap_or_default();
+    let mut arguments = arguments.split(|byte| *byte == 0);
+    if arguments.any(|argument| argument == b"--dir")
+        && arguments.next() == Some(directory.as_os_str().as_bytes())
+    {
+        return true;
+    }
+    let open = std::fs::read_dir(proc.join("fd")).into_iter().flatten().flatten();
+    lock.is_some()
+        && open
+            .filter_map(|file| std::fs::metadata(file.path()).ok())
+            .any(|file| Some((file.dev(), file.ino())) == lock)
 }
 
 /// Removes what an instance without tasks still has. A shim whose lock is free may be in its cgroup for a moment more.
@@ -122,8 +182,8 @@ fn wait_for_shim(directory: &Path) -> Result<(), Error> {
     Ok(())
 }
 
-fn kill(config: &TaskConfig) -> io::Result<()> {
-    Cgroups::detect()?.kill_tree(&config.cgroup, KILL_DEADLINE)
+fn kill(cgroup: &Path) -> io::Result<()> {
+    Cgroups::detect()?.kill_tree(cgroup, KILL_DEADLINE)
 }
 
 /// First offset kept, and the end of the last whole record.

@@ -133,7 +133,7 @@ impl Sandbox for ContainerSandbox {
             }
             Err(error) => {
                 // Whatever stands of it must not stay; the first error is the one to report.
-                let _ = lost::remove(&directory, &config).await;
+                let _ = lost::remove(&directory, &config.cgroup, &config.shim_cgroup).await;
                 Err(error)
             }
         }
@@ -154,6 +154,11 @@ impl Sandbox for ContainerSandbox {
             }
         };
         Ok(Arc::new(ContainerTask { spec, config, shim, made: Vec::new() }))
+    }
+
+    async fn discard(&self, dir: &Path, instance: &str, task_id: &str) -> Result<(), Error> {
+        let (cgroup, shim_cgroup) = cgroup_paths(instance, task_id)?;
+        lost::discard(dir, &cgroup, &shim_cgroup).await
     }
 }
 
@@ -339,7 +344,7 @@ impl TaskSandbox for ContainerTask {
                 }
             }
         }
-        lost::remove(&self.spec.dir, &self.config).await
+        lost::remove(&self.spec.dir, &self.config.cgroup, &self.config.shim_cgroup).await
     }
 }
 
@@ -376,17 +381,23 @@ const LOST_EXIT_CODE: i32 = 137;
 /// Below the task's directory: what is mounted over the containers' `/etc/{hosts,hostname,resolv.conf}`.
 const ETC_DIR: &str = "etc";
 
-fn task_config(spec: &TaskSandboxSpec) -> Result<TaskConfig, Error> {
-    for (what, id) in [("task id", &spec.id), ("instance", &spec.instance)] {
+/// The task's cgroup, and the one of its instance's shims.
+fn cgroup_paths(instance: &str, task_id: &str) -> Result<(PathBuf, PathBuf), Error> {
+    for (what, id) in [("task id", task_id), ("instance", instance)] {
         ferrogate_shim::protocol::valid_id(id)
             .map_err(|failure| Error::Invalid { what: what.into(), why: failure.message })?;
     }
-    let instance = Path::new("ferrogate").join(&spec.instance);
+    let instance = Path::new("ferrogate").join(instance);
+    Ok((instance.join(task_id), instance.join(".shims")))
+}
+
+fn task_config(spec: &TaskSandboxSpec) -> Result<TaskConfig, Error> {
+    let (cgroup, shim_cgroup) = cgroup_paths(&spec.instance, &spec.id)?;
     let limited = |value: u64| (value > 0).then_some(value);
     Ok(TaskConfig {
         version: PROTOCOL_VERSION,
-        cgroup: instance.join(&spec.id),
-        shim_cgroup: instance.join(".shims"),
+        cgroup,
+        shim_cgroup,
         resources: Resources {
             cpu_shares: None,
             cpu_quota_us: limited(u64::from(spec.cpu_units) * CPU_PERIOD_US / CPU_UNITS_PER_VCPU),

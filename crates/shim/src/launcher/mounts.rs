@@ -164,6 +164,7 @@ pub(super) fn attach(
     let target = resolve(&plan.target)?;
     match (&plan.kind, taken) {
         (Kind::Bind { recursive, .. }, Some(tree)) => {
+            refuse_kernel_files(&target)?;
             let directory = sys::is_directory(&tree)?;
             make_target(&target, directory)?;
             if plan.fill && first && directory {
@@ -192,6 +193,37 @@ pub(super) fn attach(
             mount(source.as_str(), &target, filesystem.as_str(), plan.flags, data.as_c_str())?;
             Ok(())
         }
+    }
+}
+
+/// Statfs magic numbers (`linux/magic.h`) of file systems that show the kernel.
+const KERNEL_FILES: &[(u64, &str)] = &[
+    (0x9fa0, "proc"),
+    (0x6265_6572, "sysfs"),
+    (0x0027_e0eb, "cgroup"),
+    (0x6367_7270, "cgroup2"),
+    (0x6462_6720, "debugfs"),
+    (0x7472_6163, "tracefs"),
+    (0x7363_6673, "securityfs"),
+    (0x6265_6570, "configfs"),
+    (0xcafe_4a11, "bpf"),
+    (0x6165_676c, "pstore"),
+    (0xde5e_81e4, "efivarfs"),
+    (0xf97c_ff8c, "selinuxfs"),
+    (0x4249_4e4d, "binfmt_misc"),
+];
+
+/// A volume there would hide what masks hide or take its contents, read with our rights, as the image's own.
+fn refuse_kernel_files(target: &Path) -> io::Result<()> {
+    // What is not there yet would be made in the nearest directory that is.
+    let Some(there) = target.ancestors().find(|path| path.symlink_metadata().is_ok()) else { return Ok(()) };
+    let kind = rustix::fs::fstatfs(sys::open_path(there)?)?.f_type as u64 & 0xffff_ffff;
+    match KERNEL_FILES.iter().find(|(magic, _)| *magic == kind) {
+        Some((_, name)) => Err(io::Error::other(format!(
+            "{} is in the container's {name} file system, where nothing can be mounted: choose another path",
+            target.display()
+        ))),
+        None => Ok(()),
     }
 }
 
@@ -369,6 +401,15 @@ mod tests {
                 .build()
                 .unwrap(),
         )
+    }
+
+    #[test]
+    fn nothing_is_bound_over_kernel_files() {
+        for path in ["/proc", "/proc/absent/deeper", "/proc/sys/kernel", "/sys/kernel"] {
+            let error = refuse_kernel_files(Path::new(path)).unwrap_err();
+            assert!(error.to_string().starts_with(path), "{error}");
+        }
+        refuse_kernel_files(&std::env::temp_dir().join("absent")).unwrap();
     }
 
     #[test]

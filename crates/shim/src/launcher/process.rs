@@ -17,7 +17,32 @@ pub(super) fn limits(process: &ProcessPlan) -> Result<(), Stop> {
         let write = || std::fs::write("/proc/self/oom_score_adj", score.to_string());
         step(&format!("set oom_score_adj to {score}"), write())?;
     }
-    process.rlimits.iter().try_for_each(|limit| step("set resource limits", set_limit(limit)))
+    process.rlimits.iter().try_for_each(|limit| {
+        let limit = match limit.resource {
+            libc::RLIMIT_NOFILE => open_files(limit, step("read fs.nr_open", nr_open())?)?,
+            _ => Rlimit { resource: limit.resource, soft: limit.soft, hard: limit.hard },
+        };
+        step("set resource limits", set_limit(&limit))
+    })
+}
+
+/// The most open files any process of this machine may have.
+fn nr_open() -> io::Result<u64> {
+    let text = std::fs::read_to_string("/proc/sys/fs/nr_open")?;
+    text.trim().parse().map_err(|_| io::Error::other(format!("{text:?} is no number")))
+}
+
+/// Unlimited is what the kernel has; more than that nobody can be given, and Docker says so in these words.
+fn open_files(limit: &Rlimit, most: u64) -> Result<Rlimit, Stop> {
+    let bounded = |value: u64| if value == libc::RLIM_INFINITY { most } else { value };
+    let (soft, hard) = (bounded(limit.soft), bounded(limit.hard));
+    if soft.max(hard) > most {
+        return Err(Stop::invalid(format!(
+            "error setting rlimit type {}: operation not permitted (nofile {hard} is above this machine's fs.nr_open, {most})",
+            limit.resource
+        )));
+    }
+    Ok(Rlimit { resource: limit.resource, soft, hard })
 }
 
 /// A hard limit above ours needs CAP_SYS_RESOURCE, which not every machine gives us: then the most we may is set.
@@ -203,4 +228,22 @@ fn shim_is_gone(errors: RawFd) -> bool {
     // SAFETY: one element, which outlives the call.
     let ready = unsafe { libc::poll(&raw mut poll, 1, 0) };
     ready > 0 && poll.revents & (libc::POLLERR | libc::POLLHUP) != 0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn open_files_are_bounded_by_the_kernel() {
+        let of = |soft, hard| {
+            let limit = Rlimit { resource: libc::RLIMIT_NOFILE, soft, hard };
+            open_files(&limit, 1000).map(|limit| (limit.soft, limit.hard))
+        };
+        assert!(matches!(of(libc::RLIM_INFINITY, libc::RLIM_INFINITY), Ok((1000, 1000))));
+        assert!(matches!(of(10, libc::RLIM_INFINITY), Ok((10, 1000))));
+        assert!(matches!(of(10, 1000), Ok((10, 1000))));
+        let Err(stop) = of(10, 1001) else { panic!("1001 is above 1000") };
+        assert!(stop.0.message.starts_with("error setting rlimit type 7: operation not permitted"));
+    }
 }

@@ -228,13 +228,22 @@ impl Shim {
                 exec.process = None;
                 exec.state.pid = None;
                 exec.state.exit_code = Some(code);
-                let id = exec.state.id.clone();
+                let (id, container) = (exec.state.id.clone(), exec.state.container.clone());
+                self.end_session(&container, pid);
                 self.execs.retain(|exec| !exec.abandoned || exec.process.is_some());
                 self.persist();
                 self.publish(Event::ExecExited { exec: id, exit_code: code, at_ns: now_ns() });
             } else if is(&self.holder) {
                 self.holder = None;
             }
+        }
+    }
+
+    /// What an exec has left in the background goes with it, unless it began a session of its own.
+    fn end_session(&self, container: &str, session: i32) {
+        let Some(container) = self.containers.iter().find(|known| known.id == container) else { return };
+        if let Err(error) = self.cgroups.kill_session(&container.cgroup, session) {
+            eprintln!("container {}: cannot end session {session}: {error}", container.id);
         }
     }
 

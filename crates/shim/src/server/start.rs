@@ -152,6 +152,21 @@ fn settle(directory: &Path) -> Result<(TaskConfig, Cgroups), StartError> {
     Ok((config, cgroups))
 }
 
+/// The end of the instance's last other task may take the empty cgroup away before we are in it.
+fn join_shims(cgroups: &Cgroups, path: &Path) -> std::io::Result<()> {
+    for _ in 1..JOIN_ATTEMPTS_MAX {
+        match cgroups.join(path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                cgroups.create(path, &Resources::default())?;
+            }
+            done => return done,
+        }
+    }
+    cgroups.join(path)
+}
+
+const JOIN_ATTEMPTS_MAX: u32 = 8;
+
 /// Makes the daemon of this process.
 fn prepare(directory: &Path, config: TaskConfig, cgroups: Cgroups) -> Result<Shim, StartError> {
     let failed = |what, path: &Path, source| StartError::Io { what, path: path.to_owned(), source };
@@ -159,7 +174,8 @@ fn prepare(directory: &Path, config: TaskConfig, cgroups: Cgroups) -> Result<Shi
     rustix::process::setsid().map_err(|error| failed("begin a session for", directory, error.into()))?;
     // Relative names keep the socket's address short.
     std::env::set_current_dir(directory).map_err(|error| failed("enter", directory, error))?;
-    cgroups.join(&config.shim_cgroup).map_err(|error| failed("join cgroup", &config.shim_cgroup, error))?;
+    join_shims(&cgroups, &config.shim_cgroup)
+        .map_err(|error| failed("join cgroup", &config.shim_cgroup, error))?;
 
     set_child_subreaper(Some(rustix::process::getpid()))
         .map_err(|error| failed("adopt orphans for", directory, error.into()))?;

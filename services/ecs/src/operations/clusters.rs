@@ -3,7 +3,7 @@
 use ferrogate_api::{ApiError, ecs};
 use ferrogate_store::{Json, Txn};
 
-use super::{check_count, page, tags};
+use super::{check_count, exec_logging, page, tags};
 use crate::call::Call;
 use crate::errors::{cluster_not_found, invalid, refuse, unsupported};
 use crate::lifecycle::Status;
@@ -18,6 +18,7 @@ pub(crate) fn new_record(name: &str) -> ClusterRecord {
         status: ClusterStatus::Active,
         capacity_providers: Vec::new(),
         default_capacity_provider_strategy: Vec::new(),
+        execute_command: None,
         tags: Tags::new(),
         deleted_at: None,
     }
@@ -54,10 +55,8 @@ pub(crate) async fn create(
     call: &Call<'_>,
     input: ecs::CreateClusterRequest,
 ) -> Result<ecs::CreateClusterResponse, ApiError> {
-    refuse(&[
-        ("configuration", input.configuration.is_some()),
-        ("serviceConnectDefaults", input.service_connect_defaults.is_some()),
-    ])?;
+    refuse(&[("serviceConnectDefaults", input.service_connect_defaults.is_some())])?;
+    let execute_command = exec_logging::checked(input.configuration)?;
     check_settings(input.settings.as_deref())?;
     let name = input.cluster_name.filter(|name| !name.is_empty()).unwrap_or_else(|| DEFAULT_CLUSTER.into());
     if !is_name(&name) {
@@ -72,6 +71,7 @@ pub(crate) async fn create(
     let wanted = ClusterRecord {
         capacity_providers,
         default_capacity_provider_strategy: strategy,
+        execute_command,
         tags: tags::checked(input.tags)?,
         ..new_record(&name)
     };
@@ -95,6 +95,7 @@ fn agrees(wanted: &ClusterRecord, found: &ClusterRecord) -> bool {
     let strategy = &wanted.default_capacity_provider_strategy;
     (wanted.capacity_providers.is_empty() || wanted.capacity_providers == found.capacity_providers)
         && (strategy.is_empty() || *strategy == found.default_capacity_provider_strategy)
+        && (wanted.execute_command.is_none() || wanted.execute_command == found.execute_command)
         && (wanted.tags.is_empty() || wanted.tags == found.tags)
 }
 
@@ -106,6 +107,7 @@ fn inconsistent() -> ApiError {
 
 /// Which parts a caller wants to see.
 struct Include {
+    configurations: bool,
     settings: bool,
     statistics: bool,
     tags: bool,
@@ -113,12 +115,17 @@ struct Include {
 
 impl Include {
     fn all() -> Self {
-        Self { settings: true, statistics: false, tags: true }
+        Self { configurations: true, settings: true, statistics: false, tags: true }
     }
 
     fn of(fields: Option<&[String]>) -> Self {
         let has = |name: &str| fields.unwrap_or_default().iter().any(|field| field == name);
-        Self { settings: has("SETTINGS"), statistics: has("STATISTICS"), tags: has("TAGS") }
+        Self {
+            configurations: has("CONFIGURATIONS"),
+            settings: has("SETTINGS"),
+            statistics: has("STATISTICS"),
+            tags: has("TAGS"),
+        }
     }
 }
 
@@ -142,6 +149,7 @@ fn shape(call: &Call<'_>, cluster: &ClusterRecord, include: &Include) -> ecs::Cl
         statistics: Some(if include.statistics { statistics(running, pending) } else { Vec::new() }),
         tags: Some(if include.tags { tags::shape(&cluster.tags) } else { Vec::new() }),
         settings: Some(if include.settings { vec![setting] } else { Vec::new() }),
+        configuration: exec_logging::shape(cluster).filter(|_| include.configurations),
         capacity_providers: Some(cluster.capacity_providers.clone()),
         default_capacity_provider_strategy: Some(cluster.default_capacity_provider_strategy.clone()),
         ..Default::default()
@@ -244,15 +252,27 @@ async fn set_status(call: &Call<'_>, key: &str, status: ClusterStatus) -> Result
     written.ok_or_else(cluster_not_found)
 }
 
-pub(crate) fn update(
+pub(crate) async fn update(
     call: &Call<'_>,
     input: ecs::UpdateClusterRequest,
 ) -> Result<ecs::UpdateClusterResponse, ApiError> {
-    refuse(&[
-        ("configuration", input.configuration.is_some()),
-        ("serviceConnectDefaults", input.service_connect_defaults.is_some()),
-    ])?;
-    let cluster = with_settings(call, input.cluster.as_deref(), input.settings.as_deref())?;
+    refuse(&[("serviceConnectDefaults", input.service_connect_defaults.is_some())])?;
+    let wanted = exec_logging::checked(input.configuration)?;
+    let mut cluster = with_settings(call, input.cluster.as_deref(), input.settings.as_deref())?;
+    if let Some(wanted) = wanted {
+        let name = call.cluster(input.cluster.as_deref())?.record.name;
+        let written = call
+            .update::<ClusterRecord>(&call.scope.cluster(&name), |found| {
+                let found = found.filter(|found| found.status == ClusterStatus::Active);
+                let record = ClusterRecord {
+                    execute_command: Some(wanted.clone()),
+                    ..found.ok_or_else(cluster_not_found)?
+                };
+                Ok(Some(record))
+            })
+            .await?;
+        cluster = shape(call, &written.ok_or_else(cluster_not_found)?, &Include::all());
+    }
     Ok(ecs::UpdateClusterResponse { cluster: Some(cluster) })
 }
 

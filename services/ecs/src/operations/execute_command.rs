@@ -3,13 +3,13 @@
 use ferrogate_api::{ApiError, ecs};
 use ferrogate_nodeapi::ContainerStatus;
 
-use super::tasks;
+use super::{exec_logging, tasks};
 use crate::call::Call;
 use crate::errors::invalid;
 use crate::lifecycle::Status;
 use crate::names;
 use crate::sessions::{Refused, SESSIONS_MAX, WhereExec};
-use crate::state::{ContainerRecord, TaskRecord};
+use crate::state::{ClusterRecord, ContainerRecord, TaskRecord};
 
 const NOT_ENABLED: &str = "The execute command failed because execute command was not enabled when the task was run \
                            or the execute command agent isn’t running. Wait and try again or run a new task with \
@@ -21,7 +21,8 @@ pub(crate) async fn execute(
     call: &Call<'_>,
     input: ecs::ExecuteCommandRequest,
 ) -> Result<ecs::ExecuteCommandResponse, ApiError> {
-    let cluster = call.cluster(input.cluster.as_deref())?.record.name;
+    let ClusterRecord { name: cluster, execute_command: logging, .. } =
+        call.cluster(input.cluster.as_deref())?.record;
     if input.interactive != Some(true) {
         return Err(invalid("Interactive is the only mode supported currently."));
     }
@@ -37,7 +38,9 @@ pub(crate) async fn execute(
     let container = container(&task, input.container.as_deref().filter(|name| !name.is_empty()))?;
     check_agent(&task, container)?;
     let argv = argv(input.command.as_deref().unwrap_or_default()).map_err(invalid)?;
-    let wanted = WhereExec { task_arn: task.arn(), container: container.name.clone(), argv };
+    let own = || call.service.log_configuration(&task.arn(), &container.name).map(|to| (to.group, to.region));
+    let log = exec_logging::log_of(logging.as_ref(), own, &task.region);
+    let wanted = WhereExec { task_arn: task.arn(), container: container.name.clone(), argv, log };
     let ticket = call.service.sessions.prepare(wanted, call.cx.now).map_err(|refused| match refused {
         Refused::TooMany => ApiError::new(
             "ClientException",

@@ -4,6 +4,7 @@ pub(crate) mod absent;
 pub(crate) mod capacity_providers;
 pub(crate) mod clusters;
 pub(crate) mod definitions;
+pub(crate) mod exec_logging;
 pub(crate) mod execute_command;
 pub(crate) mod launch;
 pub(crate) mod network;
