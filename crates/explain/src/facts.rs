@@ -67,8 +67,6 @@ pub struct NodeFacts {
     pub listeners: Option<Vec<Listener>>,
     /// The last lines of each container, by name.
     pub last_lines: Vec<(String, Vec<String>)>,
-    /// Why the node's network refused what the start needed, in words.
-    pub network: Option<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -77,9 +77,6 @@ fn image_of(reason: &str) -> &str {
 
 /// It timed out: because there is no way, or because the other side does not answer.
 fn timed_out(facts: &Facts, what: &str) -> Finding {
-    if let Some(recorded) = &facts.node.network {
-        return Finding::cause(About::Route, format!("The task had no way to {what}: {recorded}"));
-    }
     facts.blocked().unwrap_or_else(|| {
         Finding::cause(About::Route, format!("{what} did not answer in time."))
             .fix("Without a public address (assignPublicIp=ENABLED) an internet gateway serves a task nothing.")

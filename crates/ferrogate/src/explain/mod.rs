@@ -70,7 +70,6 @@ pub(crate) async fn gather(sources: &Sources, known: Known, task_arn: &str) -> R
         progress: known.progress,
         listeners: if running { listeners::of_task(&sources.instance, id) } else { None },
         last_lines: last_lines(&logs, definition.as_ref(), id, known.output).await,
-        network: None,
     };
     let mut roles = Vec::new();
     for (purpose, role_arn) in roles_of(&task, definition.as_ref()) {
