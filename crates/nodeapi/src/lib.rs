@@ -5,11 +5,15 @@
 //! control plane knows the task's roles. In `ferrogate up` the [`ControlPlane`] is an object in the same
 //! process; between machines it is the same trait over mTLS. Everything here is serde for that reason.
 
+mod balancer;
 mod fabric;
+mod names;
 mod report;
 mod task;
 
+pub use balancer::*;
 pub use fabric::*;
+pub use names::*;
 pub use report::*;
 pub use task::*;
 
@@ -78,4 +82,29 @@ pub trait ControlPlane: Send + Sync + 'static {
         task_arn: &str,
         change: Option<ProtectionChange>,
     ) -> Result<Protection, ControlPlaneError>;
+}
+
+/// The control plane as a node that carries load balancers and answers for names sees it.
+#[async_trait::async_trait]
+pub trait EdgePlane: Send + Sync + 'static {
+    /// The load balancers this node must run, complete; a new value replaces the last one.
+    fn balancers(&self) -> tokio::sync::watch::Receiver<Arc<Vec<BalancerAssignment>>>;
+
+    /// What the resolvers of VPCs answer for, complete; a new value replaces the last one.
+    fn names(&self) -> tokio::sync::watch::Receiver<Arc<Names>>;
+
+    /// The certificate of a listener of this node's balancers.
+    async fn certificate(&self, certificate_arn: &str) -> Result<Certificate, ControlPlaneError>;
+
+    /// Says how load balancers are.
+    async fn report_balancers(&self, reports: Vec<BalancerReport>) -> Result<(), ControlPlaneError>;
+
+    /// Appends to a balancer's access log (`connection`: connection log), one line each, in ELB's format.
+    async fn put_access_logs(
+        &self,
+        load_balancer_arn: &str,
+        availability_zone: &str,
+        connection: bool,
+        lines: Vec<String>,
+    ) -> Result<(), ControlPlaneError>;
 }

@@ -196,6 +196,9 @@ DeleteRolePolicyRequest {
 DeleteRoleRequest {
     role_name: String = "RoleName",
 }
+DeleteServerCertificateRequest {
+    server_certificate_name: String = "ServerCertificateName",
+}
 DeleteServiceLinkedRoleRequest {
     role_name: String = "RoleName",
 }
@@ -348,6 +351,12 @@ GetRoleRequest {
 GetRoleResponse {
     role: Role = "Role",
 }
+GetServerCertificateRequest {
+    server_certificate_name: String = "ServerCertificateName",
+}
+GetServerCertificateResponse {
+    server_certificate: ServerCertificate = "ServerCertificate",
+}
 GetServiceLinkedRoleDeletionStatusRequest {
     deletion_task_id: String = "DeletionTaskId",
 }
@@ -404,6 +413,9 @@ InvalidInputException {
     message: String = "message",
 }
 InvalidUserTypeException {
+    message: String = "message",
+}
+KeyPairMismatchException {
     message: String = "message",
 }
 LimitExceededException {
@@ -594,6 +606,16 @@ ListRolesResponse {
     is_truncated: bool = "IsTruncated",
     marker: String = "Marker",
 }
+ListServerCertificatesRequest {
+    path_prefix: String = "PathPrefix",
+    marker: String = "Marker",
+    max_items: i32 = "MaxItems",
+}
+ListServerCertificatesResponse {
+    server_certificate_metadata_list: Vec<ServerCertificateMetadata> = "ServerCertificateMetadataList",
+    is_truncated: bool = "IsTruncated",
+    marker: String = "Marker",
+}
 ListUserPoliciesRequest {
     user_name: String = "UserName",
     marker: String = "Marker",
@@ -628,6 +650,9 @@ LoginProfile {
     user_name: String = "UserName",
     create_date: Timestamp = "CreateDate",
     password_reset_required: bool = "PasswordResetRequired",
+}
+MalformedCertificateException {
+    message: String = "message",
 }
 MalformedPolicyDocumentException {
     message: String = "message",
@@ -793,6 +818,20 @@ RoleUsageType {
     region: String = "Region",
     resources: Vec<String> = "Resources",
 }
+ServerCertificate {
+    server_certificate_metadata: ServerCertificateMetadata = "ServerCertificateMetadata",
+    certificate_body: String = "CertificateBody",
+    certificate_chain: String = "CertificateChain",
+    tags: Vec<Tag> = "Tags",
+}
+ServerCertificateMetadata {
+    path: String = "Path",
+    server_certificate_name: String = "ServerCertificateName",
+    server_certificate_id: String = "ServerCertificateId",
+    arn: String = "Arn",
+    upload_date: Timestamp = "UploadDate",
+    expiration: Timestamp = "Expiration",
+}
 ServiceFailureException {
     message: String = "message",
 }
@@ -908,10 +947,27 @@ UpdateRoleRequest {
 }
 UpdateRoleResponse {
 }
+UpdateServerCertificateRequest {
+    server_certificate_name: String = "ServerCertificateName",
+    new_path: String = "NewPath",
+    new_server_certificate_name: String = "NewServerCertificateName",
+}
 UpdateUserRequest {
     user_name: String = "UserName",
     new_path: String = "NewPath",
     new_user_name: String = "NewUserName",
+}
+UploadServerCertificateRequest {
+    path: String = "Path",
+    server_certificate_name: String = "ServerCertificateName",
+    certificate_body: String = "CertificateBody",
+    private_key: String = "PrivateKey",
+    certificate_chain: String = "CertificateChain",
+    tags: Vec<Tag> = "Tags",
+}
+UploadServerCertificateResponse {
+    server_certificate_metadata: ServerCertificateMetadata = "ServerCertificateMetadata",
+    tags: Vec<Tag> = "Tags",
 }
 User {
     path: String = "Path",
@@ -954,6 +1010,7 @@ DeletePolicyVersionNoOutput {}
 DeleteRoleNoOutput {}
 DeleteRolePermissionsBoundaryNoOutput {}
 DeleteRolePolicyNoOutput {}
+DeleteServerCertificateNoOutput {}
 DeleteUserNoOutput {}
 DeleteUserPermissionsBoundaryNoOutput {}
 DeleteUserPolicyNoOutput {}
@@ -979,6 +1036,7 @@ UpdateAccessKeyNoOutput {}
 UpdateAssumeRolePolicyNoOutput {}
 UpdateGroupNoOutput {}
 UpdateLoginProfileNoOutput {}
+UpdateServerCertificateNoOutput {}
 UpdateUserNoOutput {}
 }
 
@@ -1012,6 +1070,7 @@ service!(Iam, "iam", {
     delete_role = "DeleteRole": DeleteRoleRequest => DeleteRoleNoOutput;
     delete_role_permissions_boundary = "DeleteRolePermissionsBoundary": DeleteRolePermissionsBoundaryRequest => DeleteRolePermissionsBoundaryNoOutput;
     delete_role_policy = "DeleteRolePolicy": DeleteRolePolicyRequest => DeleteRolePolicyNoOutput;
+    delete_server_certificate = "DeleteServerCertificate": DeleteServerCertificateRequest => DeleteServerCertificateNoOutput;
     delete_service_linked_role = "DeleteServiceLinkedRole": DeleteServiceLinkedRoleRequest => DeleteServiceLinkedRoleResponse;
     delete_user = "DeleteUser": DeleteUserRequest => DeleteUserNoOutput;
     delete_user_permissions_boundary = "DeleteUserPermissionsBoundary": DeleteUserPermissionsBoundaryRequest => DeleteUserPermissionsBoundaryNoOutput;
@@ -1033,6 +1092,7 @@ service!(Iam, "iam", {
     get_policy_version = "GetPolicyVersion": GetPolicyVersionRequest => GetPolicyVersionResponse;
     get_role = "GetRole": GetRoleRequest => GetRoleResponse;
     get_role_policy = "GetRolePolicy": GetRolePolicyRequest => GetRolePolicyResponse;
+    get_server_certificate = "GetServerCertificate": GetServerCertificateRequest => GetServerCertificateResponse;
     get_service_linked_role_deletion_status = "GetServiceLinkedRoleDeletionStatus": GetServiceLinkedRoleDeletionStatusRequest => GetServiceLinkedRoleDeletionStatusResponse;
     get_user = "GetUser": GetUserRequest => GetUserResponse;
     get_user_policy = "GetUserPolicy": GetUserPolicyRequest => GetUserPolicyResponse;
@@ -1054,6 +1114,7 @@ service!(Iam, "iam", {
     list_role_policies = "ListRolePolicies": ListRolePoliciesRequest => ListRolePoliciesResponse;
     list_role_tags = "ListRoleTags": ListRoleTagsRequest => ListRoleTagsResponse;
     list_roles = "ListRoles": ListRolesRequest => ListRolesResponse;
+    list_server_certificates = "ListServerCertificates": ListServerCertificatesRequest => ListServerCertificatesResponse;
     list_user_policies = "ListUserPolicies": ListUserPoliciesRequest => ListUserPoliciesResponse;
     list_user_tags = "ListUserTags": ListUserTagsRequest => ListUserTagsResponse;
     list_users = "ListUsers": ListUsersRequest => ListUsersResponse;
@@ -1079,5 +1140,7 @@ service!(Iam, "iam", {
     update_login_profile = "UpdateLoginProfile": UpdateLoginProfileRequest => UpdateLoginProfileNoOutput;
     update_role = "UpdateRole": UpdateRoleRequest => UpdateRoleResponse;
     update_role_description = "UpdateRoleDescription": UpdateRoleDescriptionRequest => UpdateRoleDescriptionResponse;
+    update_server_certificate = "UpdateServerCertificate": UpdateServerCertificateRequest => UpdateServerCertificateNoOutput;
     update_user = "UpdateUser": UpdateUserRequest => UpdateUserNoOutput;
+    upload_server_certificate = "UploadServerCertificate": UploadServerCertificateRequest => UploadServerCertificateResponse;
 });

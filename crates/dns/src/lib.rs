@@ -1,0 +1,1 @@
+//! DNS answers for the resolvers of VPCs.
