@@ -2,7 +2,7 @@
 .PHONY: build demo down test bench lint
 
 build:            ## target/release/ferrogate
-	cargo build --release --bin ferrogate --bin ferrogate-shim
+	cargo build --release --bin ferrogate --bin ferrogate-shim --bin ferrogate-edge
 
 demo: build       ## the whole job on this machine, left running
 	scripts/demo
@@ -14,6 +14,8 @@ test:             ## the whole test-suite
 	scripts/test
 
 bench: build      ## side by side with peers, ratios in a table
+	cargo build --release -p ferrogate-edge --example alb
+	cargo build --release -p ferrogate-ecs --example simulate_services
 	scripts/bench
 
 lint:

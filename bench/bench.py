@@ -10,9 +10,12 @@ import sys
 import tempfile
 
 import api
+import dns
+import edge
 import load
 import memory
 import pull
+import services
 import starts
 from ours import ROOT, Ferrogate, Registry, Tasks
 from peers import Podman
@@ -25,6 +28,9 @@ PARTS = {
     "load": lambda tasks, home: load.run_task(tasks, home),
     "memory": lambda tasks, home: memory.idle_tasks(tasks, home),
     "api": lambda tasks, home: api.describe_tasks(tasks, home),
+    "services": lambda tasks, home: services.scale(tasks, home),
+    "edge": lambda tasks, home: edge.balancer(tasks, home),
+    "dns": lambda tasks, home: dns.resolver(tasks, home),
     "up": lambda tasks, home: memory.up(tasks.ferrogate),
 }
 

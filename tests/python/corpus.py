@@ -19,7 +19,8 @@ from botocore.exceptions import ClientError
 
 CORPUS = pathlib.Path(__file__).resolve().parents[1] / "corpus"
 CONFIG = Config(retries={"total_max_attempts": 1}, parameter_validation=False, inject_host_prefix=False)
-CASES_MIN = 300
+CERTIFICATES = CORPUS.parents[1] / "crates" / "certificate" / "testdata"
+CASES_MIN = 700
 BASES = json.loads((CORPUS / "bases.json").read_text())
 KEYS = {"root": {}}
 clients = {}
@@ -81,13 +82,89 @@ def world():
     client("ssm").put_parameter(Name="corpus", Value="v", Type="String")
     logs.create_log_group(logGroupName="corpus")
     logs.create_log_stream(logGroupName="corpus", logStreamName="one")
+    names.update(balanced(names))
+    names.update(named(names))
+    served(names)
     return names
+
+
+def balanced(names):
+    """A balancer with a certificate, a listener, a rule and target groups."""
+    elb, read = client("elbv2"), lambda name: (CERTIFICATES / name).read_text()
+    made = {name.replace(".", "_"): read(name) for name in ("leaf.pem", "leaf.key", "ca.pem", "rsa.pem", "rsa.key")}
+    imported = client("acm").import_certificate(Certificate=made["leaf_pem"], PrivateKey=made["leaf_key"])
+    made["certificate"] = imported["CertificateArn"]
+    subnets = client("ec2").describe_subnets(Filters=[{"Name": "vpc-id", "Values": [names["vpc"]]}])["Subnets"]
+    made["subnet_b"] = subnets[1]["SubnetId"]
+    balancer = elb.create_load_balancer(Name="corpus", Subnets=[names["subnet"], made["subnet_b"]])["LoadBalancers"][0]
+    made["balancer"] = arn = balancer["LoadBalancerArn"]
+    attributes = [{"Key": "deletion_protection.enabled", "Value": "true"}]
+    elb.modify_load_balancer_attributes(LoadBalancerArn=arn, Attributes=attributes)
+    for name, called in (("used_group", "corpus"), ("idle_group", "corpus-idle")):
+        group = elb.create_target_group(Name=called, Protocol="HTTP", Port=80, VpcId=names["vpc"], TargetType="ip")
+        made[name] = group["TargetGroups"][0]["TargetGroupArn"]
+    actions = [{"Type": "forward", "TargetGroupArn": made["used_group"]}]
+    listener = {"LoadBalancerArn": arn, "DefaultActions": actions}
+    made["listener"] = elb.create_listener(**listener, Protocol="HTTP", Port=80)["Listeners"][0]["ListenerArn"]
+    certificates = [{"CertificateArn": made["certificate"]}]
+    elb.create_listener(**listener, Protocol="HTTPS", Port=443, Certificates=certificates)
+    conditions = [{"Field": "path-pattern", "Values": ["/there/*"]}]
+    elb.create_rule(ListenerArn=made["listener"], Priority=10, Conditions=conditions, Actions=actions)
+    rules = elb.describe_rules(ListenerArn=made["listener"])["Rules"]
+    made["default_rule"] = next(rule["RuleArn"] for rule in rules if rule["IsDefault"])
+    return made
+
+
+def named(names):
+    """Hosted zones, a namespace with a service that has an instance."""
+    dns, cloud_map = client("route53"), client("servicediscovery")
+    vpc = {"VPCRegion": "us-east-1", "VPCId": names["vpc"]}
+    zone = dns.create_hosted_zone(Name="corpus.example", CallerReference="corpus", VPC=vpc)["HostedZone"]["Id"]
+    public = dns.create_hosted_zone(Name="corpus.example.net", CallerReference="public")["HostedZone"]["Id"]
+    changes = []
+    for name, kind, value in (("there", "A", "10.0.0.1"), ("www", "CNAME", "there.corpus.example")):
+        record = {"Name": f"{name}.corpus.example", "Type": kind, "TTL": 60, "ResourceRecords": [{"Value": value}]}
+        changes.append({"Action": "CREATE", "ResourceRecordSet": record})
+    dns.change_resource_record_sets(HostedZoneId=zone, ChangeBatch={"Changes": changes})
+    records = dns.list_resource_record_sets(HostedZoneId=zone)["ResourceRecordSets"]
+    soa = next(record["ResourceRecords"][0]["Value"] for record in records if record["Type"] == "SOA")
+    done(cloud_map.create_http_namespace(Name="corpus-http", CreatorRequestId="corpus")["OperationId"])
+    namespaces = cloud_map.list_namespaces()["Namespaces"]
+    namespace = next(one["Id"] for one in namespaces if one["Name"] == "corpus-http")
+    service = cloud_map.create_service(Name="corpus", NamespaceId=namespace, CreatorRequestId="corpus")["Service"]
+    instance = {"ServiceId": service["Id"], "InstanceId": "one", "Attributes": {"AWS_INSTANCE_IPV4": "10.0.0.1"}}
+    done(cloud_map.register_instance(**instance)["OperationId"])
+    zones = {"zone": zone.split("/")[-1], "public_zone": public.split("/")[-1], "soa": soa}
+    return {**zones, "namespace": namespace, "discovered": service["Id"], "discovered_arn": service["Arn"]}
+
+
+def done(operation):
+    """Waits for what Cloud Map does afterwards."""
+    until = time.monotonic() + 60
+    while (status := client("servicediscovery").get_operation(OperationId=operation)["Operation"]["Status"]) != "SUCCESS":
+        if status == "FAIL" or time.monotonic() > until:
+            sys.exit(f"the operation {operation} is {status}")
+        time.sleep(0.05)
+
+
+def served(names):
+    """Services without a task: one that wants none, one that was deleted, one whose task sets somebody else makes."""
+    ecs = client("ecs")
+    network = {"awsvpcConfiguration": {"subnets": [names["subnet"]]}}
+    web = {"name": "web", "image": "busybox", "portMappings": [{"containerPort": 80}]}
+    ecs.register_task_definition(**{**BASES["web"], "family": "corpus-port", "containerDefinitions": [web]})
+    service = {"cluster": "corpus", "taskDefinition": "corpus", "desiredCount": 0, "launchType": "FARGATE"}
+    for name in ("corpus", "corpus-gone"):
+        ecs.create_service(**service, serviceName=name, networkConfiguration=network)
+    ecs.delete_service(cluster="corpus", service="corpus-gone")
+    external = {"deploymentController": {"type": "EXTERNAL"}, "desiredCount": 1}
+    ecs.create_service(cluster="corpus", serviceName="corpus-external", **external)
 
 
 def filled(value, names):
     text = json.dumps(value)
     for name, there in names.items():
-        text = text.replace("{{" + name + "}}", there)
+        text = text.replace("{{" + name + "}}", json.dumps(there)[1:-1])
     text = re.sub(r"\{\{(\d+)\*(.)\}\}", lambda found: found[2] * int(found[1]), text)
     return json.loads(text)
 

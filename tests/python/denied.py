@@ -33,6 +33,9 @@ FOR_EVERYBODY = {
     ("sts", "GetCallerIdentity"), ("sts", "GetSessionToken"),
 } | UNSIGNED_BY_DESIGN
 
+# Without these there is nothing to authorize: the ARN's form is looked at first.
+MEANINGFUL = {("sts", "AssumeRole"): {"RoleArn": "arn:aws:iam::123456789012:role/nobodys"}}
+
 
 class Smallest(Generator):
     """Only what is required."""
@@ -83,6 +86,7 @@ def main():
             shape = model.operation_model(operation).input_shape
             generator = Smallest(random.Random(SEED), model.metadata["protocol"])
             arguments = generator.input(shape) if shape else {}
+            arguments.update(MEANINGFUL.get((service, operation), {}))
             for who, client, codes, exempt in (
                 ("unsigned", unsigned, UNSIGNED_CODES, UNSIGNED_BY_DESIGN),
                 ("with an empty policy", nobody, DENIED_CODES, FOR_EVERYBODY),

@@ -10,7 +10,10 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 # An error is the test's to see: no call is made twice.
-CONFIG = Config(retries={"total_max_attempts": 1}, read_timeout=90, connect_timeout=10)
+# The endpoint is an address: no prefix makes another one of it.
+CONFIG = Config(
+    retries={"total_max_attempts": 1}, read_timeout=90, connect_timeout=10, inject_host_prefix=False
+)
 clients = {}
 
 

@@ -2,7 +2,10 @@
 
 session_client.py URL TOKEN STEPS: STEPS is a JSON list of {"send": text}, {"size": [columns, rows]},
 {"expect": text}, {"flag": number}, {"deaf": count} (that many output messages are not acknowledged,
-so they must come again), {"vanish": true}. Without "vanish" it then waits for the session's end.
+so they must come again), {"break": true} (the connection is cut, and what it still brings is lost), {"resume": true}
+(by ssm:ResumeSession, as the plugin does it), {"vanish": true}. Without
+"vanish" it then waits for the session's end.
+session_client.py resumes as SESSION, if there is a fourth argument.
 Prints {"output": base64, "closed": text or null, "refused": text or null, "messages": count}.
 """
 
@@ -71,6 +74,10 @@ class Session:
         self.closed = self.refused = None
         self.complete = self.ended = False
         self.deaf = self.messages = 0
+        self.sent = []
+        self.open(token)
+
+    def open(self, token):
         opening = {
             "MessageSchemaVersion": "1.0",
             "RequestId": str(uuid.uuid4()),
@@ -90,8 +97,28 @@ class Session:
         self.socket.send(2, head + payload)
 
     def stream(self, payload_type, payload):
-        self.message("input_stream_data", self.sequence, 1 if self.sequence == 0 else 0, payload_type, payload)
+        self.sent.append((self.sequence, payload_type, payload))
+        self.put(*self.sent[-1])
         self.sequence += 1
+
+    def put(self, sequence, payload_type, payload):
+        if self.socket:
+            self.message("input_stream_data", sequence, 1 if sequence == 0 else 0, payload_type, payload)
+
+    def cut(self):
+        """Without a goodbye, as when a network goes."""
+        linger = struct.pack("ii", 1, 0)
+        self.socket.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+        self.socket.file.close()
+        self.socket.socket.close()
+        self.socket = None
+
+    def resume(self, url, token):
+        self.socket = WebSocket(url)
+        self.open(token)
+        # What came twice is acknowledged and dropped.
+        for sent in self.sent:
+            self.put(*sent)
 
     def step(self):
         frame = self.socket.receive()
@@ -158,7 +185,7 @@ class Session:
 
 
 def main():
-    url, token, steps = sys.argv[1:]
+    url, token, steps, *name = sys.argv[1:]
     session = Session(url, token)
     session.until(lambda: session.complete)
     for step in json.loads(steps):
@@ -176,6 +203,14 @@ def main():
             session.stream(10, struct.pack(">I", value))
         elif what == "deaf":
             session.deaf = value
+        elif what == "break":
+            session.cut()
+        elif what == "resume":
+            import boto3
+
+            given = boto3.client("ssm").resume_session(SessionId=name[0])
+            assert given["SessionId"] == name[0] and given["TokenValue"] != token, given
+            session.resume(given["StreamUrl"], given["TokenValue"])
         elif what == "vanish":
             session.ended = True
         else:

@@ -1,6 +1,6 @@
 //! ECR: an image is pushed by an ordinary client and run by a task, as far as its execution role lets it.
 
-use ferrogate_tests::{Cluster, TaskRun};
+use ferrogate_tests::{Cluster, Keys, TaskRun, eventually};
 use serde_json::{Value, json};
 
 use crate::task_role::role;
@@ -123,6 +123,29 @@ fn an_image_is_pushed_and_run() {
 }
 
 #[test]
+fn who_pushes_comes_from_where_they_are() {
+    let cluster = Cluster::start();
+    cluster.aws(&["ecr", "create-repository", "--repository-name", "team/app"]).json();
+    let boto = cluster.boto();
+    for (name, addresses, may) in [("near", "127.0.0.0/8", true), ("far", "203.0.113.0/24", false)] {
+        let policy = json!({ "Version": "2012-10-17", "Statement": [
+            { "Effect": "Allow", "Action": "ecr:GetAuthorizationToken", "Resource": "*" },
+            { "Effect": "Allow", "Action": "ecr:*", "Resource": "*",
+              "Condition": { "IpAddress": { "aws:SourceIp": addresses } } },
+        ]});
+        boto.ok("iam", "create_user", json!({ "UserName": name }));
+        let input = json!({ "UserName": name, "PolicyName": "p", "PolicyDocument": policy.to_string() });
+        boto.ok("iam", "put_user_policy", input);
+        let keys = boto.ok("iam", "create_access_key", json!({ "UserName": name }));
+        let keys = Keys::of(&keys["AccessKey"]);
+        let password = cluster.aws_as(&keys, &["ecr", "get-login-password", "--region", "us-east-1"]);
+        let (pushed, said) = skopeo(&cluster, password.ok().trim(), "127.0.0.1:4566/team/app:1");
+        assert_eq!(pushed, may, "{name}: {said}");
+        assert!(may || said.contains("403 (Forbidden)"), "{said}");
+    }
+}
+
+#[test]
 fn a_repository_policy_lets_a_role_pull() {
     let cluster = Cluster::start();
     cluster.aws(&["ecr", "create-repository", "--repository-name", "team/app"]).json();
@@ -161,4 +184,71 @@ fn an_image_comes_through_a_cache_rule() {
     assert_eq!(cluster.output(&arn), "cached\n");
     let found = cluster.aws(&["ecr", "list-images", "--repository-name", "hub/library/busybox"]).json();
     assert!(found["imageIds"].as_array().is_some_and(|ids| !ids.is_empty()), "{found}");
+}
+
+/// Of an image in a folder, as skopeo writes it: one more volume.
+const ADD_VOLUME: &str = r#"
+import hashlib, json, pathlib, sys
+folder = pathlib.Path(sys.argv[1])
+manifest = json.loads((folder / "manifest.json").read_text())
+config = json.loads((folder / manifest["config"]["digest"].split(":")[1]).read_text())
+config.setdefault("config", {})["Volumes"] = {"/shared": {}}
+text = json.dumps(config).encode()
+name = hashlib.sha256(text).hexdigest()
+(folder / name).write_bytes(text)
+manifest["config"].update(digest="sha256:" + name, size=len(text))
+(folder / "manifest.json").write_text(json.dumps(manifest))
+"#;
+
+#[test]
+fn volumes_of_an_image_are_taken_along() {
+    let cluster = Cluster::start();
+    cluster.aws(&["ecr", "create-repository", "--repository-name", "team/app"]).json();
+    let password = cluster.aws(&["ecr", "get-login-password"]).ok().trim().to_owned();
+    let folder = cluster.folder().join("image");
+    let run = |program: &str, arguments: &[&str]| {
+        let output = cluster.command(program).args(arguments).output().expect(program);
+        assert!(output.status.success(), "{program}: {}", String::from_utf8_lossy(&output.stderr));
+    };
+    let (path, login) = (folder.to_str().expect("a plain path"), format!("AWS:{password}"));
+    let (here, from) = (format!("dir:{path}"), "docker://127.0.0.1:5000/library/busybox:latest");
+    run("skopeo", &["--insecure-policy", "copy", "--src-tls-verify=false", from, &here]);
+    run("python3", &["-c", ADD_VOLUME, path]);
+    let to = ["--dest-tls-verify=false", "--dest-creds", &login, &here, "docker://127.0.0.1:4566/team/app:1"];
+    run("skopeo", &[&["--insecure-policy", "copy"], &to[..]].concat());
+
+    let mut actions = PULL.to_vec();
+    actions.push("ecr:GetAuthorizationToken");
+    let role = execution_role(&cluster, "exec", &actions);
+    let reading = |from: &str| {
+        format!("until cat /shared/file; do sleep 0.1; done; touch /shared/{from} 2>/dev/null || echo kept")
+    };
+    let taker = |name: &str, from: &str, read_only: bool| {
+        json!({ "name": name, "image": "busybox:latest", "essential": false, "stopTimeout": 2,
+            "command": ["sh", "-c", reading(name)],
+            "volumesFrom": [{ "sourceContainer": from, "readOnly": read_only }] })
+    };
+    let until_both =
+        "echo of the source > /shared/file; until [ -e /shared/writer ]; do sleep 0.1; done; exec sleep 3600";
+    let containers = json!([
+        { "name": "source", "image": IMAGE, "stopTimeout": 2, "command": ["sh", "-c", until_both] },
+        taker("reader", "source", true), taker("chained", "reader", false), taker("writer", "source", false),
+        { "name": "alone", "image": IMAGE, "stopTimeout": 2, "essential": false,
+          "command": ["sh", "-c", "ls -a /shared | wc -l"] },
+    ]);
+    cluster.define("volumes", containers, json!({ "executionRoleArn": role }));
+    let arn = cluster.run_task(&cluster.network(), &TaskRun::of("volumes"));
+    cluster.running(&arn);
+    let says = |container: &str, expected: &str| {
+        let output = || cluster.ferrogate(&["logs", &arn, "--container", container]).ok();
+        eventually(&format!("{container} says {expected:?}"), || output().ends_with(expected));
+    };
+    // Read-only stays so for who takes it from there; a container that names no other has its own, which is empty.
+    says("reader", "of the source\nkept\n");
+    says("chained", "of the source\nkept\n");
+    says("writer", "of the source\n");
+    says("alone", "2\n");
+    cluster.boto().ok("ecs", "stop_task", json!({ "task": arn }));
+    cluster.stopped(&arn);
+    assert_eq!(cluster.left_of_tasks(), Vec::<String>::new());
 }

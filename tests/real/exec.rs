@@ -1,7 +1,7 @@
 //! ECS Exec, by a client of its own and by `ferrogate exec`.
 
 use std::io::Write;
-use std::process::Stdio;
+use std::process::{Child, Stdio};
 
 use ferrogate_tests::{Cluster, Keys, Network, eventually, until};
 use serde_json::{Value, json};
@@ -55,9 +55,19 @@ fn open(cluster: &Cluster, arn: &str, command: &str) -> Value {
 
 /// What the client says in the end, its output as text in `"text"`.
 fn talk(cluster: &Cluster, session: &Value, steps: Value) -> Value {
-    let url = session["streamUrl"].as_str().expect("a streamUrl");
-    let token = session["tokenValue"].as_str().expect("a tokenValue");
-    cluster.python("session_client.py", &[url, token, &steps.to_string()]).json()
+    let [url, token, id] = parts(session);
+    cluster.python("session_client.py", &[url, token, &steps.to_string(), id]).json()
+}
+
+fn parts(session: &Value) -> [&str; 3] {
+    ["streamUrl", "tokenValue", "sessionId"].map(|name| session[name].as_str().expect(name))
+}
+
+/// A client that talks on its own.
+fn talking(cluster: &Cluster, session: &Value, steps: &Value) -> Child {
+    let [url, token, id] = parts(session);
+    let mut command = cluster.python_command("session_client.py", &[url, token, &steps.to_string(), id]);
+    command.stdout(Stdio::piped()).spawn().expect("python")
 }
 
 fn bytes(said: &Value) -> Vec<u8> {
@@ -119,8 +129,9 @@ fn a_client_of_the_protocol_has_a_shell() {
 
     // The token was for once, and nobody gets in by another.
     for token in [session["tokenValue"].clone(), json!("0".repeat(64))] {
-        let said =
-            talk(&cluster, &json!({ "streamUrl": session["streamUrl"], "tokenValue": token }), json!([]));
+        let mut session = session.clone();
+        session["tokenValue"] = token;
+        let said = talk(&cluster, &session, json!([]));
         assert_eq!(said["refused"], "the token is not valid for this session", "{said}");
     }
 }
@@ -147,7 +158,8 @@ fn who_leaves_takes_the_process_along_and_a_stop_ends_the_session() {
     let arn = with_exec(&cluster);
     let id = arn.rsplit('/').next().unwrap();
     let before = cluster.task_processes(id).len();
-    for leave in [json!({ "vanish": true }), json!({ "flag": 2 })] {
+    // Who only vanishes might come back, for a while.
+    for leave in [json!({ "flag": 2 }), json!({ "vanish": true })] {
         let session = open(&cluster, &arn, "/bin/sh")["session"].take();
         let steps = json!([{ "send": "echo o''n; sleep 1234\r" }, { "expect": "on" }, leave]);
         assert!(text(&talk(&cluster, &session, steps)).contains("on"));
@@ -156,14 +168,8 @@ fn who_leaves_takes_the_process_along_and_a_stop_ends_the_session() {
 
     // Two at once, and both end with the task.
     let sessions: Vec<Value> = (0..2).map(|_| open(&cluster, &arn, "/bin/sh")["session"].take()).collect();
-    let clients = sessions.iter().map(|session| {
-        let url = session["streamUrl"].as_str().unwrap();
-        let steps = r#"[{"send": "echo o''n\r"}, {"expect": "on"}]"#;
-        let token = session["tokenValue"].as_str().unwrap();
-        let mut command = cluster.python_command("session_client.py", &[url, token, steps]);
-        command.stdout(Stdio::piped()).spawn().expect("python")
-    });
-    let clients: Vec<_> = clients.collect();
+    let steps = json!([{ "send": "echo o''n\r" }, { "expect": "on" }]);
+    let clients: Vec<Child> = sessions.iter().map(|session| talking(&cluster, session, &steps)).collect();
     eventually("both shells run", || cluster.task_processes(id).len() == before + 2);
     cluster.boto().ok("ecs", "stop_task", json!({ "task": arn }));
     for client in clients {
@@ -260,6 +266,161 @@ fn ferrogate_exec_passes_input_output_and_exit_code() {
 
     let said = cluster.ferrogate(&["exec", id, "--", "/no/such/program"]);
     assert_eq!(said.code, Some(126), "{said:?}");
+}
+
+/// What Session Manager says of a session, in the state `Active` or `History`.
+fn described(cluster: &Cluster, state: &str, session: &Value) -> Option<Value> {
+    let filters = json!([{ "key": "SessionId", "value": session["sessionId"] }]);
+    let answer = cluster.boto().ok("ssm", "describe_sessions", json!({ "State": state, "Filters": filters }));
+    answer["Sessions"].as_array().expect("Sessions").first().cloned()
+}
+
+#[test]
+fn a_session_goes_on_after_its_connection_broke() {
+    let cluster = Cluster::start();
+    let arn = with_exec(&cluster);
+    let session = open(&cluster, &arn, "/bin/sh")["session"].take();
+    // More output than is kept for who is away; what is typed meanwhile comes too, and all of it once.
+    let steps = json!([
+        { "send": "stty -echo; echo fir''st\r" }, { "expect": "first" },
+        { "send": "seq 1 100000; echo e''nd\r" }, { "break": true },
+        { "send": "echo typed''-away\r" }, { "resume": true }, { "expect": "typed-away" },
+        { "break": true }, { "resume": true },
+        { "send": "exit\r" },
+    ]);
+    let said = talk(&cluster, &session, steps);
+    let shown = text(&said);
+    let expected: String =
+        (1..=100_000).map(|number| format!("{number}\r\n")).chain(["end".into()]).collect();
+    assert!(shown.contains(&expected), "{} bytes, {said:.200}", shown.len());
+    assert_eq!((shown.matches("typed-away").count(), &said["closed"]), (1, &json!("")));
+
+    // It has ended: there is nothing to go back to.
+    let input = json!({ "SessionId": session["sessionId"] });
+    let error = cluster.boto().refused("ssm", "resume_session", input.clone());
+    assert_eq!(error.code, "DoesNotExistException");
+    let ended = until("it is remembered", || described(&cluster, "History", &session));
+    assert_eq!(
+        (&ended["Status"], &ended["Owner"]),
+        (&json!("Terminated"), &json!("arn:aws:iam::123456789012:root"))
+    );
+    assert_eq!(described(&cluster, "Active", &session), None);
+    // To resume is a right of its own.
+    let keys = cluster.boto().ok("iam", "create_user", json!({ "UserName": "u" }));
+    assert!(keys["User"]["Arn"].is_string());
+    let keys = cluster.boto().ok("iam", "create_access_key", json!({ "UserName": "u" }));
+    let error = cluster.boto_as(&Keys::of(&keys["AccessKey"])).refused("ssm", "resume_session", input);
+    let id = session["sessionId"].as_str().unwrap();
+    let resource = format!("ssm:ResumeSession on resource: arn:aws:ssm:us-east-1:123456789012:session/{id}");
+    assert!(error.code == "AccessDeniedException" && error.message.contains(&resource), "{error:?}");
+}
+
+#[test]
+fn a_session_is_seen_and_terminated() {
+    let cluster = Cluster::start();
+    let arn = with_exec(&cluster);
+    let id = arn.rsplit('/').next().unwrap();
+    let before = cluster.task_processes(id).len();
+    let session = open(&cluster, &arn, "/bin/sh")["session"].take();
+    let seen = described(&cluster, "Active", &session).expect("it is there");
+    let runtime = cluster.task(&arn)["containers"][0]["runtimeId"].clone();
+    let target = format!("ecs:default_{id}_{}", runtime.as_str().expect("a runtimeId"));
+    assert_eq!((&seen["Status"], &seen["Target"]), (&json!("Connecting"), &json!(target)));
+
+    let steps = json!([{ "send": "echo o''n\r" }, { "expect": "on" }]);
+    let client = talking(&cluster, &session, &steps);
+    eventually("its shell runs", || cluster.task_processes(id).len() == before + 1);
+    assert_eq!(described(&cluster, "Active", &session).expect("it is open")["Status"], "Connected");
+    let input = json!({ "SessionId": session["sessionId"] });
+    let answer = cluster.boto().ok("ssm", "terminate_session", input);
+    assert_eq!(answer["SessionId"], session["sessionId"]);
+    let output = client.wait_with_output().expect("it ends");
+    let said: Value = serde_json::from_slice(&output.stdout).expect("what it says");
+    assert_eq!(said["closed"], "The session was terminated.", "{said}");
+    eventually("nothing of the session is left", || cluster.task_processes(id).len() == before);
+
+    // One that nobody has opened yet.
+    let session = open(&cluster, &arn, "/bin/sh")["session"].take();
+    cluster.boto().ok("ssm", "terminate_session", json!({ "SessionId": session["sessionId"] }));
+    let said = talk(&cluster, &session, json!([]));
+    assert_eq!(said["refused"], "the token is not valid for this session", "{said}");
+}
+
+#[test]
+fn who_calls_by_another_name_is_answered_by_it() {
+    let cluster = Cluster::start();
+    let arn = with_exec(&cluster);
+    let ask = json!({
+        "service": "ecs", "operation": "execute_command",
+        "arguments": { "task": arn, "command": "echo by name", "interactive": true },
+    });
+    let mut child = cluster
+        .python_command("driver.py", &[])
+        .env("AWS_ENDPOINT_URL", "http://localhost:4566")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("python");
+    writeln!(child.stdin.take().expect("piped"), "{ask}").expect("it reads");
+    let output = child.wait_with_output().expect("it ends");
+    let answer: Value = serde_json::from_slice(&output.stdout).expect("an answer");
+    let session = &answer["ok"]["session"];
+    let url = session["streamUrl"].as_str().expect("a streamUrl");
+    assert!(url.starts_with("ws://localhost:4566/v1/data-channel/"), "{answer}");
+    let said = talk(&cluster, session, json!([]));
+    assert!(text(&said).contains("by name"), "{said}");
+}
+
+/// What a person at a terminal sees of `ferrogate exec`.
+fn at_a_terminal(cluster: &Cluster, id: &str, script: &str, steps: &Value) -> Child {
+    let program = cluster.ferrogate_program();
+    let (steps, program) = (steps.to_string(), program.to_str().expect("a plain path"));
+    let arguments = [&*steps, program, "exec", id, "--", "sh", "-c", script];
+    let mut command = cluster.python_command("pty_exec.py", &arguments);
+    command.env("FERROGATE_DATA_DIR", cluster.data());
+    command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("python")
+}
+
+fn seen(person: Child) -> Value {
+    let output = person.wait_with_output().expect("it ends");
+    let errors = String::from_utf8_lossy(&output.stderr);
+    serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {errors}"))
+}
+
+#[test]
+fn ferrogate_exec_at_a_terminal() {
+    let mut cluster = Cluster::start();
+    let arn = with_exec(&cluster);
+    let id = arn.rsplit('/').next().unwrap().to_owned();
+    let before = cluster.task_processes(&id).len();
+    // The size as it is and becomes; ctrl-C is for the program inside, and its exit code comes out.
+    let script = "trap 'echo caught; exit 7' INT; while :; do stty size; sleep 0.1; done";
+    let steps = json!([
+        { "expect": "33 101\r\n" }, { "size": [60, 20] }, { "expect": "20 60\r\n" },
+        { "type": "\u{3}" }, { "expect": "caught" },
+    ]);
+    let said = seen(at_a_terminal(&cluster, &id, script, &steps));
+    let ended = |said: &Value| (said["code"].as_i64(), said["raw"].as_bool(), said["restored"].as_bool());
+    assert_eq!(ended(&said), (Some(7), Some(true), Some(true)), "{said:#}");
+
+    // Ended by a signal, the terminal is as it was, and nobody waits for it inside.
+    let script = "echo rea''dy; sleep 1234";
+    for signal in [15, 1] {
+        let steps = json!([{ "expect": "ready" }, { "signal": signal }]);
+        let said = seen(at_a_terminal(&cluster, &id, script, &steps));
+        assert_eq!(ended(&said), (Some(1), Some(true), Some(true)), "{said:#}");
+        eventually("nothing of the session is left", || cluster.task_processes(&id).len() == before);
+    }
+    // As when the other end dies.
+    let here = cluster.folder().join("ready");
+    let steps = json!([{ "expect": "ready" }, { "create": here }]);
+    let person = at_a_terminal(&cluster, &id, script, &steps);
+    eventually("it is there", || here.exists());
+    cluster.kill();
+    let said = seen(person);
+    assert_eq!(ended(&said), (Some(1), Some(true), Some(true)), "{said:#}");
+    assert!(said["shown"].as_str().unwrap().contains("the session"), "{said:#}");
+    cluster.up();
 }
 
 /// What a session left in its log: `None`, if it has no stream there.
@@ -370,19 +531,23 @@ fn a_session_is_logged_as_the_cluster_says() {
 }
 
 #[test]
-fn what_runs_in_the_background_ends_with_the_session() {
+fn what_a_session_leaves_in_the_background_ends_with_the_task() {
     let cluster = Cluster::start();
     let arn = with_exec(&cluster);
     let id = arn.rsplit('/').next().unwrap();
     let before = cluster.task_processes(id).len();
     let session = open(&cluster, &arn, "/bin/sh")["session"].take();
-    // Two pipes between jobs and one that hears no SIGHUP.
+    // As with AWS's agent, a terminal that closes hangs up what is in its foreground, and nothing more.
     let steps = json!([
-        { "send": "sleep 4321 & (trap '' HUP; sleep 4322) & sleep 4323 | cat & echo o''n\r" }, { "expect": "on" },
-        { "send": "exit\r" },
+        { "send": "(trap '' HUP; sleep 4321) & echo o''n\r" }, { "expect": "on" }, { "send": "exit\r" },
     ]);
     let said = talk(&cluster, &session, steps);
     assert!(text(&said).contains("on"), "{said}");
-    eventually("nothing of the session is left", || cluster.task_processes(id).len() == before);
+    eventually("the shell is gone, its job is not", || {
+        let left = cluster.task_processes(id).len();
+        left > before && left <= before + 2
+    });
     assert_eq!(cluster.task(&arn)["lastStatus"], "RUNNING");
+    cluster.aws(&["ecs", "stop-task", "--task", &arn]).json();
+    eventually("nothing of the task is left", || cluster.task_processes(id).is_empty());
 }

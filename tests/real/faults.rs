@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Stdio};
 
-use ferrogate_tests::{Cluster, Network, Setup, TaskRun, eventually, until};
+use ferrogate_tests::{Cluster, Network, Setup, TaskRun, WallClock, eventually, until};
 use serde_json::{Value, json};
 
 const MIB: u64 = 1 << 20;
@@ -167,27 +167,15 @@ fn a_full_disk_fails_what_needs_it_and_nothing_else() {
 
 #[test]
 fn the_clock_jumps() {
-    const LIBRARY: &str = "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1";
-    assert!(std::path::Path::new(LIBRARY).exists(), "libfaketime is missing: scripts/deps test");
-    let offset = tempfile::NamedTempFile::new().expect("a temporary file");
-    let jump = |seconds: &str| std::fs::write(offset.path(), seconds).expect("the clock's offset");
-    jump("+0");
-    let environment = [
-        ("LD_PRELOAD", LIBRARY),
-        ("FAKETIME_TIMESTAMP_FILE", offset.path().to_str().expect("a plain path")),
-        ("FAKETIME_NO_CACHE", "1"),
-        // As the kernel does it: only the wall clock can be set.
-        ("FAKETIME_DONT_FAKE_MONOTONIC", "1"),
-    ];
-    let environment = environment.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec();
-    let mut cluster = Cluster::start_with(Setup { environment, ..Default::default() });
+    let clock = WallClock::new();
+    let mut cluster = Cluster::start_with(clock.setup());
     let network = cluster.network();
     cluster.define_busybox("box");
     let mut arns = vec![cluster.run_task(&network, &TaskRun::of("box"))];
     cluster.running(&arns[0]);
     // Half an hour on, an hour and a half back, over a restart too.
     for (number, seconds) in ["+1800", "-3600", "-3600", "+60"].into_iter().enumerate() {
-        jump(seconds);
+        clock.jump(seconds);
         if number == 2 {
             cluster.kill();
             cluster.up();
@@ -204,7 +192,7 @@ fn the_clock_jumps() {
         }
         arns.push(arn);
     }
-    jump("-1800");
+    clock.jump("-1800");
     for arn in &arns {
         cluster.boto().ok("ecs", "stop_task", json!({ "task": arn, "reason": "the end" }));
     }

@@ -1,6 +1,8 @@
 //! The whole system, by its real clients. What each test stands on is in the library of this crate.
 
 mod bad_input;
+mod balancers;
+mod balancers_api;
 mod boto3;
 mod cli;
 mod containers;
@@ -11,12 +13,17 @@ mod endpoints;
 mod exec;
 mod explain;
 mod faults;
+mod house;
 mod iam;
 mod images;
 mod lifecycle;
 mod main_job;
 mod many;
+mod names;
+mod recovery;
 mod restart;
 mod secrets;
+mod services;
+mod smuggling;
 mod task_role;
 mod tasks_whole;

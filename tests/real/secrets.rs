@@ -1,6 +1,6 @@
 //! Secrets and parameters in a task's environment, got as its execution role.
 
-use ferrogate_tests::{Cluster, TaskRun};
+use ferrogate_tests::{Cluster, Setup, TaskRun};
 use serde_json::{Value, json};
 
 /// Found nowhere but where they belong.
@@ -230,4 +230,58 @@ fn a_secrets_own_policy_is_judged() {
         boto.ok("secretsmanager", "batch_get_secret_value", json!({ "SecretIdList": ["mine", "none"] }));
     assert_eq!(batch["SecretValues"][0]["SecretString"], "x");
     assert_eq!(batch["Errors"][0]["ErrorCode"], "ResourceNotFoundException");
+}
+
+/// `puller` with the password `kX7-registry-password`, by bcrypt.
+const HTPASSWD: &str = "puller:$2y$05$abcdefghijklmnopqrstuuDCNmmx8YbxFdhNu/hX9iR4hf5a5uRyS\n";
+
+#[test]
+fn a_private_registry_is_told_who_asks() {
+    const ADDRESS: &str = "127.0.0.1:5002";
+    let mirror = format!("private.test/*=http://{ADDRESS}/*");
+    let arguments = vec!["--registry-mirror".into(), mirror];
+    let cluster = Cluster::start_with(Setup { arguments, ..Default::default() });
+    let _registry = cluster.private_registry(ADDRESS, HTPASSWD);
+    let secret = |name: &str, password: &str| {
+        let value = json!({ "username": "puller", "password": password }).to_string();
+        let input = json!({ "Name": name, "SecretString": value });
+        cluster.boto().ok("secretsmanager", "create_secret", input)["ARN"].clone()
+    };
+    let (right, wrong) = (secret("right", "kX7-registry-password"), secret("wrong", "kX7-another"));
+    let role = execution_role(
+        &cluster,
+        "exec",
+        &json!([{ "Effect": "Allow", "Action": "secretsmanager:GetSecretValue", "Resource": "*" }]),
+    );
+    let network = cluster.network();
+    let run = |family: &str, credentials: Option<&Value>| {
+        let image = "private.test/library/busybox:latest";
+        let mut container = json!([{ "name": "app", "image": image, "command": ["echo", "let in"] }]);
+        if let Some(secret) = credentials {
+            container[0]["repositoryCredentials"] = json!({ "credentialsParameter": secret });
+        }
+        cluster.define(family, container, json!({ "executionRoleArn": role }));
+        cluster.run_task(&network, &TaskRun::of(family))
+    };
+    let let_in = run("right", Some(&right));
+    let task = cluster.stopped(&let_in);
+    assert_eq!(task["containers"][0]["exitCode"], 0, "{task:#}");
+    assert_eq!(cluster.output(&let_in), "let in\n");
+    // The image is here now, which opens it to nobody else.
+    for task in [run("wrong", Some(&wrong)), run("nobody", None)] {
+        let task = cluster.stopped(&task);
+        let reason = task["stoppedReason"].as_str().unwrap_or_default();
+        assert!(
+            reason.starts_with(
+                "CannotPullContainerError: pull image manifest has been retried 1 time(s): failed to resolve ref \
+                 private.test/library/busybox:latest: pull access denied, repository does not exist or may require \
+                 authorization"
+            ),
+            "{reason}"
+        );
+        assert_eq!(task["stopCode"], "TaskFailedToStart");
+    }
+    for password in ["kX7-registry-password", "kX7-another"] {
+        assert_eq!(holding(&cluster, password), "", "{password}");
+    }
 }

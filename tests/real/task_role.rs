@@ -1,6 +1,6 @@
 //! A task with a role of its own calls the API that runs it.
 
-use ferrogate_tests::{Cluster, Setup, TaskRun, until};
+use ferrogate_tests::{Cluster, TaskRun, WallClock, until};
 use serde_json::{Value, json};
 
 /// As application code: no key and no address in it. This boto3 is older than AWS_ENDPOINT_URL, so that is handed on.
@@ -127,19 +127,8 @@ while True:
 
 #[test]
 fn credentials_are_renewed_an_hour_before_they_end() {
-    const LIBRARY: &str = "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1";
-    assert!(std::path::Path::new(LIBRARY).exists(), "libfaketime is missing: scripts/deps test");
-    let offset = tempfile::NamedTempFile::new().expect("a temporary file");
-    let jump = |seconds: &str| std::fs::write(offset.path(), seconds).expect("the clock's offset");
-    jump("+0");
-    let environment = [
-        ("LD_PRELOAD", LIBRARY),
-        ("FAKETIME_TIMESTAMP_FILE", offset.path().to_str().expect("a plain path")),
-        ("FAKETIME_NO_CACHE", "1"),
-        ("FAKETIME_DONT_FAKE_MONOTONIC", "1"),
-    ];
-    let environment = environment.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec();
-    let cluster = Cluster::start_with(Setup { environment, ..Default::default() });
+    let clock = WallClock::new();
+    let cluster = Cluster::start_with(clock.setup());
     let network = cluster.network();
     let role =
         role(&cluster, "app", json!({ "Effect": "Allow", "Action": "ecs:ListClusters", "Resource": "*" }));
@@ -157,9 +146,9 @@ fn credentials_are_renewed_an_hour_before_they_end() {
     };
     assert_eq!(says("kept"), "kept True app");
     // Six hours they live; now fifty minutes are left.
-    jump("+18600");
+    clock.jump("+18600");
     assert_eq!(says("renewed"), "renewed True");
-    jump("+0");
+    clock.jump("+0");
     assert_eq!(says("used"), "used app app");
     let task = cluster.stopped(&arn);
     assert_eq!(task["containers"][0]["exitCode"], 0, "{task:#}");

@@ -221,6 +221,11 @@ impl Cluster {
         self.run(&mut self.ferrogate_command(arguments))
     }
 
+    /// Where the `ferrogate` program is, for a script that starts it; it finds the data folder by FERROGATE_DATA_DIR.
+    pub fn ferrogate_program(&self) -> PathBuf {
+        places::program("ferrogate")
+    }
+
     pub fn ferrogate_command(&self, arguments: &[&str]) -> Command {
         let mut command = self.world.command(places::program("ferrogate"));
         command.args(arguments).env("FERROGATE_DATA_DIR", self.data());
@@ -242,6 +247,18 @@ impl Cluster {
         command
     }
 
+    /// A script of `tests/python` in the network of a task, as if it ran there.
+    pub fn python_in_task(&self, task_id: &str, script: &str) -> Command {
+        let namespace = format!("/run/ferrogate/netns/{}.t.{task_id}", self.instance());
+        let mut command = self.world.command("nsenter");
+        command
+            .arg(format!("--net={namespace}"))
+            .arg("--")
+            .arg(places::venv("python"))
+            .arg(places::script(script));
+        command
+    }
+
     /// What was fetched, or curl's exit code.
     pub fn curl(&self, arguments: &[&str]) -> Result<String, i32> {
         let said = self.run(self.world.command("curl").arg("-s").args(arguments));
@@ -249,6 +266,11 @@ impl Cluster {
             Some(0) => Ok(said.stdout),
             code => Err(code.unwrap_or(-1)),
         }
+    }
+
+    /// A second registry with the same images, for those that `htpasswd`, a line of such a file, lets in.
+    pub fn private_registry(&self, address: &str, htpasswd: &str) -> Registry {
+        Registry::start_private(&self.world, self.home(), address, htpasswd)
     }
 
     /// boto3 as the root user.
@@ -290,6 +312,11 @@ impl Cluster {
     /// The shim of one task.
     pub fn shim_of(&self, task_id: &str) -> Option<u32> {
         self.shims().into_iter().find(|pid| leaks::command_line(*pid).contains(task_id))
+    }
+
+    /// The processes of load balancers.
+    pub fn edges(&self) -> Vec<u32> {
+        leaks::processes_in(&format!("/ferrogate/{}/.edges", self.instance()))
     }
 
     /// What stands of tasks, whatever the API says: processes, mounts, namespaces, cgroups, sandboxes' folders.

@@ -11,12 +11,14 @@ const CGROUP_DEPTH_MAX: usize = 8;
 pub(crate) fn of_tasks(world: &World, data: &Path, instance: &str) -> Vec<String> {
     let mut left = Vec::new();
     let cgroup = format!("/ferrogate/{instance}");
-    for pid in processes_in(&cgroup) {
+    let edges = processes_in(&format!("{cgroup}/.edges"));
+    for pid in processes_in(&cgroup).into_iter().filter(|pid| !edges.contains(pid)) {
         left.push(format!("process {pid}: {}", command_line(pid)));
     }
     for path in cgroups(instance) {
-        // The instance's own, and its shims', may stand while the program runs; no task's may.
-        if path.file_name().is_some_and(|name| name != instance && name != ".shims") {
+        // The instance's own, its shims', and load balancers' may stand while the program runs; no task's may.
+        let of_edges = path.components().any(|part| part.as_os_str() == ".edges");
+        if !of_edges && path.file_name().is_some_and(|name| name != instance && name != ".shims") {
             left.push(format!("cgroup {}", path.display()));
         }
     }
@@ -26,7 +28,7 @@ pub(crate) fn of_tasks(world: &World, data: &Path, instance: &str) -> Vec<String
         left.push(format!("mount {line}"));
     }
     for name in listed(&run_dir(world).join("ferrogate/netns")) {
-        if name.starts_with(&format!("{instance}.t.")) {
+        if name.starts_with(&format!("{instance}.t.")) && !name.starts_with(&format!("{instance}.t.lb-")) {
             left.push(format!("network namespace {name}"));
         }
     }
@@ -51,6 +53,12 @@ pub(crate) fn of_all(world: &World, data: &Path, instance: &str) -> Vec<String> 
         if line.contains(&*data_text) && pid != world.pid() {
             left.push(format!("process {pid}: {line}"));
         }
+    }
+    for pid in processes_in(&format!("/ferrogate/{instance}/.edges")) {
+        left.push(format!("process {pid}: {}", command_line(pid)));
+    }
+    for name in listed(&run_dir(world).join("ferrogate/edge")) {
+        left.push(format!("folder {}", Path::new("/run/ferrogate/edge").join(name).display()));
     }
     left.extend(cgroups(instance).iter().map(|path| format!("cgroup {}", path.display())));
     for line in

@@ -12,6 +12,7 @@
 //! and says where. A test that passes ends with `ferrogate down` and a look for anything left behind.
 
 mod boto;
+mod clock;
 mod cluster;
 mod leaks;
 mod places;
@@ -21,6 +22,8 @@ mod wait;
 mod world;
 
 pub use boto::{AwsError, Boto, Keys};
+pub use clock::WallClock;
 pub use cluster::{Cluster, Said, Setup};
+pub use registry::Registry;
 pub use tasks::{Network, TaskRun};
 pub use wait::{DEADLINE, eventually, until};

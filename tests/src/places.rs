@@ -12,7 +12,11 @@ pub(crate) fn program(name: &str) -> PathBuf {
     // target/<profile>/deps/real-…
     let folder = test.parent().and_then(Path::parent).expect("target/<profile>/deps");
     let path = folder.join(name);
-    assert!(path.exists(), "{} is missing: cargo build --bin ferrogate --bin ferrogate-shim", path.display());
+    assert!(
+        path.exists(),
+        "{} is missing: cargo build --bin ferrogate --bin ferrogate-shim --bin ferrogate-edge",
+        path.display()
+    );
     path
 }
 

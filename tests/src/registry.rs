@@ -9,20 +9,34 @@ use crate::world::World;
 
 pub(crate) const ADDRESS: &str = "127.0.0.1:5000";
 
+/// Ends when it is dropped.
 #[derive(Debug)]
-pub(crate) struct Registry(Child);
+pub struct Registry(Child);
 
 impl Registry {
+    /// For everybody.
     pub(crate) fn start(world: &World, home: &Path) -> Self {
-        let config = home.join("registry.yml");
+        Self::start_at(world, home, ADDRESS, "registry", "")
+    }
+
+    /// For those that `htpasswd` has, which is a line of such a file.
+    pub(crate) fn start_private(world: &World, home: &Path, address: &str, htpasswd: &str) -> Self {
+        let file = home.join("htpasswd");
+        std::fs::write(&file, htpasswd).expect("the registry's users");
+        let auth = format!("auth: {{htpasswd: {{realm: private, path: '{}'}}}}\n", file.display());
+        Self::start_at(world, home, address, "private-registry", &auth)
+    }
+
+    fn start_at(world: &World, home: &Path, address: &str, name: &str, more: &str) -> Self {
+        let config = home.join(format!("{name}.yml"));
         let storage = places::registry_storage();
         let text = format!(
             "version: 0.1\nlog: {{level: warn, accesslog: {{disabled: true}}}}\nstorage:\n  filesystem: {{rootdirectory: '{}'}}\n  \
-             maintenance: {{uploadpurging: {{enabled: false}}, readonly: {{enabled: true}}}}\nhttp: {{addr: '{ADDRESS}'}}\n",
+             maintenance: {{uploadpurging: {{enabled: false}}, readonly: {{enabled: true}}}}\nhttp: {{addr: '{address}'}}\n{more}",
             storage.display()
         );
         std::fs::write(&config, text).expect("the registry's configuration");
-        let log = std::fs::File::create(home.join("registry.log")).expect("the registry's log");
+        let log = std::fs::File::create(home.join(format!("{name}.log"))).expect("the registry's log");
         let child = world
             .command("setpriv")
             .args(["--pdeathsig", "KILL", "docker-registry", "serve"])
@@ -34,10 +48,11 @@ impl Registry {
         let mut registry = Self(child);
         until("the registry answers", || {
             if let Some(status) = registry.0.try_wait().expect("the registry's status") {
-                panic!("docker-registry ended: {status}; see {}/registry.log", home.display());
+                panic!("docker-registry ended: {status}; see {}/{name}.log", home.display());
             }
-            let url = format!("http://{ADDRESS}/v2/");
-            let status = world.command("curl").args(["-sf", "-o", "/dev/null", &url]).status();
+            let url = format!("http://{address}/v2/");
+            // Also by a refusal.
+            let status = world.command("curl").args(["-s", "-o", "/dev/null", &url]).status();
             status.is_ok_and(|status| status.success()).then_some(())
         });
         registry

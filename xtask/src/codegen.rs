@@ -54,8 +54,11 @@ fn generate() -> Result<Files> {
         files.insert(out.join(format!("{service}.json.gz")), gzip(&compact)?);
         writeln!(index, "pub mod {service};")?;
     }
-    let names: Vec<String> = table.keys().map(|name| format!("{name:?}")).collect();
-    writeln!(index, "\npub(crate) const SERVICES: &[&str] = &[{}];", names.join(", "))?;
+    index.push_str("\npub(crate) const SERVICES: &[&str] = &[\n");
+    for service in table.keys() {
+        writeln!(index, "    {service:?},")?;
+    }
+    index.push_str("];\n");
     index.push_str("pub(crate) const MODELS: &[&[u8]] = &[\n");
     for service in table.keys() {
         writeln!(index, "    include_bytes!(\"{service}.json.gz\"),")?;
@@ -103,7 +106,16 @@ fn service_module(service: &str, model: &Value) -> Result<String> {
     );
     for (name, shape) in shapes {
         if shape["type"] == "structure" {
-            writeln!(text, "{} {{", of.names[name])?;
+            let all = shape["sensitive"] == true;
+            let hidden: Vec<String> = members(shape)
+                .filter(|(_, target)| all || of.is_sensitive(target))
+                .map(|(member, _)| field(member))
+                .collect();
+            let hides = match hidden.is_empty() {
+                true => String::new(),
+                false => format!(" hides({})", hidden.join(" ")),
+            };
+            writeln!(text, "{}{hides} {{", of.names[name])?;
             for (member, target) in members(shape) {
                 let rust = of.rust_type(name, member, target)?;
                 writeln!(text, "    {}: {rust} = {member:?},", field(member))?;
@@ -140,6 +152,13 @@ fn members(shape: &Value) -> impl Iterator<Item = (&str, &str)> {
 }
 
 impl Shapes<'_> {
+    /// Also a list or map of what is. A structure sees to its own members.
+    fn is_sensitive(&self, name: &str) -> bool {
+        let shape = &self.shapes[name];
+        let inner = |key: &str| shape[key]["shape"].as_str().is_some_and(|of| self.is_sensitive(of));
+        shape["sensitive"] == true || inner("member") || inner("key") || inner("value")
+    }
+
     fn rust_type(&self, owner: &str, member: &str, target: &str) -> Result<String> {
         let rust = self.named(target)?;
         let boxed = self.boxed.contains(&(owner.to_owned(), member.to_owned()));

@@ -36,8 +36,13 @@ fn generate() -> Result<String> {
     );
     let mut details = String::new();
     for (service, operations) in &table {
-        // The one service whose folder is not called as its model is.
-        let folder = if service == "secretsmanager" { "secrets" } else { service };
+        // Those whose folder is not called as their model is.
+        let folder = match service.as_str() {
+            "elbv2" => "elb",
+            "secretsmanager" => "secrets",
+            "servicediscovery" => "discovery",
+            other => other,
+        };
         let source = sources(&root.join("services").join(folder).join("src"))?;
         let (served, not): (Vec<&String>, Vec<&String>) =
             operations.iter().partition(|operation| is_served(&source, &crate::codegen::snake(operation)));

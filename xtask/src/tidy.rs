@@ -78,7 +78,8 @@ fn each(text: &str, words: &[&str], mut found: impl FnMut(usize, &str)) {
 
 /// A service knows others by their AWS API only.
 fn service_manifest(path: &str, text: &str, faults: &mut Vec<String>) {
-    const SERVICES: &[&str] = &["ec2", "ecr", "ecs", "iam", "logs", "secrets", "ssm", "sts"];
+    const SERVICES: &[&str] =
+        &["acm", "discovery", "ec2", "ecr", "ecs", "elb", "iam", "logs", "route53", "secrets", "ssm", "sts"];
     for line in text.lines() {
         if let Some(name) = line.strip_prefix("ferrogate-").and_then(|rest| rest.split(['.', ' ']).next())
             && SERVICES.contains(&name)

@@ -51,6 +51,9 @@ pub struct Context {
     pub principal: Arc<Principal>,
     /// `None`: a call from inside the program.
     pub source_ip: Option<IpAddr>,
+    /// The host and port the caller named, as the caller said it: good for what is told to that caller alone.
+    /// `None`: a call from inside the program.
+    pub host: Option<String>,
     pub user_agent: Option<String>,
     /// The access key the call was signed with.
     pub access_key_id: Option<String>,
@@ -112,6 +115,8 @@ pub enum Caller {
     Role { role_arn: String, service: &'static str, session_name: String },
     /// On behalf of the caller of the present operation, with their rights and no more.
     Forward(Arc<Principal>),
+    /// Somebody at a door, known by the token they brought, from where they are.
+    Visitor { principal: Arc<Principal>, source_ip: IpAddr },
 }
 
 /// A call from inside the program; it is validated, authorized and recorded as one from outside.

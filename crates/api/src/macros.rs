@@ -1,10 +1,19 @@
 //! What the generated code is made of. Plain macros keep 5,000 shapes cheap to compile (docs/adr/0002).
 
-/// Structures of a service. Every member is optional: the codec has checked the required ones.
+/// Structures of a service. Every member is optional: the codec has checked the required ones. What the model calls
+/// sensitive is not shown by `Debug`.
 macro_rules! shapes {
-    ($($name:ident { $($field:ident : $type:ty = $wire:literal),* $(,)? })*) => {$(
-        #[derive(Clone, Debug, Default, PartialEq)]
+    ($($name:ident $(hides($($hidden:ident)*))? { $($field:ident : $type:ty = $wire:literal),* $(,)? })*) => {$(
+        #[derive(Clone, Default, PartialEq)]
         pub struct $name { $(pub $field: Option<$type>,)* }
+
+        impl std::fmt::Debug for $name {
+            #[inline(never)]
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                let hidden: &[&str] = &[$($(stringify!($hidden)),*)?];
+                $crate::shape::debug(f, stringify!($name), &[$((stringify!($field), &self.$field)),*], hidden)
+            }
+        }
 
         impl $crate::Shape for $name {
             #[inline(never)]

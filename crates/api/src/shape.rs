@@ -29,6 +29,46 @@ pub trait Shape: Sized {
     fn from_value(value: Value) -> Result<Self, ShapeError>;
 }
 
+/// `Debug` of a generated structure. Of the `hidden` members it is shown whether they are there.
+pub(crate) fn debug(
+    f: &mut std::fmt::Formatter<'_>,
+    name: &str,
+    members: &[(&str, &dyn MaybeShown)],
+    hidden: &[&str],
+) -> std::fmt::Result {
+    let mut shown = f.debug_struct(name);
+    for (field, value) in members {
+        let is_hidden = hidden.contains(field) && value.is_there();
+        let value: &dyn std::fmt::Debug = if is_hidden { &Hidden } else { value.as_debug() };
+        shown.field(field.trim_start_matches("r#"), value);
+    }
+    shown.finish()
+}
+
+/// A member of a structure, whatever its type.
+pub(crate) trait MaybeShown {
+    fn is_there(&self) -> bool;
+    fn as_debug(&self) -> &dyn std::fmt::Debug;
+}
+
+impl<T: std::fmt::Debug> MaybeShown for Option<T> {
+    fn is_there(&self) -> bool {
+        self.is_some()
+    }
+
+    fn as_debug(&self) -> &dyn std::fmt::Debug {
+        self
+    }
+}
+
+struct Hidden;
+
+impl std::fmt::Debug for Hidden {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Some(<sensitive>)")
+    }
+}
+
 impl Shape for String {
     fn to_value(&self) -> Value {
         Value::String(self.clone())
@@ -212,4 +252,42 @@ pub(crate) fn each_member(
         other => return Err(ShapeError::new("structure", &other)),
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::{secretsmanager, ssm, sts};
+
+    #[test]
+    fn what_is_sensitive_is_not_in_debug() {
+        let secret = Some("hunter2".to_owned());
+        let parameter =
+            ssm::Parameter { name: Some("/a".into()), value: secret.clone(), ..Default::default() };
+        let put = secretsmanager::PutSecretValueRequest {
+            secret_id: Some("id".into()),
+            secret_string: secret.clone(),
+            secret_binary: Some(b"hunter2".to_vec()),
+            ..Default::default()
+        };
+        let keys = sts::Credentials {
+            access_key_id: Some("ASIA1".into()),
+            secret_access_key: secret,
+            ..Default::default()
+        };
+        let shown = format!("{parameter:?} {:?} {keys:#?}", vec![put]);
+        assert!(!shown.contains("hunter2") && !shown.contains("104"), "{shown}");
+        let parts = [
+            "name: Some(\"/a\"), r#type: None",
+            "value: Some(<sensitive>)",
+            "secret_string: Some(<sensitive>)",
+            "secret_binary: Some(<sensitive>)",
+            "secret_access_key: Some(<sensitive>)",
+        ];
+        // Names are as in Rust without its marks; what is not there is said to be not there.
+        for part in parts.map(|part| part.replace("r#", "")) {
+            assert!(shown.contains(&part), "no {part:?} in {shown}");
+        }
+        let none = format!("{:?}", ssm::Parameter::default());
+        assert!(none.contains("value: None"), "{none}");
+    }
 }

@@ -1,1 +1,31 @@
-//! The data plane of load balancers.
+//! The data plane of load balancers: what one `ferrogate-edge` process does for one balancer in one zone
+//! (docs/adr/0014). It knows no store and no role; everything it needs is a
+//! [`BalancerAssignment`](ferrogate_nodeapi::BalancerAssignment).
+//!
+//! ```text
+//!  control/  one socket to the node: assignment in ─┐            ┌─ report, log lines out
+//!                                                   ▼            │
+//!  state     Edge: the live configuration, the table of targets, metrics, log lines
+//!              ▲ reads            ▲ reads              ▲ writes what it sees
+//!  alb/      HTTP, HTTPS        l4/  TCP, TLS, UDP   health/
+//! ```
+//!
+//! `alb/` top-down: `workers` accept → `connection` (TLS, HTTP/1.1 or HTTP/2) → `guard` (reads each HTTP/1 head before
+//! anything else does) → `request` (one request: [`rules`] → action) → `choose` (a target) → `forward` (pool, send,
+//! relay) → `record` (access log, metrics).
+
+pub mod alb;
+pub mod control;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzz;
+pub mod health;
+pub mod l4;
+mod logs;
+mod metrics;
+pub mod rules;
+pub mod state;
+mod tls;
+
+pub use logs::{AccessLog, LogKind};
+pub use metrics::{Counters, Metric, Metrics};
+pub use state::{Certificates, ConfigurationError, Edge, Group, Live, TargetEntry, TargetKey, TargetTable};

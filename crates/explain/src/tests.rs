@@ -77,6 +77,7 @@ fn fabric() -> Fabric {
     };
     let vpc = VpcFabric {
         vpc_id: "vpc-1".into(),
+        region: "us-east-1".into(),
         cidrs: vec![block("10.0.0.0/16")],
         subnets: vec![SubnetFabric {
             subnet_id: "subnet-1".into(),

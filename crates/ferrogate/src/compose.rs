@@ -5,11 +5,14 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use ferrogate_acm::AcmService;
 use ferrogate_api::{ApiError, BoxFuture, Call, Handler, Invoke, Principal, PrincipalKind, Value};
 use ferrogate_control::Driver;
+use ferrogate_discovery::DiscoveryService;
 use ferrogate_ec2::{Ec2Options, Ec2Service};
 use ferrogate_ecr::{EcrOptions, EcrService, Upstream};
 use ferrogate_ecs::EcsService;
+use ferrogate_elb::{ElbOptions, ElbService};
 use ferrogate_front::{
     Credential, CredentialError, FileTrail, Front, Identity, Limits, PrincipalPolicies, Role, Secret,
 };
@@ -17,8 +20,9 @@ use ferrogate_iam::IamService;
 use ferrogate_image::{ImageStore, Mirror, OwnRegistry};
 use ferrogate_logs::LogsService;
 use ferrogate_model::{Clock, SystemClock};
-use ferrogate_node::Agent;
-use ferrogate_nodeapi::DesiredStatus;
+use ferrogate_node::{Agent, EdgeConfig, end_balancers};
+use ferrogate_nodeapi::{Certificate, DesiredStatus};
+use ferrogate_route53::Route53Service;
 use ferrogate_sandbox::ContainerSandbox;
 use ferrogate_secrets::SecretsService;
 use ferrogate_ssm::SsmService;
@@ -27,10 +31,11 @@ use ferrogate_sts::StsService;
 use ferrogate_vpc::VpcFabric;
 use jiff::Timestamp;
 
+use crate::balancer_door::BalancerDoor;
 use crate::data::{DataDir, RUN_DIR, RootKey};
 use crate::exec::ExecDoor;
 use crate::explain;
-use crate::plane::Plane;
+use crate::plane::{Plane, edge};
 use crate::pre_pull;
 
 /// The one node of `ferrogate up`.
@@ -102,17 +107,33 @@ impl Ferrogate {
             Arc::clone(&invoke),
             Arc::clone(&clock),
         ));
+        let acm = Arc::new(AcmService::new(Arc::clone(&store), Arc::clone(&sealer)));
+        let elb = ElbOptions {
+            nodes: vec![NODE_ID.into()],
+            public_address_in_vpc: ferrogate_vpc::wire_address,
+            objects: data.join("objects"),
+            spool: data.join("elb-logs"),
+        };
+        let elb = ElbService::open(elb, Arc::clone(&store), Arc::clone(&invoke), Arc::clone(&clock))?;
+        let elb = Arc::new(elb);
+        let route53 = Arc::new(Route53Service::new(Arc::clone(&store), Arc::clone(&invoke)));
+        let discovery = Arc::new(DiscoveryService::new(Arc::clone(&store)));
         let handlers: Vec<Arc<dyn Handler>> = vec![
-            Arc::new(ferrogate_api::iam::Server(iam)),
+            Arc::new(ferrogate_api::route53::Server(Arc::clone(&route53))),
+            Arc::new(ferrogate_api::servicediscovery::Server(Arc::clone(&discovery))),
+            Arc::new(ferrogate_api::iam::Server(Arc::clone(&iam))),
             Arc::new(ferrogate_api::sts::Server(Arc::clone(&sts))),
+            Arc::new(ferrogate_api::acm::Server(Arc::clone(&acm))),
             Arc::new(ferrogate_api::ec2::Server(Arc::clone(&ec2))),
             Arc::new(ferrogate_api::ecr::Server(Arc::clone(&ecr))),
             Arc::new(ferrogate_api::ecs::Server(Arc::clone(&ecs))),
+            Arc::new(ferrogate_api::elbv2::Server(Arc::clone(&elb))),
             Arc::new(ferrogate_api::logs::Server(Arc::clone(&logs))),
             Arc::new(ferrogate_api::secretsmanager::Server(Arc::clone(&secrets))),
-            Arc::new(ferrogate_api::ssm::Server(ssm)),
+            Arc::new(ferrogate_api::ssm::Server(Arc::clone(&ssm))),
         ];
         let exec_door = Arc::new(ExecDoor::new(Arc::clone(&ecs), Arc::clone(&invoke), Arc::clone(&clock)));
+        ssm.serve_sessions_of(Arc::<ExecDoor>::clone(&exec_door));
         if let Some(api) = options.api {
             ecs.serve_sessions_at(format!("ws://{api}"));
         }
@@ -128,6 +149,7 @@ impl Ferrogate {
         .with_doors(vec![
             ecr.door(Arc::clone(&invoke), Arc::clone(&clock)),
             Arc::<ExecDoor>::clone(&exec_door),
+            Arc::new(BalancerDoor::new(elb.balancers(NODE_ID))),
         ]);
         let front = Arc::new(front);
         late.0.set(Arc::downgrade(&front)).unwrap_or_else(|_| unreachable!("set once"));
@@ -138,7 +160,10 @@ impl Ferrogate {
         {
             driver.spawn(controller);
         }
-        for controller in secrets.controllers(Arc::clone(&clock)) {
+        for controller in discovery.controllers(Arc::clone(&invoke), Arc::clone(&clock)) {
+            driver.spawn(controller);
+        }
+        for controller in secrets.controllers(Arc::clone(&clock)).into_iter().chain(elb.controllers()) {
             driver.spawn(controller);
         }
 
@@ -182,7 +207,16 @@ impl Ferrogate {
             fabric.clone(),
             Arc::new(ContainerSandbox::new()?),
         )?;
-        let agent = Arc::new(agent);
+        let names = edge::merged(vec![elb.names(), route53.names()]);
+        let edges = edge::Edges {
+            node_id: NODE_ID.into(),
+            elb: Arc::clone(&elb),
+            names: names.clone(),
+            certificates: vec![acm, iam],
+        };
+        let edges =
+            EdgeConfig { run_dir: RUN_DIR.into(), program: EdgeConfig::beside()?, plane: Arc::new(edges) };
+        let agent = Arc::new(agent.with_names(names).with_edge(edges));
         let broker: Arc<dyn ferrogate_node::ExecBroker> = Arc::<Agent>::clone(&agent);
         exec_door.connect(Arc::downgrade(&broker));
         Ok(Self { front, driver, agent, store, fabric, ecs, ec2, instance, explain })
@@ -196,6 +230,11 @@ impl Ferrogate {
             .filter(|task| task.desired == DesiredStatus::Running)
             .map(|task| task.task_arn.clone());
         (open.collect(), all.len())
+    }
+
+    /// Nobody starts a task in place of one that is stopped, until the next start.
+    pub(crate) fn close_services(&self) {
+        self.ecs.close_services();
     }
 
     /// As the root user would: StopTask, through the front.
@@ -229,6 +268,7 @@ impl Ferrogate {
 
     /// What stands beside tasks, once none of them is left: the fabric, the instance's cgroup.
     pub(crate) async fn remove_rest(&self) -> Result<()> {
+        end_balancers(RUN_DIR.as_ref(), &self.instance, &self.fabric).await?;
         self.fabric.clone().destroy_all().await?;
         ContainerSandbox::remove_instance(&self.instance).await?;
         Ok(())
@@ -237,6 +277,18 @@ impl Ferrogate {
     /// Activations under way are finished. Tasks go on.
     pub(crate) async fn shut_down(&self) {
         self.driver.shut_down(SHUT_DOWN_PATIENCE).await;
+    }
+}
+
+impl edge::CertificateSource for AcmService {
+    fn certificate(&self, arn: &str) -> Option<Certificate> {
+        self.certificate(arn)
+    }
+}
+
+impl edge::CertificateSource for IamService {
+    fn certificate(&self, arn: &str) -> Option<Certificate> {
+        self.server_certificate(arn)
     }
 }
 

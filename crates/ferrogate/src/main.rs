@@ -1,5 +1,6 @@
 //! The program: what a person types, and the composition of everything else.
 
+mod balancer_door;
 mod client;
 mod commands;
 mod compose;

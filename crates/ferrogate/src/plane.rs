@@ -1,6 +1,7 @@
 //! The control plane as the node sees it, in one program: assignments from ECS, the fabric from EC2, everything a
 //! task's role has to do by the AWS API and under that role.
 
+pub(crate) mod edge;
 mod secrets;
 
 use std::collections::BTreeMap;

@@ -69,6 +69,7 @@ impl Front {
             request_id: request_id(),
             principal,
             source_ip: None,
+            host: None,
             user_agent: None,
             access_key_id: None,
             now: self.clock.now(),
@@ -200,9 +201,14 @@ impl Invoke for Front {
         Box::pin(async move {
             let model = schema::model(call.service).ok_or_else(ApiError::internal)?;
             let operation = model.operation(call.operation).ok_or_else(ApiError::internal)?;
+            let mut source_ip = None;
             let principal = match call.caller {
                 Caller::Service { name, account } => Arc::new(service_roles::principal(name, &account)),
                 Caller::Forward(principal) => principal,
+                Caller::Visitor { principal, source_ip: from } => {
+                    source_ip = Some(from);
+                    principal
+                }
                 Caller::Role { role_arn, service, session_name } => {
                     let now = self.clock.now();
                     match session_for_service(&*self.identity, &role_arn, service, &session_name, now) {
@@ -216,7 +222,7 @@ impl Invoke for Front {
                     }
                 }
             };
-            let cx = self.context(principal, &call.region);
+            let cx = Context { source_ip, ..self.context(principal, &call.region) };
             self.call(&cx, model, operation, call.input).await
         })
     }

@@ -240,6 +240,7 @@ impl Front {
         };
         cx.request_id = id.to_owned();
         cx.source_ip = Some(peer);
+        cx.host = header_text(&asked.parts, header::HOST);
         cx.user_agent = header_text(&asked.parts, header::USER_AGENT);
 
         let input = wire::decode(model, protocol, operation, &asked.parts, &bytes).map_err(refuse)?;

@@ -6,15 +6,41 @@ use ferrogate_api::{Principal, PrincipalKind};
 use ferrogate_policy::{DocumentKind, Named, Policy};
 
 /// (service principal, role name, policy).
-const ROLES: &[(&str, &str, &str)] = &[(
-    "ecs.amazonaws.com",
-    "AWSServiceRoleForECS",
-    // After AmazonECSServiceRolePolicy: the statements for network interfaces and for what a RunTask checks.
-    r#"{"Version":"2012-10-17","Statement":[{"Effect":"Allow","Action":[
+const ROLES: &[(&str, &str, &str)] = &[
+    (
+        "ecs.amazonaws.com",
+        "AWSServiceRoleForECS",
+        // After AmazonECSServiceRolePolicy: the statements for network interfaces, for what a RunTask checks, and for what a
+        // service's tasks are put behind.
+        r#"{"Version":"2012-10-17","Statement":[{"Effect":"Allow","Action":[
         "ec2:AttachNetworkInterface","ec2:CreateNetworkInterface","ec2:CreateNetworkInterfacePermission",
         "ec2:CreateTags","ec2:DeleteNetworkInterface","ec2:DeleteNetworkInterfacePermission","ec2:Describe*",
-        "ec2:DetachNetworkInterface","ec2:ModifyNetworkInterfaceAttribute"],"Resource":"*"}]}"#,
-)];
+        "ec2:DetachNetworkInterface","ec2:ModifyNetworkInterfaceAttribute",
+        "elasticloadbalancing:DeregisterTargets","elasticloadbalancing:Describe*",
+        "elasticloadbalancing:RegisterTargets",
+        "servicediscovery:DeregisterInstance","servicediscovery:Get*","servicediscovery:List*",
+        "servicediscovery:RegisterInstance","servicediscovery:UpdateInstanceCustomHealthStatus"],"Resource":"*"}]}"#,
+    ),
+    (
+        "servicediscovery.amazonaws.com",
+        "AWSServiceRoleForCloudMap",
+        // What Cloud Map does on Route 53; EC2 is asked for the VPC of a private zone.
+        r#"{"Version":"2012-10-17","Statement":[{"Effect":"Allow","Action":[
+        "ec2:DescribeVpcs","route53:ChangeResourceRecordSets","route53:CreateHostedZone","route53:DeleteHostedZone",
+        "route53:GetChange","route53:GetHostedZone","route53:ListHostedZonesByName",
+        "route53:ListResourceRecordSets"],"Resource":"*"}]}"#,
+    ),
+    (
+        "elasticloadbalancing.amazonaws.com",
+        "AWSServiceRoleForElasticLoadBalancing",
+        // After AWSElasticLoadBalancingServiceRolePolicy; the certificates are those of its listeners.
+        r#"{"Version":"2012-10-17","Statement":[{"Effect":"Allow","Action":[
+        "acm:DescribeCertificate","ec2:AssociateAddress","ec2:AuthorizeSecurityGroupIngress",
+        "ec2:CreateNetworkInterface","ec2:CreateSecurityGroup","ec2:DeleteNetworkInterface",
+        "ec2:DeleteSecurityGroup","ec2:Describe*","ec2:DisassociateAddress","ec2:ModifyNetworkInterfaceAttribute",
+        "iam:GetServerCertificate"],"Resource":"*"}]}"#,
+    ),
+];
 
 /// The principal of a service acting in an account under its service-linked role.
 pub(crate) fn principal(service: &str, account: &str) -> Principal {

@@ -4,7 +4,7 @@ mod support;
 
 use std::sync::Arc;
 
-use ferrogate_api::{Caller, ecs};
+use ferrogate_api::{Caller, Principal, PrincipalKind, ecs};
 use support::{ACCOUNT, Answer, Call, House, encoded, root, statement};
 
 fn denied(answer: &Answer, code: &str, status: u16, because: &str) {
@@ -191,6 +191,38 @@ async fn calls_from_inside_are_judged_and_recorded_like_those_from_outside() {
     assert_eq!((records.len(), refused), (5, 3));
     assert_eq!(records[2].user_identity["invokedBy"], "ecs-tasks.amazonaws.com");
     assert_eq!(records[4].user_identity["type"], "AssumedRole");
+}
+
+#[tokio::test]
+async fn a_visitor_of_a_door_comes_from_somewhere() {
+    let house = House::new().await;
+    house.user("alice").await;
+    let condition =
+        r#""Condition":{"IpAddress":{"aws:SourceIp":"192.0.2.0/24"},"Bool":{"aws:ViaAWSService":"false"}}"#;
+    let policy = statement("Allow", "*").replace(r#""Effect""#, &format!(r#"{condition},"Effect""#));
+    house.allow("alice", &policy).await;
+    let user_id = house.query("iam", "Action=GetUser&UserName=alice").await.element("UserId");
+    let principal = Arc::new(Principal {
+        arn: format!("arn:aws:iam::{ACCOUNT}:user/alice"),
+        account: ACCOUNT.into(),
+        user_id,
+        kind: PrincipalKind::User { name: "alice".into() },
+        tags: Vec::new(),
+    });
+    let list = |caller| {
+        let invoke = Arc::<ferrogate_front::Front>::clone(&house.front);
+        let client = ecs::Client::new(invoke, caller, "us-east-1");
+        async move { client.list_clusters(ecs::ListClustersRequest::default()).await }
+    };
+    let visitor = |address: &str| Caller::Visitor {
+        principal: Arc::clone(&principal),
+        source_ip: address.parse().unwrap(),
+    };
+    list(visitor("192.0.2.7")).await.unwrap();
+    assert_eq!(list(visitor("198.51.100.7")).await.unwrap_err().code, "AccessDeniedException");
+    // Who calls on somebody's behalf from inside is nowhere.
+    assert_eq!(list(Caller::Forward(principal)).await.unwrap_err().code, "AccessDeniedException");
+    assert_eq!(house.trail.of("ListClusters")[0].source_ip_address, "192.0.2.7");
 }
 
 #[tokio::test]

@@ -138,10 +138,20 @@ pub struct Timeouts {
     pub connect: Duration,
     /// Between two reads, and until the first.
     pub idle: Duration,
+    /// The least that a layer has to come at.
+    pub slowest: Slowest,
     /// A manifest, token or config from question to last byte.
     pub document: Duration,
     /// The whole pull.
     pub pull: Duration,
+}
+
+/// A rate: in each `window` of waiting for a registry, `bytes` have to come. Else the download has failed, as if it had
+/// broken off. Time that the unpacking takes is not the registry's.
+#[derive(Clone, Copy, Debug)]
+pub struct Slowest {
+    pub bytes: u64,
+    pub window: Duration,
 }
 
 impl Default for Timeouts {
@@ -149,6 +159,7 @@ impl Default for Timeouts {
         Timeouts {
             connect: Duration::from_secs(10),
             idle: Duration::from_secs(30),
+            slowest: Slowest { bytes: 256 << 10, window: Duration::from_secs(60) },
             document: Duration::from_secs(60),
             pull: Duration::from_secs(3600),
         }

@@ -1,13 +1,17 @@
 //! One blob from the registry into a pipe: hashed on the way, taken up again where it broke off.
 
-use bytes::Bytes;
+use std::time::Duration;
 
+use bytes::Bytes;
+use tokio::time::Instant;
+
+use crate::config::Slowest;
 use crate::digest::Hasher;
 use crate::error::{Cause, CauseKind};
 use crate::flights::Failure;
 use crate::manifest::Descriptor;
 use crate::pipe::Inlet;
-use crate::registry::{Registry, Source, unexpected_digest};
+use crate::registry::{BlobStream, Registry, Source, unexpected_digest};
 use crate::retry::Attempts;
 
 /// Why a download did not come to its end.
@@ -66,7 +70,8 @@ impl Partial<'_> {
             let mut stream = registry.open_blob(source, blob, self.passed).await?;
             // A registry without Range sends again what is here; the digest tells whether it is the same.
             let mut skip = self.passed - stream.offset;
-            while let Some(mut chunk) = stream.chunk().await? {
+            let mut pace = Pace::new(registry.slowest());
+            while let Some(mut chunk) = pace.chunk(&mut stream).await? {
                 let known = skip.min(chunk.len() as u64);
                 skip -= known;
                 let chunk = chunk.split_off(known as usize);
@@ -92,6 +97,45 @@ impl Partial<'_> {
             self.inlet = None;
         }
         (self.progress)(self.passed);
+    }
+}
+
+/// Whether a registry sends fast enough: looked at once per window of waiting for it.
+struct Pace {
+    slowest: Slowest,
+    waited: Duration,
+    bytes: u64,
+}
+
+impl Pace {
+    fn new(slowest: Slowest) -> Self {
+        Self { slowest, waited: Duration::ZERO, bytes: 0 }
+    }
+
+    async fn chunk(&mut self, stream: &mut BlobStream) -> Result<Option<Bytes>, Cause> {
+        loop {
+            let asked = Instant::now();
+            let left = self.slowest.window.saturating_sub(self.waited);
+            // A chunk that is there already is taken even if no time is left.
+            let came = tokio::time::timeout(left, stream.chunk()).await;
+            self.waited += asked.elapsed();
+            if let Ok(chunk) = came {
+                let chunk = chunk?;
+                self.bytes += chunk.as_ref().map_or(0, |chunk| chunk.len() as u64);
+                return Ok(chunk);
+            }
+            let Slowest { bytes: least, window } = self.slowest;
+            if self.bytes < least {
+                let text = format!(
+                    "failed to copy: httpReadSeeker: failed to read: the registry sent {} bytes in {} s, and at least \
+                     {least} are expected: context deadline exceeded",
+                    self.bytes,
+                    window.as_secs_f32()
+                );
+                return Err(Cause::new(CauseKind::Unreachable, text));
+            }
+            (self.waited, self.bytes) = (Duration::ZERO, 0);
+        }
     }
 }
 

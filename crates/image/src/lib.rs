@@ -6,6 +6,8 @@
 //!
 //! Invariants
 //! - Nothing is used whose digest was not computed here: manifests, configs, compressed and uncompressed layers.
+//! - Who only names a digest gets nothing by it: what is here is used for a caller only after the source of their
+//!   reference gave them its manifest (`proofs.rs`).
 //! - A layer directory is whole or absent: it appears by one rename once every digest was right; leftovers go at the
 //!   next open. What was unpacked and not yet synced is not believed after the machine went down.
 //! - Whatever a registry or a layer says, it costs no more than [`Limits`] and reaches nothing outside the layer.
@@ -29,6 +31,7 @@ mod pins;
 mod pipe;
 mod platform;
 mod prefetch;
+mod proofs;
 mod pull;
 mod reference;
 mod registry;
@@ -40,7 +43,7 @@ mod unpack;
 mod upkeep;
 
 pub use collect::{Collected, Watermarks};
-pub use config::{Auth, Config, Limits, Mirror, OwnRegistry, Retry, Timeouts};
+pub use config::{Auth, Config, Limits, Mirror, OwnRegistry, Retry, Slowest, Timeouts};
 pub use digest::{Digest, DigestError};
 pub use error::{Cause, CauseKind, PullError, StoreError};
 pub use image::{Image, ImageConfig};

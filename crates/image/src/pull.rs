@@ -117,6 +117,8 @@ impl Pull<'_> {
         let source = &inner.registry.source(self.reference, auth).map_err(at_once)?;
         let digest = self.resolve(source).await.map_err(|failure| self.manifest_error(failure))?;
 
+        let _top = inner.pins.pin(vec![digest.clone()]);
+        self.prove(source, &digest).await.map_err(|failure| self.manifest_error(failure))?;
         if let Some(record) = inner.record_of(&digest, self.platform)
             && let Some(image) = inner.image(&record, digest.clone())
         {
@@ -227,19 +229,30 @@ impl Pull<'_> {
         self.document(source, &config.digest, document).await.map_err(|failure| self.layer_error(failure))
     }
 
-    /// A document from the disk, or fetched once and kept.
+    /// This caller may have what is here of this manifest: its source has it, and gave it.
+    async fn prove(&self, source: &Source, digest: &Digest) -> Result<(), Failure> {
+        if self.inner.proofs.has(&source.proof_of(digest)) {
+            return Ok(());
+        }
+        self.document(source, digest, Document::Manifest).await.map(drop)
+    }
+
+    /// A document from the disk, or fetched once and kept. From the disk only if this source has given it before.
     async fn document(
         &self,
         source: &Source,
         digest: &Digest,
         document: Document,
     ) -> Result<Vec<u8>, Failure> {
-        let disk = &self.inner.disk;
+        let (disk, proofs, proof) = (&self.inner.disk, &self.inner.proofs, source.proof_of(digest));
         if let Some(lead) = self.inner.flights.enter(digest, source.id()).await? {
-            let result = match disk.document(digest) {
-                Some(_) => Ok(()),
-                None => self.fetch_document(source, digest, document).await,
+            let result = match proofs.has(&proof) && disk.document(digest).is_some() {
+                true => Ok(()),
+                false => self.fetch_document(source, digest, document).await,
             };
+            if result.is_ok() {
+                proofs.add(proof);
+            }
             lead.end(result)?;
         }
         disk.document(digest).ok_or_else(|| Failure {

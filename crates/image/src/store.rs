@@ -16,6 +16,7 @@ use crate::image::{ConfigDocument, Image};
 use crate::pins::Pins;
 use crate::platform::Platform;
 use crate::prefetch::Prefetch;
+use crate::proofs::Proofs;
 use crate::reference::ImageRef;
 use crate::registry::Registry;
 use crate::settle::Settling;
@@ -33,6 +34,7 @@ pub(crate) struct Inner {
     pub(crate) config: Config,
     pub(crate) registry: Registry,
     pub(crate) flights: Flights,
+    pub(crate) proofs: Proofs,
     pub(crate) layer_slots: Slots,
     pub(crate) pins: Arc<Pins>,
     pub(crate) prefetch: Prefetch,
@@ -90,10 +92,20 @@ impl ImageStore {
         let records = Mutex::new(records.collect());
         let layer_slots = Slots::new(config.layers_in_parallel.max(1));
         let (flights, pins) = (Flights::default(), Arc::default());
-        let (prefetch, settling, in_use) = Default::default();
-        let inner =
-            Inner { disk, config, registry, flights, layer_slots, pins, prefetch, settling, in_use, records };
-        let inner = Arc::new(inner);
+        let (prefetch, settling, in_use, proofs) = Default::default();
+        let inner = Arc::new(Inner {
+            disk,
+            config,
+            registry,
+            flights,
+            proofs,
+            layer_slots,
+            pins,
+            prefetch,
+            settling,
+            in_use,
+            records,
+        });
         inner.settle_later();
         Ok(ImageStore(inner))
     }

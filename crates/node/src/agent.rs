@@ -7,13 +7,14 @@ use std::time::Duration;
 
 use ferrogate_image::ImageStore;
 use ferrogate_model::hex_id;
-use ferrogate_nodeapi::{ControlPlane, DesiredStatus, ObservedStatus, TaskAssignment};
+use ferrogate_nodeapi::{ControlPlane, DesiredStatus, Names, ObservedStatus, TaskAssignment};
 use ferrogate_sandbox::Sandbox;
 use ferrogate_vpc::VpcFabric;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+use crate::balancer::{Balancers, EdgeConfig};
 use crate::dns::Resolvers;
 use crate::pulls::{Pulls, images_in_use};
 use crate::record::{Record, TaskDirs};
@@ -67,6 +68,10 @@ pub struct Agent {
     shared: Arc<Shared>,
     tasks_dir: PathBuf,
     running: Mutex<HashMap<String, Running>>,
+    /// `None`: this node carries no load balancers.
+    edge: Option<EdgeConfig>,
+    /// What the resolvers of VPCs answer for.
+    names: watch::Receiver<Arc<Names>>,
 }
 
 impl Agent {
@@ -93,7 +98,27 @@ impl Agent {
             execs: crate::exec::Sandboxes::default(),
             storage_templates: config.tasks_dir.with_file_name("storage-templates"),
         };
-        Ok(Self { shared: Arc::new(shared), tasks_dir: config.tasks_dir, running: Mutex::default() })
+        let shared = Arc::new(shared);
+        Ok(Self {
+            shared,
+            tasks_dir: config.tasks_dir,
+            running: Mutex::default(),
+            edge: None,
+            names: watch::channel(Arc::default()).1,
+        })
+    }
+
+    /// The node carries load balancers.
+    pub fn with_edge(mut self, edge: EdgeConfig) -> Self {
+        self.edge = Some(edge);
+        self
+    }
+
+    /// Resolvers of VPCs answer for these names, and those that follow.
+    #[must_use]
+    pub fn with_names(mut self, names: watch::Receiver<Arc<Names>>) -> Self {
+        self.names = names;
+        self
     }
 
     /// Runs until dropped. Tasks go on without it.
@@ -110,7 +135,7 @@ impl Agent {
         let mut assignments = self.shared.control.assignments();
         let mut fabric = self.shared.control.fabric();
         let mut sweep = tokio::time::interval(SWEEP_PERIOD);
-        let mut resolvers = Resolvers::default();
+        let mut resolvers = Resolvers::new(self.names.clone());
         self.sync_fabric(&mut fabric, &mut resolvers).await;
         assignments.mark_changed();
         let keep_fabric = async {
@@ -135,11 +160,21 @@ impl Agent {
                 }
             }
         };
+        let keep_balancers = async {
+            match &self.edge {
+                Some(edge) => {
+                    let (instance, fabric) = (&self.shared.instance, self.shared.fabric.clone());
+                    Balancers::new(instance, edge.clone(), fabric).run().await;
+                }
+                None => std::future::pending().await,
+            }
+        };
         // Side by side: a task's sandbox is made while the fabric still learns of its interface; what needs the
         // interface waits for it.
         tokio::select! {
             () = keep_fabric => {}
             () = keep_tasks => {}
+            () = keep_balancers => {}
         }
     }
 

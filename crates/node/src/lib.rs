@@ -7,6 +7,7 @@
 //!         ───────────────▶ VpcFabric         ├─ health: probes
 //!                                            ├─ logs: awslogs
 //!                                            └─ endpoints: 169.254.170.2
+//!         balancers         Balancers ── one ──▶ actor ───▶ ferrogate-edge, in its interface's namespace
 //! ```
 //!
 //! Invariants
@@ -16,6 +17,7 @@
 //! - A task that is no longer assigned is stopped and removed, with its network and its files.
 
 mod agent;
+mod balancer;
 mod dns;
 mod endpoints;
 mod exec;
@@ -33,5 +35,6 @@ mod task;
 mod timing;
 
 pub use agent::{Agent, AgentError, Config, TaskSummary};
+pub use balancer::{BalancerError, EdgeConfig, end_balancers};
 pub use exec::{ExecBroker, ExecError, ExecProcess, ExecRequest, ExecStream};
 pub use timing::{STARTED, Step};

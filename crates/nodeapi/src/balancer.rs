@@ -127,16 +127,32 @@ pub struct Rule {
 #[serde(rename_all = "kebab-case")]
 pub enum Condition {
     /// Not case-sensitive.
-    HostHeader { patterns: Vec<String>, regexes: Vec<String> },
+    HostHeader {
+        patterns: Vec<String>,
+        regexes: Vec<String>,
+    },
     /// Case-sensitive, without the query.
-    PathPattern { patterns: Vec<String>, regexes: Vec<String> },
+    PathPattern {
+        patterns: Vec<String>,
+        regexes: Vec<String>,
+    },
     /// Values are not case-sensitive.
-    HttpHeader { name: String, patterns: Vec<String>, regexes: Vec<String> },
+    HttpHeader {
+        name: String,
+        patterns: Vec<String>,
+        regexes: Vec<String>,
+    },
     /// Exact and case-sensitive.
-    HttpRequestMethod { methods: Vec<String> },
+    HttpRequestMethod {
+        methods: Vec<String>,
+    },
     /// (key or any, value); not case-sensitive.
-    QueryString { pairs: Vec<(Option<String>, String)> },
-    SourceIp { cidrs: Vec<IpNet> },
+    QueryString {
+        pairs: Vec<(Option<String>, String)>,
+    },
+    SourceIp {
+        cidrs: Vec<IpNet>,
+    },
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -155,8 +171,19 @@ pub enum Action {
         stickiness_seconds: Option<u32>,
     },
     /// `#{protocol}`, `#{host}`, `#{port}`, `#{path}`, `#{query}` stand for the request's own.
-    Redirect { protocol: String, host: String, port: String, path: String, query: String, status: u16 },
-    FixedResponse { status: u16, content_type: Option<String>, body: String },
+    Redirect {
+        protocol: String,
+        host: String,
+        port: String,
+        path: String,
+        query: String,
+        status: u16,
+    },
+    FixedResponse {
+        status: u16,
+        content_type: Option<String>,
+        body: String,
+    },
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -16,6 +16,9 @@ pub struct Fabric {
 pub struct VpcFabric {
     /// `vpc-…`
     pub vpc_id: String,
+    /// `us-east-1`
+    #[serde(default)]
+    pub region: String,
     /// Primary block first.
     pub cidrs: Vec<Ipv4Net>,
     pub subnets: Vec<SubnetFabric>,

@@ -83,6 +83,13 @@ pub struct TaskNetwork {
     pub hostname: String,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VolumesFrom {
+    /// Of the same task.
+    pub container: String,
+    pub read_only: bool,
+}
+
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct ContainerAssignment {
     pub name: String,
@@ -112,7 +119,11 @@ pub struct ContainerAssignment {
     pub interactive: bool,
     pub tmpfs: Vec<Tmpfs>,
     pub system_controls: BTreeMap<String, String>,
+    /// Also those it takes from other containers.
     pub mount_points: Vec<MountPoint>,
+    /// Whose images' volumes it has as well. Earlier ones give way to later ones.
+    #[serde(default)]
+    pub volumes_from: Vec<VolumesFrom>,
     #[serde(default)]
     pub ports: Vec<PortMapping>,
     /// Variables whose values come by [`crate::ControlPlane::secrets`]; never written to a disk of the node's.

@@ -212,6 +212,10 @@ pub trait TaskSandbox: Send + Sync {
     /// container that exited may be started again and keeps what it wrote.
     async fn start(&self, container: &str) -> Result<i32, Error>;
 
+    /// Ends a [`TaskSandbox::start`] that still copies what the image has into volumes; that start then fails. Of a
+    /// container that is not being started, or whose program is about to run, nothing is ended.
+    async fn cancel_start(&self, container: &str) -> Result<(), Error>;
+
     async fn signal(&self, container: &str, signal: i32) -> Result<(), Error>;
 
     /// SIGKILL to every process of the container, or of the whole task.
@@ -268,7 +272,8 @@ pub enum Error {
     /// The shim or the kernel refused.
     #[error("{0}")]
     Refused(String),
-    /// There is no shim any more: reattach to see what became of the task.
+    /// There is no shim any more: the state says what became of the task. (Of an exec: its connection is gone, and it
+    /// with it.)
     #[error("the shim of the task in {} does not answer: {why}", dir.display())]
     ShimLost { dir: PathBuf, why: String },
     #[error("cannot start a shim for {}: {why}", dir.display())]

@@ -265,6 +265,17 @@ impl Channel {
         self.delivered.pop_front()
     }
 
+    /// The connection below is another one, and what was on its way may be lost: all that is not acknowledged is sent
+    /// again, at once and in order.
+    pub fn reconnected(&mut self, now_ms: u64) {
+        self.frames.clear();
+        for sent in self.in_flight.values_mut() {
+            sent.wait_ms = RESEND_FIRST_MS;
+            sent.due_ms = now_ms + sent.wait_ms;
+            self.frames.push_back(sent.frame.clone());
+        }
+    }
+
     /// When [`Channel::resend`] has something to do.
     pub fn resend_at_ms(&self) -> Option<u64> {
         self.in_flight.values().map(|sent| sent.due_ms).min()
@@ -356,6 +367,31 @@ mod tests {
             prop_assert!(agent.all_acknowledged());
             prop_assert_eq!(seen, data);
         }
+    }
+
+    #[test]
+    fn another_connection_brings_all_that_was_not_acknowledged() {
+        let (mut agent, mut client) = (Channel::of_agent([1; 16]), Channel::of_client([2; 16]));
+        agent.send(Payload::Output, &[1; 3 * PAYLOAD_BYTES_MAX], 0);
+        // One arrives, and is acknowledged; of the next only the acknowledgement is lost; the last is lost.
+        client.receive(&agent.next_frame().expect("one"), 0).expect("a frame");
+        agent.receive(&client.next_frame().expect("an acknowledgement"), 0).expect("a frame");
+        client.receive(&agent.next_frame().expect("two"), 0).expect("a frame");
+        client.next_frame().expect("an acknowledgement");
+        agent.send(Payload::Output, &[2], 0);
+        agent.reconnected(1);
+        let frames: Vec<Vec<u8>> = std::iter::from_fn(|| agent.next_frame()).collect();
+        let sequences: Vec<i64> =
+            frames.iter().map(|frame| Message::decode(frame).expect("a frame").sequence).collect();
+        assert_eq!(sequences, [1, 2, 3]);
+        for frame in frames {
+            client.receive(&frame, 1).expect("a frame");
+        }
+        assert_eq!(stream(&mut client), [vec![1; 3 * PAYLOAD_BYTES_MAX], vec![2]].concat());
+        while let Some(frame) = client.next_frame() {
+            agent.receive(&frame, 1).expect("a frame");
+        }
+        assert!(agent.all_acknowledged());
     }
 
     #[test]

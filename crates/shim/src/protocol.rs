@@ -1,8 +1,8 @@
 //! What the agent and a shim say to each other over `<task dir>/shim.sock`.
 //!
 //! A frame is a 4-byte big-endian length and that many bytes of JSON. The client sends [`Request`]s, the shim
-//! answers each with one [`Reply::Response`] of the same id, in order, and, on a connection that subscribed,
-//! pushes [`Reply::Event`]s in between. `Exec` carries three file descriptors (stdin, stdout, stderr) as
+//! answers each with one [`Reply::Response`] of the same id, in order but for a `Start` that has volumes to fill first,
+//! and, on a connection that subscribed, pushes [`Reply::Event`]s in between. `Exec` carries three file descriptors (stdin, stdout, stderr) as
 //! `SCM_RIGHTS` with the first byte of its frame. With a terminal the first of them is a socket, over which the
 //! terminal's own end comes back the same way before `Exec` is answered.
 
@@ -105,6 +105,10 @@ pub enum Call {
     /// Clones, sets up, execs; answered when the exec has happened or failed. A container that exited may be
     /// started again: it keeps its writable layer.
     Start {
+        container: String,
+    },
+    /// Ends a `Start` that still fills volumes; the container counts as never started. Otherwise nothing happens.
+    CancelStart {
         container: String,
     },
     /// To the container's first process.
@@ -361,6 +365,9 @@ pub struct ContainerState {
     pub error: Option<String>,
     /// How often it has been started.
     pub starts: u32,
+    /// What its first start has copied so far from the image into its volumes; `None`: there was nothing to copy.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub copied_bytes: Option<u64>,
     /// Nanoseconds since 1970.
     pub created_at_ns: i64,
     pub started_at_ns: Option<i64>,

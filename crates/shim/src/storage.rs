@@ -23,6 +23,8 @@ const FILE_SYSTEM: &str = "ext4";
 const OPTIONS: [&str; 2] = ["noinit_itable", "discard"];
 /// Stands for the images, which lie elsewhere and count.
 const IMAGES_FILE: &str = "images";
+/// Below it, the volumes that are not filled yet, as empty directories of their paths.
+const FILLING_DIR: &str = "filling";
 /// A free loop device may be taken by somebody else before it is ours.
 const LOOP_TRIES_MAX: usize = 64;
 const LOOP_MAJOR: u32 = 7;
@@ -90,12 +92,36 @@ impl Storage {
         fs::create_dir_all(self.base.join(path))
     }
 
+    /// Whether a volume is empty, or was not filled to the end.
+    pub(crate) fn wants_filling(&self, volume: &Path) -> io::Result<bool> {
+        if self.filling(volume).exists() {
+            return Ok(true);
+        }
+        Ok(fs::read_dir(self.base.join(volume))?.next().is_none())
+    }
+
+    pub(crate) fn begin_filling(&self, volume: &Path) -> io::Result<()> {
+        fs::create_dir_all(self.filling(volume))
+    }
+
+    pub(crate) fn end_filling(&self, volume: &Path) -> io::Result<()> {
+        fs::remove_dir(self.filling(volume))
+    }
+
+    /// There as long as the volume is being filled.
+    fn filling(&self, volume: &Path) -> PathBuf {
+        self.base.join(FILLING_DIR).join(volume)
+    }
+
     /// What a container wrote, and the volumes only it had.
     pub(crate) fn remove_container(&self, id: &str) -> io::Result<()> {
-        match fs::remove_dir_all(self.base.join(container_directory(id))) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            _ => Ok(()),
+        for directory in [self.filling(&container_directory(id)), self.base.join(container_directory(id))] {
+            match fs::remove_dir_all(directory) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
         }
+        Ok(())
     }
 
     pub(crate) fn reserve(&self, bytes: u64) -> Result<(), Failure> {

@@ -96,11 +96,6 @@ async fn a_killed_shim_takes_its_containers_along() {
     let mut following = task.task.logs("a", 0).await.unwrap();
     following.next().await.unwrap().unwrap();
     common::kill(task.shim_pid(), 9);
-    let cut_off = tokio::time::timeout(DEADLINE, following.next()).await.unwrap();
-    assert!(matches!(cut_off, Err(Error::ShimLost { .. })), "{cut_off:?}");
-    assert_eq!(tokio::time::timeout(DEADLINE, events.next()).await.unwrap(), None);
-    assert!(matches!(task.task.state().await, Err(Error::ShimLost { .. })));
-
     // By itself, before anybody comes to clean up.
     let gone = async {
         while is_alive(pid) {
@@ -108,6 +103,10 @@ async fn a_killed_shim_takes_its_containers_along() {
         }
     };
     tokio::time::timeout(DEADLINE, gone).await.unwrap();
+    assert_eq!(tokio::time::timeout(DEADLINE, following.next()).await.unwrap().unwrap(), None);
+    assert_eq!(tokio::time::timeout(DEADLINE, events.next()).await.unwrap(), None);
+    assert_eq!(task.task.state().await.unwrap().shim_pid, 0);
+    assert!(matches!(task.task.stats().await, Err(Error::ShimLost { .. })));
     let found = common::sandbox().reattach(&task.dir).await.unwrap();
     let state = found.state().await.unwrap();
     let ended: Vec<_> =
@@ -258,4 +257,75 @@ async fn events_tell_starts_and_ends() {
     assert!(matches!(task.task.signal("a", 15).await, Err(Error::WrongState(_))));
     let never = tokio::time::timeout(Duration::from_millis(1), events.next()).await;
     assert!(never.is_err());
+}
+
+/// Answers every first request as a shim of another version does.
+fn of_another_version(dir: &std::path::Path) {
+    use std::io::{Read, Write};
+    let socket = dir.join("shim.sock");
+    std::fs::rename(&socket, dir.join("shim.sock.old")).unwrap();
+    let listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let mut length = [0; 4];
+            stream.read_exact(&mut length).unwrap();
+            let mut request = vec![0; u32::from_be_bytes(length) as usize];
+            stream.read_exact(&mut request).unwrap();
+            let answer = br#"{"Response":{"id":1,"result":{"Err":{"kind":"Unsupported","message":"protocol version 2: this shim speaks 99"}}}}"#;
+            stream.write_all(&(answer.len() as u32).to_be_bytes()).unwrap();
+            stream.write_all(answer).unwrap();
+        }
+    });
+}
+
+#[tokio::test]
+async fn a_shim_of_another_version_is_refused_and_can_be_discarded() {
+    let task = Task::new().await;
+    task.task.create_container(&task.script("a", "trap '' TERM; sleep 1000 & sleep 1000")).await.unwrap();
+    let pid = task.task.start("a").await.unwrap();
+    let shim = task.shim_pid();
+    of_another_version(&task.dir);
+    let refused = common::sandbox().reattach(&task.dir).await.map(|_| ()).unwrap_err();
+    assert!(refused.to_string().contains("this shim speaks 99"), "{refused}");
+    assert!(is_alive(pid) && is_alive(shim), "a look must end nothing");
+    for round in 0..2 {
+        common::sandbox().discard(&task.dir, &task.instance, "task").await.unwrap();
+        assert!(!is_alive(pid) && !is_alive(shim), "round {round}");
+        assert!(!task.dir.exists());
+        let cgroup = format!("ferrogate/{}", task.instance);
+        for file in Cgroups::detect().unwrap().join_files(cgroup.as_ref()) {
+            assert!(!file.exists(), "{}", file.display());
+        }
+    }
+}
+
+/// Whatever is left or missing of a task that cannot be taken over, it goes, and no other task with it.
+#[tokio::test]
+async fn what_cannot_be_reattached_is_discarded() {
+    type Damage = fn(&std::path::Path);
+    let damages: [(&str, Damage); 4] = [
+        ("no specification", |dir| std::fs::remove_file(dir.join("sandbox.json")).unwrap()),
+        ("a broken specification", |dir| std::fs::write(dir.join("sandbox.json"), "{").unwrap()),
+        ("no lock", |dir| std::fs::remove_file(dir.join("shim.lock")).unwrap()),
+        ("no directory", |dir| std::fs::remove_dir_all(dir).unwrap()),
+    ];
+    let other = Task::new().await;
+    other.task.create_container(&other.script("a", "sleep 1000")).await.unwrap();
+    let others = other.task.start("a").await.unwrap();
+    for (what, damage) in damages {
+        let task = Task::new().await;
+        task.task.create_container(&task.script("a", "sleep 1000")).await.unwrap();
+        let pid = task.task.start("a").await.unwrap();
+        let shim = task.shim_pid();
+        damage(&task.dir);
+        let reattached = common::sandbox().reattach(&task.dir).await;
+        assert!(what == "no lock" || reattached.is_err(), "{what}");
+        drop(reattached);
+        common::sandbox().discard(&task.dir, &task.instance, "task").await.unwrap();
+        assert!(!is_alive(pid), "{what}: the container runs");
+        assert!(!is_alive(shim), "{what}: the shim runs");
+        assert!(!task.dir.exists(), "{what}");
+    }
+    assert!(is_alive(others) && is_alive(other.shim_pid()));
 }

@@ -199,3 +199,54 @@ async fn gone(task: &Task, pid: i32) {
     };
     tokio::time::timeout(DEADLINE, wait).await.expect("the exec stays");
 }
+
+/// As with the agent of AWS, which closes the terminal and leaves the rest to the kernel: a hang-up for what is in the
+/// terminal's foreground. Without a terminal nothing is hung up.
+#[tokio::test]
+async fn background_jobs_end_with_their_terminal_unless_they_do_not_care() {
+    let task = sleeping().await;
+    let script = |number: u32| {
+        format!(
+            "sleep {number}1 & (trap '' HUP; exec sleep {number}2) & setsid sleep {number}3 & \
+             for n in 1 2 3; do until ps -o args | grep -q \"^sleep {number}$n\"; do :; done; done; \
+             echo all; cat; echo cat ended"
+        )
+    };
+    for (number, terminal, first) in [(432, Some(SIZE), 1), (987, None, 0)] {
+        let spec = ExecSpec { terminal, stdin: true, ..shell(&script(number)) };
+        let mut exec = task.task.exec("a", spec).await.unwrap();
+        until(&mut exec, "all").await;
+        match terminal {
+            Some(_) => exec.stdin.as_mut().unwrap().write_all(&[4]).await.unwrap(),
+            None => exec.stdin = None,
+        }
+        // Cancelled again and again, it loses nothing and says nothing twice. Those in the background have its stdout.
+        let mut output = Vec::new();
+        let wait = async {
+            loop {
+                let tick = std::time::Duration::from_micros(50);
+                if let Ok(code) = tokio::time::timeout(tick, exec.wait_output(&mut output, 1000)).await {
+                    return code.unwrap();
+                }
+            }
+        };
+        assert_eq!(tokio::time::timeout(DEADLINE, wait).await.expect("the exec hangs"), 0);
+        assert_eq!(exec.wait_output(&mut output, 1000).await.unwrap(), 0);
+        let said = String::from_utf8(output).unwrap().replace('\r', "");
+        assert_eq!(said.matches("cat ended\n").count(), 1, "{said:?}");
+
+        let alive = async |which: u32| {
+            let look = format!("ps -o args | grep -q '^sleep {number}{which}'");
+            let mut look = task.task.exec("a", ExecSpec { terminal: None, ..shell(&look) }).await.unwrap();
+            look.wait().await.unwrap()
+        };
+        // The signal was sent before the end was told; the end of who got it may take a moment.
+        let ended = async {
+            while alive(1).await != first {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(DEADLINE, ended).await.expect("the first job is not as it should be");
+        assert_eq!((alive(2).await, alive(3).await), (0, 0), "terminal {terminal:?}");
+    }
+}

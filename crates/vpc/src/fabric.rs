@@ -191,6 +191,23 @@ impl VpcFabric {
         .await
     }
 
+    /// Does `action` on a thread inside the namespace, which ends with it: sockets it makes and processes it starts are
+    /// in there for good. It may block.
+    pub async fn run_in<T: Send + 'static>(
+        &self,
+        netns: &str,
+        action: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T> {
+        let name = netns.to_owned();
+        let namespace = self.with_state(move |names, state| {
+            let task = state.task(names, &name)?.ok_or(Error::UnknownNetns { name: name.clone() })?;
+            Ok(task.namespace().clone())
+        });
+        let namespace = namespace.await?;
+        // Outside the lock: a program takes milliseconds to start.
+        blocking(move || namespace.run(action)).await
+    }
+
     /// What went through the namespace's interface so far; `None` while it has none.
     pub async fn counters(&self, netns: &str) -> Result<Option<Counters>> {
         let name = netns.to_owned();

@@ -81,6 +81,10 @@ impl TaskNs {
         self.namespace.path()
     }
 
+    pub(crate) fn namespace(&self) -> &NetNs {
+        &self.namespace
+    }
+
     pub(crate) fn fd(&self) -> BorrowedFd<'_> {
         self.namespace.as_fd()
     }

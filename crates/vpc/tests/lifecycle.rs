@@ -324,3 +324,22 @@ fn measure() {
         stop.await.unwrap();
     });
 }
+
+#[test]
+fn a_program_started_in_a_namespace_is_in_it() {
+    on_own_host(async || {
+        let world = World::open().await;
+        let path = world.fabric.create_netns("lb-eni-x").await.unwrap();
+        let started = world
+            .fabric
+            .run_in("lb-eni-x", || std::process::Command::new("readlink").arg("/proc/self/ns/net").output());
+        let said = String::from_utf8(started.await.unwrap().unwrap().stdout).unwrap();
+        let inode = std::os::unix::fs::MetadataExt::ino(&std::fs::metadata(&path).unwrap());
+        assert_eq!(said.trim(), format!("net:[{inode}]"));
+        // The thread that asked is where it was.
+        let here = std::fs::read_link("/proc/thread-self/ns/net").unwrap();
+        assert_ne!(here.to_string_lossy(), said.trim());
+        assert!(matches!(world.fabric.run_in("nobody", || ()).await, Err(Error::UnknownNetns { .. })));
+        world.fabric.delete_netns("lb-eni-x").await.unwrap();
+    });
+}

@@ -99,6 +99,22 @@ async fn push_in_chunks_and_resume() {
         let refused = send(range, bytes).await;
         assert_eq!((refused.status(), header(&refused, "range")), (StatusCode::RANGE_NOT_SATISFIABLE, "0-7"));
     }
+    // Not as long as it says, or no range at all.
+    for range in ["8-12", "8-10", "8-18446744073709551615", "8", "8-", "nonsense", "11-8"] {
+        let refused = send(range, &content[8..12]).await;
+        assert_eq!(
+            (refused.status(), header(&refused, "range")),
+            (StatusCode::RANGE_NOT_SATISFIABLE, "0-7"),
+            "{range}"
+        );
+        assert_eq!(code(refused).await.1, "BLOB_UPLOAD_INVALID", "{range}");
+    }
+    // Also where only the end of the body tells how long it is.
+    let endless = reqwest::Body::wrap_stream(futures_util::stream::iter([Ok::<_, std::io::Error>(
+        content[8..12].to_vec(),
+    )]));
+    let request = world.request("PATCH", &at).await.header("content-range", "8-10");
+    assert_eq!(request.body(endless).send().await.unwrap().status(), StatusCode::RANGE_NOT_SATISFIABLE);
     let status = world.get(&at).await;
     assert_eq!((status.status(), header(&status, "range")), (StatusCode::NO_CONTENT, "0-7"));
     assert_eq!(send("8-11", &content[8..12]).await.status(), 202);

@@ -5,8 +5,8 @@ use ferrogate_api::{ApiError, Context, Demand, Value, ecs};
 use crate::EcsService;
 use crate::call::Call;
 use crate::operations::{
-    absent, capacity_providers, clusters, definitions, execute_command, protection, run_task, settings, tags,
-    tasks,
+    absent, capacity_providers, clusters, definitions, execute_command, protection, run_task, services,
+    settings, tags, tasks,
 };
 
 /// Operations that wait for the store or another service, and those that only look.
@@ -33,10 +33,15 @@ macro_rules! operations {
 
 operations! {
     write {
+        continue_service_deployment(ContinueServiceDeploymentRequest) -> ContinueServiceDeploymentResponse = services::deployments::resume;
         create_cluster(CreateClusterRequest) -> CreateClusterResponse = clusters::create;
+        create_service(CreateServiceRequest) -> CreateServiceResponse = services::create::create;
+        create_task_set(CreateTaskSetRequest) -> CreateTaskSetResponse = services::task_sets::create;
         delete_account_setting(DeleteAccountSettingRequest) -> DeleteAccountSettingResponse = settings::delete;
         delete_cluster(DeleteClusterRequest) -> DeleteClusterResponse = clusters::delete;
+        delete_service(DeleteServiceRequest) -> DeleteServiceResponse = services::delete::delete;
         delete_task_definitions(DeleteTaskDefinitionsRequest) -> DeleteTaskDefinitionsResponse = definitions::delete;
+        delete_task_set(DeleteTaskSetRequest) -> DeleteTaskSetResponse = services::task_sets::delete;
         deregister_task_definition(DeregisterTaskDefinitionRequest) -> DeregisterTaskDefinitionResponse = definitions::deregister;
         execute_command(ExecuteCommandRequest) -> ExecuteCommandResponse = execute_command::execute;
         put_account_setting(PutAccountSettingRequest) -> PutAccountSettingResponse = settings::put;
@@ -44,26 +49,34 @@ operations! {
         put_cluster_capacity_providers(PutClusterCapacityProvidersRequest) -> PutClusterCapacityProvidersResponse = clusters::put_capacity_providers;
         register_task_definition(RegisterTaskDefinitionRequest) -> RegisterTaskDefinitionResponse = definitions::register;
         run_task(RunTaskRequest) -> RunTaskResponse = run_task::run;
+        stop_service_deployment(StopServiceDeploymentRequest) -> StopServiceDeploymentResponse = services::deployments::stop;
         stop_task(StopTaskRequest) -> StopTaskResponse = tasks::stop;
         tag_resource(TagResourceRequest) -> TagResourceResponse = tags::tag;
         untag_resource(UntagResourceRequest) -> UntagResourceResponse = tags::untag;
         update_cluster(UpdateClusterRequest) -> UpdateClusterResponse = clusters::update;
+        update_service(UpdateServiceRequest) -> UpdateServiceResponse = services::update::update;
+        update_service_primary_task_set(UpdateServicePrimaryTaskSetRequest) -> UpdateServicePrimaryTaskSetResponse = services::task_sets::update_primary;
         update_task_protection(UpdateTaskProtectionRequest) -> UpdateTaskProtectionResponse = protection::update;
+        update_task_set(UpdateTaskSetRequest) -> UpdateTaskSetResponse = services::task_sets::update;
     }
     read {
         describe_capacity_providers(DescribeCapacityProvidersRequest) -> DescribeCapacityProvidersResponse = capacity_providers::describe;
         describe_clusters(DescribeClustersRequest) -> DescribeClustersResponse = clusters::describe;
         describe_container_instances(DescribeContainerInstancesRequest) -> DescribeContainerInstancesResponse = absent::describe_container_instances;
-        describe_services(DescribeServicesRequest) -> DescribeServicesResponse = absent::describe_services;
+        describe_service_deployments(DescribeServiceDeploymentsRequest) -> DescribeServiceDeploymentsResponse = services::deployments::describe;
+        describe_service_revisions(DescribeServiceRevisionsRequest) -> DescribeServiceRevisionsResponse = services::deployments::describe_revisions;
+        describe_services(DescribeServicesRequest) -> DescribeServicesResponse = services::describe::describe;
         describe_task_definition(DescribeTaskDefinitionRequest) -> DescribeTaskDefinitionResponse = definitions::describe;
+        describe_task_sets(DescribeTaskSetsRequest) -> DescribeTaskSetsResponse = services::task_sets::describe;
         describe_tasks(DescribeTasksRequest) -> DescribeTasksResponse = tasks::describe;
         get_task_protection(GetTaskProtectionRequest) -> GetTaskProtectionResponse = protection::get;
         list_account_settings(ListAccountSettingsRequest) -> ListAccountSettingsResponse = settings::list;
         list_attributes(ListAttributesRequest) -> ListAttributesResponse = absent::list_attributes;
         list_clusters(ListClustersRequest) -> ListClustersResponse = clusters::list;
         list_container_instances(ListContainerInstancesRequest) -> ListContainerInstancesResponse = absent::list_container_instances;
-        list_services(ListServicesRequest) -> ListServicesResponse = absent::list_services;
-        list_services_by_namespace(ListServicesByNamespaceRequest) -> ListServicesByNamespaceResponse = absent::list_services_by_namespace;
+        list_service_deployments(ListServiceDeploymentsRequest) -> ListServiceDeploymentsResponse = services::deployments::list;
+        list_services(ListServicesRequest) -> ListServicesResponse = services::describe::list;
+        list_services_by_namespace(ListServicesByNamespaceRequest) -> ListServicesByNamespaceResponse = services::describe::list_by_namespace;
         list_tags_for_resource(ListTagsForResourceRequest) -> ListTagsForResourceResponse = tags::list;
         list_task_definition_families(ListTaskDefinitionFamiliesRequest) -> ListTaskDefinitionFamiliesResponse = definitions::list_families;
         list_task_definitions(ListTaskDefinitionsRequest) -> ListTaskDefinitionsResponse = definitions::list;

@@ -197,7 +197,7 @@ impl Shared {
         if let Some(known) = held.tasks.get_mut(&kv.key)
             && known.node == *node
         {
-            let (desired, sequence) = (task.lifecycle.desired().into(), task.lifecycle.reported_sequence());
+            let (desired, sequence) = (task.node_desired().into(), task.lifecycle.reported_sequence());
             let tell = known.assignment.desired != desired;
             let quiet = known.assignment.reported_sequence != sequence;
             known.assignment.desired = desired;

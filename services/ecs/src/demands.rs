@@ -1,5 +1,7 @@
 //! The rights each call needs, after the Service Authorization Reference of ECS.
 
+mod services;
+
 use ferrogate_api::{Demand, Value};
 use serde::Deserialize;
 
@@ -8,6 +10,7 @@ use crate::definition::size;
 use crate::names;
 use crate::operations::network::TASKS_PRINCIPAL;
 use crate::operations::settings::{self, TAG_RESOURCE_AUTHORIZATION};
+use crate::state::service::ServiceKey;
 use crate::state::{ClusterRecord, FamilyRecord, RevisionRecord, Tags, TaskKey, get_definition};
 
 /// As much of a task as a condition on tags needs.
@@ -38,6 +41,20 @@ pub(crate) fn demands(call: &Call<'_>, operation: &'static str, input: &Value) -
         "DescribeContainerInstances" => vec![rights.on_any("container-instance")],
         "DescribeServices" => rights.on_services(),
         "ListServices" => vec![rights.with_cluster(rights.own("*".into()))],
+        "ListServicesByNamespace" => {
+            vec![rights.own("*".into()).with("ecs:namespace", input.get_str("namespace"))]
+        }
+        "CreateService" => rights.create_service(),
+        "UpdateService" => rights.update_service(),
+        "DeleteService" | "UpdateServicePrimaryTaskSet" | "ListServiceDeployments" => {
+            vec![rights.on_named_service()]
+        }
+        "DescribeServiceDeployments" => rights.on_arns("serviceDeploymentArns"),
+        "StopServiceDeployment" | "ContinueServiceDeployment" => rights.on_arns("serviceDeploymentArn"),
+        "DescribeServiceRevisions" => rights.on_arns("serviceRevisionArns"),
+        "CreateTaskSet" => rights.create_task_set(),
+        "UpdateTaskSet" | "DeleteTaskSet" => vec![rights.on_task_set()],
+        "DescribeTaskSets" => rights.on_task_sets(),
         "DescribeCapacityProviders" => vec![rights.own(call.scope.arn("capacity-provider/*"))],
         "TagResource" | "UntagResource" | "ListTagsForResource" => vec![rights.on_tagged()],
         _ => vec![rights.own("*".into())],
@@ -279,16 +296,11 @@ impl Rights<'_> {
     }
 
     fn on_services(&self) -> Vec<Demand> {
-        let cluster = self.cluster_name(self.input.get_str("cluster"));
         let named = self.input.get_strs("services");
         if named.is_empty() {
             return vec![self.on_any("service")];
         }
-        let arn = |id: &str| match id.starts_with("arn:") {
-            true => id.to_owned(),
-            false => self.call.scope.arn(format!("service/{cluster}/{id}")),
-        };
-        named.into_iter().map(|id| self.with_cluster(self.own(arn(id)))).collect()
+        named.into_iter().map(|id| self.on_service(id)).collect()
     }
 
     fn on_tagged(&self) -> Demand {
@@ -298,6 +310,10 @@ impl Rights<'_> {
             "cluster" => self.cluster_tags(&self.cluster_name(Some(arn))),
             "task-definition" => self.definition(arn).1,
             "task" => TaskKey::of_arn(arn)
+                .and_then(|key| self.call.get::<Tagged>(&key.record()))
+                .map(|found| found.record.tags)
+                .unwrap_or_default(),
+            "service" => ServiceKey::of_arn(arn)
                 .and_then(|key| self.call.get::<Tagged>(&key.record()))
                 .map(|found| found.record.tags)
                 .unwrap_or_default(),

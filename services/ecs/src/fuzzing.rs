@@ -1,8 +1,12 @@
-//! The checks of a task definition, as `fuzz/` reaches them.
+//! The checks of a task definition and the plans for a service, as `fuzz/` reaches them.
+
+mod service_plan;
 
 use ferrogate_api::{ApiError, ecs};
 
 use crate::state::Scope;
+
+pub use service_plan::service_plan;
 
 /// The definition as it would be kept, or why it is refused.
 pub fn checked(input: ecs::RegisterTaskDefinitionRequest) -> Result<ecs::TaskDefinition, ApiError> {

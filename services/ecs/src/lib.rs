@@ -1,10 +1,13 @@
-//! Amazon ECS, as far as Fargate reaches: clusters, task definitions, tasks.
+//! Amazon ECS, as far as Fargate reaches: clusters, task definitions, tasks, services.
 //!
 //! - An operation (`operations/`) validates and commits desired state in one transaction; what it accepts of a task
 //!   definition is in `definition/`.
 //! - A task's life is one state machine (`lifecycle.rs`), driven by three parties and nobody else: StopTask, the
 //!   controllers (`controllers/`) that get and give back its network interface, and the reports of its node.
 //! - Nodes see the service by [`EcsService::assignments`] and [`EcsService::report`] (`node.rs`).
+//! - A service's tasks are started and stopped by its scheduler: a pure planner (`plan/service`) that is told what is
+//!   wanted and what is seen, and a controller (`controllers/services`) that does what it says.
+//! - What happens is told to EventBridge by records (`events.rs`).
 //! - EC2 is called as `ecs.amazonaws.com`, roles are tried out as `ecs-tasks.amazonaws.com`: both by the AWS API.
 //!
 //! From RunTask to the node three transactions are written: the task, its interface (by EC2), its placement.
@@ -12,7 +15,7 @@
 //! Where AWS would look for container instances (no launch type and no capacity provider strategy) a task runs on
 //! Fargate: there is nothing else here. The cluster `default` is made by the first RunTask that means it.
 //!
-//! Deliberately absent: services and what belongs to them, container instances, Spot, and what an agent on an instance
+//! Deliberately absent: container instances, daemons, Spot, and what an agent on an instance
 //! calls (SubmitTaskStateChange and its like): nodes here do not speak the AWS API.
 
 mod api;
@@ -22,6 +25,7 @@ mod controllers;
 mod definition;
 mod demands;
 mod errors;
+mod events;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing;
@@ -35,7 +39,7 @@ mod sessions;
 mod state;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use ferrogate_api::Invoke;
 use ferrogate_control::Controller;
@@ -46,7 +50,9 @@ use ferrogate_store::Store;
 use assignments::Assignments;
 pub use node::{ReportError, TaskRoles};
 pub use pre_pull::{RegisteredImage, RegisteredImages};
-pub use sessions::{ExecSession, SessionError, SessionLog, WhereExec};
+pub use sessions::{
+    ExecSession, Opened, SessionError, SessionLog, SessionSeen, SessionStatus, Ticket, WhereExec,
+};
 
 /// Where tasks can run.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -80,6 +86,8 @@ pub struct EcsService {
     sessions: sessions::Sessions,
     /// Where the next tasks begin among zones that are equal: a hint, nothing depends on it.
     zone_cursor: AtomicUsize,
+    /// Services start nothing any more: the program is about to end, with its tasks.
+    closing: Arc<AtomicBool>,
 }
 
 impl EcsService {
@@ -104,6 +112,7 @@ impl EcsService {
             registrations: pre_pull::Registrations::new(),
             sessions: sessions::Sessions::default(),
             zone_cursor: AtomicUsize::new(0),
+            closing: Arc::default(),
         }
     }
 
@@ -113,8 +122,7 @@ impl EcsService {
 
     /// Of an architecture as tasks show it.
     fn has_node_of(&self, architecture: &str) -> bool {
-        let wanted = if architecture == "arm64" { Architecture::Arm64 } else { Architecture::X86_64 };
-        self.nodes.iter().any(|node| node.architecture == wanted)
+        has_node_of(&self.nodes, architecture)
     }
 
     /// The images of Fargate task definitions registered from now on. A hint: a listener that lags misses some.
@@ -122,8 +130,19 @@ impl EcsService {
         self.registrations.subscribe()
     }
 
+    /// From now on, until this is dropped, no service starts tasks, and tasks that end do not wait for their load
+    /// balancers. What services want stays: whoever comes next over the same store goes on with it.
+    pub fn close_services(&self) {
+        self.closing.store(true, Ordering::Relaxed);
+    }
+
     /// To be given to the driver, all of them.
     pub fn controllers(&self) -> Vec<Arc<dyn Controller>> {
         controllers::all(self)
     }
+}
+
+fn has_node_of(nodes: &[Node], architecture: &str) -> bool {
+    let wanted = if architecture == "arm64" { Architecture::Arm64 } else { Architecture::X86_64 };
+    nodes.iter().any(|node| node.architecture == wanted)
 }

@@ -8,7 +8,7 @@
 //!                  │                                                  │ node
 //!                  │                    node: it failed to start      ▼
 //!                  │         ┌──────────────── PENDING, ACTIVATING   RUNNING
-//!                  │         │                                        │ node
+//!                  │         │                                        │ node, or a stop of what is registered somewhere
 //!                  │         ▼                                        ▼
 //!                  │      STOPPING ◄───────────────────────────── DEACTIVATING
 //!                  │         │ node: nothing of it is left
@@ -16,8 +16,8 @@
 //!               DEPROVISIONING ──(deprovision: ENI deleted)──► STOPPED ──(sweep, an hour later)──► forgotten
 //! ```
 //!
-//! The *desired* status changes first, once and only from RUNNING to STOPPED: by StopTask, or by whoever saw the task
-//! fail. The first cause is the one that stays. A node's reports may skip states, since it says what is and not what
+//! The *desired* status changes first, once and only from RUNNING to STOPPED: by StopTask, by
+//! the service scheduler, or by whoever saw the task fail. The first cause is the one that stays. A node's reports may skip states, since it says what is and not what
 //! was; the states between are passed in one step. Nothing ever goes back.
 
 use std::collections::BTreeMap;
@@ -32,6 +32,7 @@ use serde::{Deserialize, Serialize};
 pub(crate) const TASK_FAILED_TO_START: &str = "TaskFailedToStart";
 pub(crate) const ESSENTIAL_CONTAINER_EXITED: &str = "EssentialContainerExited";
 pub(crate) const USER_INITIATED: &str = "UserInitiated";
+pub(crate) const SERVICE_SCHEDULER_INITIATED: &str = "ServiceSchedulerInitiated";
 
 /// `lastStatus`
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -139,8 +140,10 @@ pub(crate) enum Event<'a> {
     NotProvisioned { reason: String },
     /// `provision`: the task was stopped before it had a node, and nothing is being made for it any more.
     Abandoned,
-    /// StopTask.
+    /// StopTask, or the service scheduler.
     StopRequested { code: &'static str, reason: String },
+    /// The same, next: load balancers and registries let go of it before its node hears of it.
+    LettingGo,
     /// A node.
     Reported(&'a TaskReport),
     /// `deprovision`: the interface is gone.
@@ -161,6 +164,9 @@ pub(crate) struct Lifecycle {
     desired: Desired,
     /// Of what can be seen: grows with every change of it.
     version: u64,
+    /// When `version` last grew.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    changed_at: Option<Timestamp>,
     /// The newest report taken.
     reported_sequence: u64,
     created_at: Timestamp,
@@ -224,6 +230,7 @@ impl Lifecycle {
             status: Provisioning,
             desired: Desired::Running,
             version: 1,
+            changed_at: None,
             reported_sequence: 0,
             created_at: now,
             connectivity_at: None,
@@ -263,6 +270,11 @@ impl Lifecycle {
                 self.advance(Deprovisioning, now);
             }
             Event::StopRequested { code, reason } => self.want_stopped(code, &reason, now),
+            Event::LettingGo => {
+                if self.desired == Desired::Stopped && self.status == Running {
+                    self.advance(Deactivating, now);
+                }
+            }
             Event::Reported(report) => self.take(report, now)?,
             Event::Released => {
                 self.expect(Deprovisioning, "released")?;
@@ -271,7 +283,10 @@ impl Lifecycle {
         }
         let changed = *self != before;
         let visible = Self { reported_sequence: before.reported_sequence, ..self.clone() } != before;
-        self.version += u64::from(visible);
+        if visible {
+            self.version += 1;
+            self.changed_at = Some(now);
+        }
         Ok(changed)
     }
 
@@ -385,6 +400,10 @@ impl Lifecycle {
 
     pub(crate) fn version(&self) -> u64 {
         self.version
+    }
+
+    pub(crate) fn changed_at(&self) -> Timestamp {
+        self.changed_at.unwrap_or(self.created_at)
     }
 
     pub(crate) fn reported_sequence(&self) -> u64 {

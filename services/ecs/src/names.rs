@@ -5,6 +5,7 @@ use ferrogate_model::Arn;
 
 use crate::errors::{client, cluster_not_found, invalid};
 use crate::state::Scope;
+use crate::state::service::ServiceKey;
 
 pub(crate) const DEFAULT_CLUSTER: &str = "default";
 const NAME_CHARACTERS_MAX: usize = 255;
@@ -105,6 +106,48 @@ pub(crate) fn task(scope: &Scope, cluster: &str, identifier: &str) -> Result<Str
         return Err(invalid("taskId contains invalid characters"));
     }
     Ok(id.to_owned())
+}
+
+/// A service's name of its name or ARN, given the cluster it is looked for in.
+pub(crate) fn service(scope: &Scope, cluster: &str, identifier: &str) -> Result<String, ApiError> {
+    let name = match resource(scope, identifier)? {
+        Some(resource) => {
+            let rest = resource.strip_prefix("service/").ok_or_else(|| {
+                invalid(format!("Invalid identifier: '{identifier}' is not a service's ARN"))
+            })?;
+            match rest.split_once('/') {
+                Some((other, _)) if other != cluster => {
+                    let message = format!(
+                        "Invalid identifier: Identifier is for cluster {other}. Your cluster is {cluster}"
+                    );
+                    return Err(invalid(message));
+                }
+                Some((_, name)) => name,
+                None => rest,
+            }
+        }
+        None => identifier,
+    };
+    if is_name(name) {
+        Ok(name.to_owned())
+    } else {
+        Err(invalid(format!("Invalid identifier: '{name}' is not a service name")))
+    }
+}
+
+/// What belongs to a service, by its ARN: `<kind>/<cluster>/<service>/<id>`.
+pub(crate) fn of_service(scope: &Scope, kind: &str, arn: &str) -> Result<(ServiceKey, String), ApiError> {
+    let wrong = || invalid(format!("Invalid identifier: '{arn}' is not the ARN of a {kind}"));
+    let resource = resource(scope, arn)?.ok_or_else(wrong)?;
+    let parts: Vec<&str> = resource.split('/').collect();
+    match parts[..] {
+        [found, cluster, service, id]
+            if found == kind && is_name(cluster) && is_name(service) && is_name(id) =>
+        {
+            Ok((ServiceKey::new(scope, cluster, service), id.to_owned()))
+        }
+        _ => Err(wrong()),
+    }
 }
 
 #[cfg(test)]

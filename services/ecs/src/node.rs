@@ -13,8 +13,9 @@ use crate::lifecycle::Event;
 use crate::plan::assignment::log_configuration;
 use crate::state;
 
-/// Reports of one transaction. The largest task's record is some 20 KB, and the store takes 1.4 MB at once.
-const REPORTS_PER_TXN_MAX: usize = 64;
+/// Reports of one transaction. The largest task's record is some 20 KB, what is told of its change as much again, and the
+/// store takes 1.4 MB at once.
+const REPORTS_PER_TXN_MAX: usize = 32;
 /// Somebody else changed one of the tasks so many times: they get through, we come again.
 const ATTEMPTS_MAX: usize = 64;
 

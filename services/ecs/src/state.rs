@@ -8,11 +8,15 @@
 //! /ecs/<account>/<region>/task/<cluster>/<task id>       run_task.rs makes it; after that see TaskRecord
 //! /ecs/<account>/<region>/setting/<name>/<principal>     operations/settings.rs
 //! /ecs/<account>/<region>/client-token/<cluster>/<token> what an idempotent RunTask made
+//! /ecs/<account>/<region>/service…                       services, see `service.rs`
 //! /ecs-work/<queue>/…                                    what controllers have to look at, see `Queue`
+//! /events/…                                              what EventBridge is told, see `events.rs`
 //! ```
 //!
 //! The work queues hold keys only, written in the same transaction as the record they follow from, so that a
 //! controller wakes and reads as much as there is to do and not as much as there is.
+
+pub(crate) mod service;
 
 use std::collections::BTreeMap;
 
@@ -23,7 +27,9 @@ use ipnet::Ipv4Net;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::lifecycle::{Lifecycle, Status};
+use crate::events;
+use crate::lifecycle::{Desired, Event, Lifecycle, Status};
+use service::Scheduling;
 
 pub(crate) type Tags = BTreeMap<String, String>;
 
@@ -291,7 +297,8 @@ impl RevisionStatus {
     }
 }
 
-/// A task. All but `lifecycle`, `eni`, `node` and `tags` is written once, by RunTask.
+/// A task. All but `lifecycle`, `eni`, `node`, `tags` and `scheduling` is written once, by RunTask or the scheduler of
+/// services.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct TaskRecord {
     pub task_id: String,
@@ -339,6 +346,9 @@ pub(crate) struct TaskRecord {
     /// Written by `operations/protection.rs`; `None`: it was never protected.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub protection: Option<ProtectionRecord>,
+    /// Written by `controllers/services`; a task that no service keeps has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scheduling: Option<Scheduling>,
     /// Written by its own events only (`lifecycle.rs`).
     pub lifecycle: Lifecycle,
 }
@@ -417,6 +427,22 @@ impl TaskRecord {
         self.scope().definition_arn(&self.family, self.revision)
     }
 
+    /// What its node is to do. It keeps a task that somebody may still send connections to.
+    pub(crate) fn node_desired(&self) -> Desired {
+        let held = self.scheduling.as_ref().is_some_and(|one| !one.released && one.is_registered());
+        if held { Desired::Running } else { self.lifecycle.desired() }
+    }
+
+    /// Asks it to stop; `false`: it is stopping. Where it is registered it is let go there first: DEACTIVATING.
+    pub(crate) fn stop(&mut self, code: &'static str, reason: String, now: Timestamp) -> bool {
+        // A stop can be asked for in every state.
+        let mut changed = self.lifecycle.apply(Event::StopRequested { code, reason }, now).unwrap_or(false);
+        if changed && self.node_desired() == Desired::Running {
+            changed |= self.lifecycle.apply(Event::LettingGo, now).unwrap_or(false);
+        }
+        changed
+    }
+
     /// Under which EC2 finds the task's interface again.
     pub(crate) fn attachment_arn(&self) -> String {
         self.scope().arn(format!("attachment/{}", self.attachment_id))
@@ -431,6 +457,9 @@ impl TaskRecord {
         let key = self.key();
         let (before, after) = (was.map(|was| was.lifecycle.status()), self.lifecycle.status());
         txn = txn.put_json(key.record(), self);
+        if was.is_none_or(|was| was.lifecycle.version() != self.lifecycle.version()) {
+            txn = events::task_state_change(txn, self);
+        }
         let left = |status| before == Some(status) && after != status;
         let entered = |status| before != Some(status) && after == status;
         let provision = Queue::Provision.task(&key);
@@ -463,6 +492,7 @@ pub(crate) struct TaskSummary {
     #[serde(default)]
     pub started_by: Option<String>,
     pub attachment_id: String,
+    pub group: String,
     pub lifecycle: LifecycleSummary,
 }
 

@@ -7,7 +7,10 @@ use ferrogate_api::{Context, Demand, PrincipalKind, Value};
 use ferrogate_store::get_json;
 
 use crate::IamService;
-use crate::state::{GroupRecord, Holder, PolicyRecord, RoleRecord, SERVICE_ROLE_PATH, UserRecord, key};
+use crate::state::{
+    GroupRecord, Holder, PolicyRecord, RoleRecord, SERVICE_ROLE_PATH, ServerCertificateRecord, UserRecord,
+    key,
+};
 
 /// What a call is about.
 #[derive(Default)]
@@ -62,8 +65,12 @@ pub(crate) fn of(service: &IamService, cx: &Context, operation: &'static str, in
 
 /// The ARN that UpdateUser or UpdateGroup makes of this one.
 fn renamed(arn: &str, input: &Value) -> Option<String> {
-    let (name, path) =
-        (input.get_str("NewUserName").or_else(|| input.get_str("NewGroupName")), input.get_str("NewPath"));
+    let (name, path) = (
+        ["NewUserName", "NewGroupName", "NewServerCertificateName"]
+            .into_iter()
+            .find_map(|name| input.get_str(name)),
+        input.get_str("NewPath"),
+    );
     if name.is_none() && path.is_none() {
         return None;
     }
@@ -84,6 +91,14 @@ fn subject(service: &IamService, cx: &Context, operation: &str, input: &Value) -
     }
     if let Some(name) = input.get_str("UserName") {
         return holder::<UserRecord>(service, account, name, path());
+    }
+    if let Some(name) = input.get_str("ServerCertificateName") {
+        let at = key(&service.account, "server-certificate", name);
+        let record = get_json::<ServerCertificateRecord>(&*service.store, &at).map(|found| found.record);
+        return match record {
+            Some(record) => Subject { tags: record.tags.clone(), ..Subject::named(record.arn(account)) },
+            None => Subject::named(format!("arn:aws:iam::{account}:server-certificate{}{name}", path())),
+        };
     }
     if let Some(arn) = input.get_str("PolicySourceArn") {
         return Subject::named(arn);
@@ -114,6 +129,7 @@ fn subject(service: &IamService, cx: &Context, operation: &str, input: &Value) -
         "ListUsers" => return below("user"),
         "ListRoles" => return below("role"),
         "ListGroups" => return below("group"),
+        "ListServerCertificates" => return below("server-certificate"),
         _ => {}
     }
     // Operations about the caller when they name nobody.

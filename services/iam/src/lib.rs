@@ -1,5 +1,5 @@
 //! AWS Identity and Access Management: users, groups, access keys, roles, managed and inline policies, the policy
-//! simulator.
+//! simulator, server certificates.
 //!
 //! Two faces: the API ([`ferrogate_api::iam::Iam`]), which writes the records of [`state`], and what the front asks
 //! on every call ([`IamService::credential`], [`IamService::policies`], [`IamService::role`]), answered from the

@@ -6,6 +6,8 @@
 //! /iam/<account>/role/<name>         RoleRecord
 //! /iam/<account>/policy/<name>       PolicyRecord (customer managed)
 //! /iam/<account>/access-key/<id>     AccessKeyRecord
+//! /iam/<account>/server-certificate/<name>  ServerCertificateRecord
+//! /certificate-use/<certificate ARN>/…      written by ELB with a listener: the ARN of its load balancer
 //! ```
 //! Names are unique without case, so keys hold them in lower case. A membership is in the user's record and in the
 //! group's, written together: whoever deletes one of them sees the other in the record that is deleted.
@@ -80,6 +82,30 @@ pub(crate) struct AccessKeyRecord {
     pub(crate) secret: String,
     pub(crate) active: bool,
     pub(crate) created: Timestamp,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct ServerCertificateRecord {
+    pub(crate) name: String,
+    pub(crate) path: String,
+    /// `ASCA…`
+    pub(crate) id: String,
+    /// PEM, as it came.
+    pub(crate) certificate: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) chain: Option<String>,
+    /// Sealed for the place `server-certificate/<id>`.
+    pub(crate) private_key: String,
+    pub(crate) uploaded: Timestamp,
+    pub(crate) expires: Timestamp,
+    #[serde(default)]
+    pub(crate) tags: BTreeMap<String, String>,
+}
+
+impl ServerCertificateRecord {
+    pub(crate) fn arn(&self, account: &str) -> String {
+        format!("arn:aws:iam::{account}:server-certificate{}{}", self.path, self.name)
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -45,6 +45,7 @@ fn context() -> Context {
             tags: Vec::new(),
         }),
         source_ip: None,
+        host: None,
         user_agent: None,
         access_key_id: None,
         now: Timestamp::from_second(1_795_000_000).unwrap(),

@@ -1,4 +1,4 @@
-//! What a call to Parameter Store needs: `ssm:<Operation>` on each parameter it is about ("Actions, resources, and
+//! What a call needs: `ssm:<Operation>` on each parameter or session it is about ("Actions, resources, and
 //! condition keys for AWS Systems Manager", Service Authorization Reference).
 
 use ferrogate_api::{Context, Demand, Value};
@@ -24,6 +24,12 @@ pub(crate) fn of(service: &SsmService, cx: &Context, operation: &'static str, in
         "AddTagsToResource" | "RemoveTagsFromResource" | "ListTagsForResource" => {
             vec![on_parameter(service, cx, &action, input.get_str("ResourceId").unwrap_or_default())]
         }
+        "ResumeSession" | "TerminateSession" => {
+            let id = input.get_str("SessionId").unwrap_or_default();
+            vec![Demand::new(action, format!("arn:aws:ssm:{}:{}:session/{id}", cx.region, cx.account))]
+        }
+        // AWS knows no resource of it but all.
+        "DescribeSessions" => vec![Demand::new(action, "*")],
         "PutParameter" => put(service, cx, &action, input),
         _ if !names.is_empty() => {
             names.into_iter().map(|name| on_parameter(service, cx, &action, name)).collect()

@@ -1,4 +1,5 @@
-//! Systems Manager's Parameter Store: parameters, their versions, labels and tags.
+//! Systems Manager's Parameter Store: parameters, their versions, labels and tags; and of Session Manager what the
+//! ordinary client plugin asks about sessions that ECS Exec began (`sessions.rs`).
 //!
 //! What a parameter is and which versions it has is one record; the value of each version is another, sealed at rest
 //! and bound to its place whatever the parameter's type (`state.rs`). What names, values and labels may be is in
@@ -11,23 +12,32 @@ mod demands;
 mod errors;
 mod operations;
 mod plan;
+mod sessions;
 mod state;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use ferrogate_api::ssm::*;
 use ferrogate_api::{ApiError, Context, Demand, Value};
 use ferrogate_store::{Sealer, Store};
 
+pub use sessions::{SessionManager, SessionSeen, SessionStatus, SessionTicket};
+
 /// The service of all accounts and regions of one store.
 pub struct SsmService {
     store: Arc<dyn Store>,
     sealer: Arc<Sealer>,
+    sessions: OnceLock<Arc<dyn SessionManager>>,
 }
 
 impl SsmService {
     pub fn new(store: Arc<dyn Store>, sealer: Arc<Sealer>) -> Self {
-        Self { store, sealer }
+        Self { store, sealer, sessions: OnceLock::new() }
+    }
+
+    /// Who has the sessions. Until it is said there are none; the first call counts.
+    pub fn serve_sessions_of(&self, manager: Arc<dyn SessionManager>) {
+        let _ = self.sessions.set(manager);
     }
 }
 
@@ -57,6 +67,10 @@ impl Ssm for SsmService {
 
         label_parameter_version(LabelParameterVersionRequest) -> LabelParameterVersionResult = labels::label;
         unlabel_parameter_version(UnlabelParameterVersionRequest) -> UnlabelParameterVersionResult = labels::unlabel;
+
+        resume_session(ResumeSessionRequest) -> ResumeSessionResponse = sessions::resume;
+        terminate_session(TerminateSessionRequest) -> TerminateSessionResponse = sessions::terminate;
+        describe_sessions(DescribeSessionsRequest) -> DescribeSessionsResponse = sessions::describe;
 
         add_tags_to_resource(AddTagsToResourceRequest) -> AddTagsToResourceResult = tags::add;
         remove_tags_from_resource(RemoveTagsFromResourceRequest) -> RemoveTagsFromResourceResult = tags::remove;

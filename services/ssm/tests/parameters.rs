@@ -32,6 +32,7 @@ impl World {
             request_id: "r".into(),
             principal: Arc::new(principal),
             source_ip: None,
+            host: None,
             user_agent: None,
             access_key_id: None,
             now: Timestamp::from_second(1_795_000_000).unwrap(),

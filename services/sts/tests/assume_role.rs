@@ -69,6 +69,7 @@ fn cx(principal: Principal) -> Context {
         request_id: "r".into(),
         principal: Arc::new(principal),
         source_ip: None,
+        host: None,
         user_agent: None,
         access_key_id: None,
         now: Timestamp::from_second(1_795_000_000).unwrap(),
@@ -132,6 +133,37 @@ async fn trust_and_rights() {
     let root = Principal { kind: PrincipalKind::Root, ..alice() };
     let error = Sts::assume_role(&sts, &cx(root), request()).await.unwrap_err();
     assert_eq!(error.message, "Roles may not be assumed by root accounts.");
+}
+
+#[tokio::test]
+async fn what_is_no_arn_of_a_role_is_invalid_whoever_asks() {
+    let (sts, _) = service(trust(r#""AWS":"123456789012""#, ""), Some("sts:*"));
+    let root = Principal { kind: PrincipalKind::Root, ..alice() };
+    for arn in [
+        "not-an-arn-at-all-but-long",
+        "arn:aws:iam::123456789012:user/alice",
+        "arn:aws:iam::123456789012:role/",
+        "arn:aws:iam::123456789012:role/a b",
+        "arn:aws:iam::1234:role/application",
+        "arn:aws:iam:us-east-1:123456789012:role/x",
+        "arn:aws:sts::123456789012:assumed-role/x/y",
+    ] {
+        for principal in [alice(), root.clone()] {
+            let input = AssumeRoleRequest { role_arn: Some(arn.into()), ..request() };
+            let error = Sts::assume_role(&sts, &cx(principal), input).await.expect_err(arn);
+            assert_eq!(
+                (&*error.code, &*error.message),
+                ("ValidationError", "Request ARN is invalid"),
+                "{arn}"
+            );
+        }
+    }
+    // One with a path, or of another account, is one that is not there for this caller.
+    for arn in ["arn:aws:iam::123456789012:role/a/b/c", "arn:aws-cn:iam::210987654321:role/x"] {
+        let input = AssumeRoleRequest { role_arn: Some(arn.into()), ..request() };
+        let error = Sts::assume_role(&sts, &cx(alice()), input).await.expect_err(arn);
+        assert_eq!(error.code, "AccessDenied", "{arn}");
+    }
 }
 
 #[tokio::test]

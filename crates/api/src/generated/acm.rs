@@ -125,7 +125,7 @@ HttpRedirect {
     redirect_from: String = "RedirectFrom",
     redirect_to: String = "RedirectTo",
 }
-ImportCertificateRequest {
+ImportCertificateRequest hides(private_key) {
     certificate_arn: String = "CertificateArn",
     certificate: Vec<u8> = "Certificate",
     private_key: Vec<u8> = "PrivateKey",

@@ -168,7 +168,7 @@ Container {
     neuron_device_ids: Vec<String> = "neuronDeviceIds",
     gpu_sharing_strategy: SharingStrategy = "gpuSharingStrategy",
 }
-ContainerDefinition {
+ContainerDefinition hides(repository_credentials environment) {
     name: String = "name",
     image: String = "image",
     repository_credentials: RepositoryCredentials = "repositoryCredentials",
@@ -246,7 +246,7 @@ ContainerInstanceHealthStatus {
     overall_status: String = "overallStatus",
     details: Vec<InstanceHealthCheckResult> = "details",
 }
-ContainerOverride {
+ContainerOverride hides(environment) {
     name: String = "name",
     command: Vec<String> = "command",
     environment: Vec<KeyValuePair> = "environment",
@@ -698,7 +698,7 @@ ExecuteCommandResponse {
     session: Session = "session",
     task_arn: String = "taskArn",
 }
-ExpressGatewayContainer {
+ExpressGatewayContainer hides(environment) {
     image: String = "image",
     container_port: i32 = "containerPort",
     aws_logs_configuration: ExpressGatewayServiceAwsLogsConfiguration = "awsLogsConfiguration",
@@ -1334,7 +1334,7 @@ RegisterTaskDefinitionResponse {
     task_definition: TaskDefinition = "taskDefinition",
     tags: Vec<Tag> = "tags",
 }
-RepositoryCredentials {
+RepositoryCredentials hides(credentials_parameter) {
     credentials_parameter: String = "credentialsParameter",
 }
 ResolvedConfiguration {
@@ -1629,7 +1629,7 @@ ServiceVolumeConfiguration {
     name: String = "name",
     managed_ebs_volume: ServiceManagedEBSVolumeConfiguration = "managedEBSVolume",
 }
-Session {
+Session hides(token_value) {
     session_id: String = "sessionId",
     stream_url: String = "streamUrl",
     token_value: String = "tokenValue",

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 
 shapes! {
-AccessKey {
+AccessKey hides(secret_access_key) {
     user_name: String = "UserName",
     access_key_id: String = "AccessKeyId",
     status: String = "Status",
@@ -52,7 +52,7 @@ AttachedPolicy {
     policy_name: String = "PolicyName",
     policy_arn: String = "PolicyArn",
 }
-ChangePasswordRequest {
+ChangePasswordRequest hides(old_password new_password) {
     old_password: String = "OldPassword",
     new_password: String = "NewPassword",
 }
@@ -88,7 +88,7 @@ CreateInstanceProfileRequest {
 CreateInstanceProfileResponse {
     instance_profile: InstanceProfile = "InstanceProfile",
 }
-CreateLoginProfileRequest {
+CreateLoginProfileRequest hides(password) {
     user_name: String = "UserName",
     password: String = "Password",
     password_reset_required: bool = "PasswordResetRequired",
@@ -928,7 +928,7 @@ UpdateGroupRequest {
     new_path: String = "NewPath",
     new_group_name: String = "NewGroupName",
 }
-UpdateLoginProfileRequest {
+UpdateLoginProfileRequest hides(password) {
     user_name: String = "UserName",
     password: String = "Password",
     password_reset_required: bool = "PasswordResetRequired",
@@ -957,7 +957,7 @@ UpdateUserRequest {
     new_path: String = "NewPath",
     new_user_name: String = "NewUserName",
 }
-UploadServerCertificateRequest {
+UploadServerCertificateRequest hides(private_key) {
     path: String = "Path",
     server_certificate_name: String = "ServerCertificateName",
     certificate_body: String = "CertificateBody",

@@ -13,7 +13,20 @@ pub mod servicediscovery;
 pub mod ssm;
 pub mod sts;
 
-pub(crate) const SERVICES: &[&str] = &["acm", "ec2", "ecr", "ecs", "elbv2", "iam", "logs", "route53", "secretsmanager", "servicediscovery", "ssm", "sts"];
+pub(crate) const SERVICES: &[&str] = &[
+    "acm",
+    "ec2",
+    "ecr",
+    "ecs",
+    "elbv2",
+    "iam",
+    "logs",
+    "route53",
+    "secretsmanager",
+    "servicediscovery",
+    "ssm",
+    "sts",
+];
 pub(crate) const MODELS: &[&[u8]] = &[
     include_bytes!("acm.json.gz"),
     include_bytes!("ec2.json.gz"),

@@ -30,7 +30,7 @@ CancelRotateSecretResponse {
     name: String = "Name",
     version_id: String = "VersionId",
 }
-CreateSecretRequest {
+CreateSecretRequest hides(secret_binary secret_string) {
     name: String = "Name",
     client_request_token: String = "ClientRequestToken",
     description: String = "Description",
@@ -131,7 +131,7 @@ GetRandomPasswordRequest {
     include_space: bool = "IncludeSpace",
     require_each_included_type: bool = "RequireEachIncludedType",
 }
-GetRandomPasswordResponse {
+GetRandomPasswordResponse hides(random_password) {
     random_password: String = "RandomPassword",
 }
 GetResourcePolicyRequest {
@@ -149,7 +149,7 @@ GetSecretValueRequest {
     version_id: String = "VersionId",
     version_stage: String = "VersionStage",
 }
-GetSecretValueResponse {
+GetSecretValueResponse hides(secret_binary secret_string) {
     arn: String = "ARN",
     name: String = "Name",
     version_id: String = "VersionId",
@@ -217,7 +217,7 @@ PutResourcePolicyResponse {
     name: String = "Name",
     policy_name: String = "PolicyName",
 }
-PutSecretValueRequest {
+PutSecretValueRequest hides(secret_binary secret_string rotation_token) {
     secret_id: String = "SecretId",
     client_request_token: String = "ClientRequestToken",
     secret_binary: Vec<u8> = "SecretBinary",
@@ -313,7 +313,7 @@ SecretListEntry {
     created_date: Timestamp = "CreatedDate",
     primary_region: String = "PrimaryRegion",
 }
-SecretValueEntry {
+SecretValueEntry hides(secret_binary secret_string) {
     arn: String = "ARN",
     name: String = "Name",
     version_id: String = "VersionId",
@@ -341,7 +341,7 @@ UntagResourceRequest {
     secret_id: String = "SecretId",
     tag_keys: Vec<String> = "TagKeys",
 }
-UpdateSecretRequest {
+UpdateSecretRequest hides(secret_binary secret_string) {
     secret_id: String = "SecretId",
     client_request_token: String = "ClientRequestToken",
     description: String = "Description",

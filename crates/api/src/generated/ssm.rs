@@ -36,6 +36,19 @@ DescribeParametersResult {
     parameters: Vec<ParameterMetadata> = "Parameters",
     next_token: String = "NextToken",
 }
+DescribeSessionsRequest {
+    state: String = "State",
+    max_results: i32 = "MaxResults",
+    next_token: String = "NextToken",
+    filters: Vec<SessionFilter> = "Filters",
+}
+DescribeSessionsResponse {
+    sessions: Vec<Session> = "Sessions",
+    next_token: String = "NextToken",
+}
+DoesNotExistException {
+    message: String = "Message",
+}
 GetParameterHistoryRequest {
     name: String = "Name",
     with_decryption: bool = "WithDecryption",
@@ -128,7 +141,7 @@ ListTagsForResourceRequest {
 ListTagsForResourceResult {
     tag_list: Vec<Tag> = "TagList",
 }
-Parameter {
+Parameter hides(value) {
     name: String = "Name",
     r#type: String = "Type",
     value: String = "Value",
@@ -142,7 +155,7 @@ Parameter {
 ParameterAlreadyExists {
     message: String = "message",
 }
-ParameterHistory {
+ParameterHistory hides(value) {
     name: String = "Name",
     r#type: String = "Type",
     key_id: String = "KeyId",
@@ -206,7 +219,7 @@ ParametersFilter {
 PoliciesLimitExceededException {
     message: String = "message",
 }
-PutParameterRequest {
+PutParameterRequest hides(value) {
     name: String = "Name",
     description: String = "Description",
     value: String = "Value",
@@ -230,9 +243,45 @@ RemoveTagsFromResourceRequest {
 }
 RemoveTagsFromResourceResult {
 }
+ResumeSessionRequest {
+    session_id: String = "SessionId",
+}
+ResumeSessionResponse {
+    session_id: String = "SessionId",
+    token_value: String = "TokenValue",
+    stream_url: String = "StreamUrl",
+}
+Session {
+    session_id: String = "SessionId",
+    target: String = "Target",
+    status: String = "Status",
+    start_date: Timestamp = "StartDate",
+    end_date: Timestamp = "EndDate",
+    document_name: String = "DocumentName",
+    owner: String = "Owner",
+    reason: String = "Reason",
+    details: String = "Details",
+    output_url: SessionManagerOutputUrl = "OutputUrl",
+    max_session_duration: String = "MaxSessionDuration",
+    access_type: String = "AccessType",
+}
+SessionFilter {
+    key: String = "key",
+    value: String = "value",
+}
+SessionManagerOutputUrl {
+    s3_output_url: String = "S3OutputUrl",
+    cloud_watch_output_url: String = "CloudWatchOutputUrl",
+}
 Tag {
     key: String = "Key",
     value: String = "Value",
+}
+TerminateSessionRequest {
+    session_id: String = "SessionId",
+}
+TerminateSessionResponse {
+    session_id: String = "SessionId",
 }
 TooManyTagsError {
 }
@@ -258,6 +307,7 @@ service!(Ssm, "ssm", {
     delete_parameter = "DeleteParameter": DeleteParameterRequest => DeleteParameterResult;
     delete_parameters = "DeleteParameters": DeleteParametersRequest => DeleteParametersResult;
     describe_parameters = "DescribeParameters": DescribeParametersRequest => DescribeParametersResult;
+    describe_sessions = "DescribeSessions": DescribeSessionsRequest => DescribeSessionsResponse;
     get_parameter = "GetParameter": GetParameterRequest => GetParameterResult;
     get_parameter_history = "GetParameterHistory": GetParameterHistoryRequest => GetParameterHistoryResult;
     get_parameters = "GetParameters": GetParametersRequest => GetParametersResult;
@@ -266,5 +316,7 @@ service!(Ssm, "ssm", {
     list_tags_for_resource = "ListTagsForResource": ListTagsForResourceRequest => ListTagsForResourceResult;
     put_parameter = "PutParameter": PutParameterRequest => PutParameterResult;
     remove_tags_from_resource = "RemoveTagsFromResource": RemoveTagsFromResourceRequest => RemoveTagsFromResourceResult;
+    resume_session = "ResumeSession": ResumeSessionRequest => ResumeSessionResponse;
+    terminate_session = "TerminateSession": TerminateSessionRequest => TerminateSessionResponse;
     unlabel_parameter_version = "UnlabelParameterVersion": UnlabelParameterVersionRequest => UnlabelParameterVersionResult;
 });

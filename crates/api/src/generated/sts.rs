@@ -29,7 +29,7 @@ AssumeRoleResponse {
     session_token_utilization: i32 = "SessionTokenUtilization",
     session_token_size: i32 = "SessionTokenSize",
 }
-AssumeRoleWithSAMLRequest {
+AssumeRoleWithSAMLRequest hides(saml_assertion) {
     role_arn: String = "RoleArn",
     principal_arn: String = "PrincipalArn",
     saml_assertion: String = "SAMLAssertion",
@@ -51,7 +51,7 @@ AssumeRoleWithSAMLResponse {
     session_token_utilization: i32 = "SessionTokenUtilization",
     session_token_size: i32 = "SessionTokenSize",
 }
-AssumeRoleWithWebIdentityRequest {
+AssumeRoleWithWebIdentityRequest hides(web_identity_token) {
     role_arn: String = "RoleArn",
     role_session_name: String = "RoleSessionName",
     web_identity_token: String = "WebIdentityToken",
@@ -76,7 +76,7 @@ AssumedRoleUser {
     assumed_role_id: String = "AssumedRoleId",
     arn: String = "Arn",
 }
-Credentials {
+Credentials hides(secret_access_key) {
     access_key_id: String = "AccessKeyId",
     secret_access_key: String = "SecretAccessKey",
     session_token: String = "SessionToken",

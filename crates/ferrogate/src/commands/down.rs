@@ -68,6 +68,7 @@ fn wait_for_exit(data: &DataDir, pid: u32) -> Result<()> {
 
 /// Stops every task, as StopTask does, and waits until none is left here.
 pub(crate) async fn stop_all(ferrogate: &Ferrogate) -> Result<usize> {
+    ferrogate.close_services();
     let deadline = Instant::now() + STOP_TIMEOUT;
     let mut stopped = std::collections::BTreeSet::new();
     loop {

@@ -16,6 +16,8 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{Instant, sleep_until};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::protocol::CloseFrame;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 
 use super::logs;
 use crate::Exec;
@@ -24,14 +26,16 @@ use crate::data::DataDir;
 
 /// What keeps a connection that nobody uses open.
 const PING_PERIOD: Duration = Duration::from_secs(60);
+/// For the last frame.
+const GOODBYE_PATIENCE: Duration = Duration::from_secs(2);
 
 pub(crate) fn run(options: &Exec) -> Result<ExitCode> {
     let data = DataDir::new(&options.place.data_dir)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let code = runtime.block_on(session(&data, options))?;
+    let code = runtime.block_on(session(&data, options));
     // A read of stdin may be under way for ever.
     runtime.shutdown_background();
-    Ok(ExitCode::from(u8::try_from(code).unwrap_or(u8::MAX)))
+    Ok(ExitCode::from(u8::try_from(code?).unwrap_or(u8::MAX)))
 }
 
 async fn session(data: &DataDir, options: &Exec) -> Result<i32> {
@@ -136,6 +140,9 @@ impl Talk {
         let mut typed = [0; PAYLOAD_BYTES_MAX];
         let mut input_open = true;
         let mut resized = signal(SignalKind::window_change())?;
+        // Ended by one of these, the terminal would stay as it is.
+        let (mut terminated, mut hung_up) = (signal(SignalKind::terminate())?, signal(SignalKind::hangup())?);
+        let mut interrupted = signal(SignalKind::interrupt())?;
         let mut ping = tokio::time::interval(PING_PERIOD);
         loop {
             while let Some(frame) = self.session.channel().next_frame() {
@@ -171,9 +178,19 @@ impl Talk {
                     self.session.channel().resend(now_ms)?;
                 }
                 _ = resized.recv() => self.tell_size(),
+                _ = terminated.recv() => return self.leave("SIGTERM").await,
+                _ = hung_up.recv() => return self.leave("SIGHUP").await,
+                _ = interrupted.recv() => return self.leave("SIGINT").await,
                 _ = ping.tick() => self.socket.feed(Message::Ping(bytes::Bytes::new())).await?,
             }
         }
+    }
+
+    /// Says goodbye, so that nobody waits for this end to come back.
+    async fn leave(&mut self, why: &str) -> Result<i32> {
+        let goodbye = CloseFrame { code: CloseCode::Normal, reason: "".into() };
+        let _ = tokio::time::timeout(GOODBYE_PATIENCE, self.socket.close(Some(goodbye))).await;
+        bail!("ended by {why}, and the command in the container with it");
     }
 
     fn heard(&mut self, frame: &[u8]) -> Result<Option<i32>> {

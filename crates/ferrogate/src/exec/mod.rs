@@ -1,18 +1,21 @@
 //! ECS Exec: the door clients open their sessions at (`/v1/data-channel/<session>`), and what runs behind it.
 
+mod line;
 mod log;
 mod relay;
 mod rights;
+mod sessions;
 
 pub(crate) use rights::judge;
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::{Arc, OnceLock, Weak};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
 use ferrogate_api::{BoxFuture, Caller, Invoke};
-use ferrogate_ecs::{EcsService, ExecSession, SessionLog};
+use ferrogate_ecs::{EcsService, ExecSession, Opened, SessionLog};
 use ferrogate_front::{Door, DoorBody};
 use ferrogate_model::Clock;
 use ferrogate_node::{ExecBroker, ExecRequest};
@@ -24,7 +27,7 @@ use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, mpsc};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
@@ -36,6 +39,8 @@ const CONNECTIONS_MAX: usize = 256;
 /// From the connection to its token.
 const TOKEN_PATIENCE: Duration = Duration::from_secs(10);
 
+use line::{COMMANDS_MAX, Command, Line};
+
 pub(crate) type Socket = WebSocketStream<TokioIo<Upgraded>>;
 
 pub(crate) struct ExecDoor {
@@ -45,12 +50,14 @@ pub(crate) struct ExecDoor {
     /// Known when the node is.
     broker: OnceLock<Weak<dyn ExecBroker>>,
     places: Arc<Semaphore>,
+    /// Of those that run.
+    lines: Mutex<HashMap<String, mpsc::Sender<Command>>>,
 }
 
 impl ExecDoor {
     pub(crate) fn new(ecs: Arc<EcsService>, invoke: Arc<dyn Invoke>, clock: Arc<dyn Clock>) -> Self {
         let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-        Self { ecs, invoke, clock, broker: OnceLock::new(), places }
+        Self { ecs, invoke, clock, broker: OnceLock::new(), places, lines: Mutex::default() }
     }
 
     /// The first call counts.
@@ -58,22 +65,36 @@ impl ExecDoor {
         let _ = self.broker.set(broker);
     }
 
-    /// One connection, from its token to its end.
-    async fn session(&self, mut socket: Socket, id: &str) {
+    fn line(&self, id: &str) -> Option<mpsc::Sender<Command>> {
+        self.lines.lock().unwrap_or_else(PoisonError::into_inner).get(id).cloned()
+    }
+
+    /// One connection, from its token to its end, or to the session it belongs to.
+    async fn connection(&self, mut socket: Socket, id: &str, peer: SocketAddr) {
         let opened = tokio::time::timeout(TOKEN_PATIENCE, first(&mut socket)).await;
         let opened = opened.unwrap_or_else(|_| Err("no OpenDataChannelInput came in time".into()));
         let opened = opened.and_then(|open| {
             let session = self.ecs.open_session(id, &open.token_value).map_err(|error| error.to_string())?;
             Ok((open, session))
         });
-        match opened {
-            Ok((open, session)) => self.run(socket, open, session).await,
-            Err(why) => {
-                tracing::info!(session = id, why, "an ECS Exec session was not opened");
-                let frame = CloseFrame { code: CloseCode::Policy, reason: why.into() };
-                let _ = tokio::time::timeout(TOKEN_PATIENCE, socket.close(Some(frame))).await;
-            }
-        }
+        let why = match opened {
+            Ok((open, Opened::New(session))) => return self.run(socket, open, *session, peer).await,
+            Ok((_, Opened::Again)) => match self.line(id) {
+                Some(line) => match line.send(Command::Attach(Box::new(socket))).await {
+                    Ok(()) => return,
+                    Err(mpsc::error::SendError(Command::Attach(back))) => {
+                        socket = *back;
+                        "the session has ended".to_owned()
+                    }
+                    Err(_) => return,
+                },
+                None => "the session has ended".to_owned(),
+            },
+            Err(why) => why,
+        };
+        tracing::info!(session = id, why, %peer, "an ECS Exec session was not opened");
+        let frame = CloseFrame { code: CloseCode::Policy, reason: why.into() };
+        let _ = tokio::time::timeout(TOKEN_PATIENCE, socket.close(Some(frame))).await;
     }
 
     /// `None`: the session is not logged; an error: it cannot be, and so must not be.
@@ -110,7 +131,10 @@ impl ExecDoor {
             .map_err(|error| error.to_string())
     }
 
-    async fn run(&self, socket: Socket, open: OpenDataChannel, session: ExecSession) {
+    async fn run(&self, socket: Socket, open: OpenDataChannel, session: ExecSession, peer: SocketAddr) {
+        let (commands, heard) = mpsc::channel(COMMANDS_MAX);
+        self.lines.lock().unwrap_or_else(PoisonError::into_inner).insert(session.id.clone(), commands);
+        let _listed = Listed { door: self, id: &session.id };
         let request = ExecRequest {
             task_arn: session.wanted.task_arn.clone(),
             container: session.wanted.container.clone(),
@@ -126,13 +150,26 @@ impl ExecDoor {
         };
         let task = session.wanted.task_arn.as_str();
         match &started {
-            Ok(_) => tracing::info!(session = session.id, task, "an ECS Exec session begins"),
+            Ok(_) => tracing::info!(session = session.id, task, %peer, "an ECS Exec session begins"),
             Err(why) => {
                 tracing::info!(session = session.id, task, why, "an ECS Exec command was not started")
             }
         }
-        let end = relay::run(socket, &session.id, open.terminal.is_some(), started, log).await;
+        let line = Line::new(socket, heard, &session);
+        let end = relay::run(line, open.terminal.is_some(), started, log).await;
         tracing::info!(session = session.id, task, end, "an ECS Exec session has ended");
+    }
+}
+
+/// A session that can be reached, until this is dropped.
+struct Listed<'a> {
+    door: &'a ExecDoor,
+    id: &'a str,
+}
+
+impl Drop for Listed<'_> {
+    fn drop(&mut self) {
+        self.door.lines.lock().unwrap_or_else(PoisonError::into_inner).remove(self.id);
     }
 }
 
@@ -156,7 +193,7 @@ impl Door for ExecDoor {
     fn serve(
         self: Arc<Self>,
         mut request: Request<Incoming>,
-        _peer: SocketAddr,
+        peer: SocketAddr,
     ) -> BoxFuture<'static, Response<DoorBody>> {
         Box::pin(async move {
             let Some(key) = websocket_key(&request) else {
@@ -181,7 +218,7 @@ impl Door for ExecDoor {
                     .max_frame_size(Some(ferrogate_session::MESSAGE_BYTES_MAX));
                 let io = TokioIo::new(upgraded);
                 let socket = WebSocketStream::from_raw_socket(io, Role::Server, Some(limits)).await;
-                Box::pin(self.session(socket, &id)).await;
+                Box::pin(self.connection(socket, &id, peer)).await;
             });
             let mut response = answer(StatusCode::SWITCHING_PROTOCOLS, "");
             let headers = response.headers_mut();

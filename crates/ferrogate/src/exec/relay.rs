@@ -6,12 +6,10 @@ use std::time::Duration;
 use bytes::{Buf, BytesMut};
 use ferrogate_node::ExecStream;
 use ferrogate_session::{Agent, AgentEvent, PAYLOAD_BYTES_MAX};
-use futures_util::{SinkExt, StreamExt};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, sleep_until, timeout};
-use tokio_tungstenite::tungstenite::Message;
 
-use super::Socket;
+use super::line::{Heard, Line, SEND_PATIENCE, TERMINATED};
 use super::log::Log;
 
 /// Neither a key nor output; Session Manager's default.
@@ -23,13 +21,10 @@ const INPUT_BYTES_MAX: usize = 64 << 10;
 const READ_BYTES: usize = 16 * PAYLOAD_BYTES_MAX;
 /// How long output may still come from a process that has ended.
 const LAST_OUTPUT: Duration = Duration::from_secs(1);
-/// How long the client may take for what was sent to it.
-const SEND_PATIENCE: Duration = Duration::from_secs(30);
 
 struct Session<'a> {
-    socket: Socket,
+    line: Line<'a>,
     agent: Agent,
-    id: &'a str,
     began: Instant,
     heard: Instant,
     /// What the user sees is written there too.
@@ -38,8 +33,7 @@ struct Session<'a> {
 
 /// Until the process ends, the client goes, or nothing moves; says which.
 pub(super) async fn run(
-    socket: Socket,
-    id: &str,
+    line: Line<'_>,
     ours: bool,
     started: Result<ExecStream, String>,
     log: Option<Log>,
@@ -49,7 +43,7 @@ pub(super) async fn run(
     for (byte, digit) in seed.iter_mut().zip(ferrogate_model::hex_id().as_bytes().chunks(2)) {
         *byte = std::str::from_utf8(digit).ok().and_then(|hex| u8::from_str_radix(hex, 16).ok()).unwrap_or(0);
     }
-    let mut session = Session { socket, agent: Agent::new(seed, ours, 0), id, began, heard: began, log };
+    let mut session = Session { line, agent: Agent::new(seed, ours, 0), began, heard: began, log };
     let end = match session.handshake().await {
         Ok(first) => match started {
             Ok(process) => session.relay(process, first).await,
@@ -60,6 +54,9 @@ pub(super) async fn run(
         },
         Err(end) => end,
     };
+    if end == TERMINATED {
+        session.exited_with(137, "The session was terminated.").await;
+    }
     if let Some(log) = session.log.take() {
         log.finish().await;
     }
@@ -71,29 +68,27 @@ impl Session<'_> {
         u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
-    /// Everything that waits for the client.
-    async fn flush(&mut self) -> Result<(), &'static str> {
-        let (socket, channel) = (&mut self.socket, self.agent.channel());
-        let sent = timeout(SEND_PATIENCE, async {
-            while let Some(frame) = channel.next_frame() {
-                socket.feed(Message::Binary(frame.into())).await?;
-            }
-            socket.flush().await
-        });
-        match sent.await {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(_)) => Err("the client has gone"),
-            Err(_) => Err("the client takes nothing"),
+    /// Everything that waits for the client, if it is there.
+    async fn flush(&mut self) {
+        if self.line.is_there() {
+            let channel = self.agent.channel();
+            self.line.send(std::iter::from_fn(|| channel.next_frame())).await;
         }
+    }
+
+    /// When something is to be sent again. Not while nobody is there to take it: it would only pile up.
+    fn due(&mut self) -> Option<Instant> {
+        let at_ms = self.agent.channel().resend_at_ms().filter(|_| self.line.is_there())?;
+        Some(self.began + Duration::from_millis(at_ms))
     }
 
     /// What the client says next; sends again meanwhile what it has not acknowledged.
     async fn hear(&mut self) -> Result<Vec<AgentEvent>, &'static str> {
         loop {
-            self.flush().await?;
-            let due = self.agent.channel().resend_at_ms().map(|ms| self.began + Duration::from_millis(ms));
+            self.flush().await;
+            let due = self.due();
             tokio::select! {
-                frame = self.socket.next() => return self.heard(frame),
+                heard = self.line.hear() => return self.heard(heard),
                 () = sleep_until(due.unwrap_or(self.began)), if due.is_some() => self.resend()?,
             }
         }
@@ -104,22 +99,19 @@ impl Session<'_> {
         self.agent.channel().resend(now_ms).map_err(|_| "the client acknowledges nothing")
     }
 
-    fn heard(
-        &mut self,
-        frame: Option<Result<Message, tokio_tungstenite::tungstenite::Error>>,
-    ) -> Result<Vec<AgentEvent>, &'static str> {
-        match frame {
-            Some(Ok(Message::Binary(frame))) => {
-                let now_ms = self.now_ms();
-                self.agent.receive(&frame, now_ms).map_err(|error| {
-                    tracing::info!(%error, session = self.id, "a client broke the session protocol");
-                    "the client broke the protocol"
-                })
-            }
-            Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Text(_) | Message::Frame(_))) => {
+    fn heard(&mut self, heard: Heard) -> Result<Vec<AgentEvent>, &'static str> {
+        let now_ms = self.now_ms();
+        match heard {
+            Heard::Frame(frame) => self.agent.receive(&frame, now_ms).map_err(|error| {
+                tracing::info!(%error, session = self.line.id(), "a client broke the session protocol");
+                "the client broke the protocol"
+            }),
+            Heard::Back => {
+                self.agent.channel().reconnected(now_ms);
                 Ok(Vec::new())
             }
-            Some(Ok(Message::Close(_)) | Err(_)) | None => Err("the client has gone"),
+            Heard::Nothing => Ok(Vec::new()),
+            Heard::Over(end) => Err(end),
         }
     }
 
@@ -145,9 +137,7 @@ impl Session<'_> {
         let (mut out_open, mut err_open) = (true, true);
         let mut exited: Option<(i32, Instant)> = None;
         loop {
-            if let Err(end) = self.flush().await {
-                return end;
-            }
+            self.flush().await;
             if let Some((code, _)) = exited
                 && !out_open
                 && !err_open
@@ -157,15 +147,16 @@ impl Session<'_> {
             let now_ms = self.now_ms();
             let channel = self.agent.channel();
             channel.set_accepting(input.bytes.len() < INPUT_BYTES_MAX);
+            // Also what is kept for a client that is not there is no more than that.
             let room = channel.has_room();
-            let due = channel.resend_at_ms().map(|ms| self.began + Duration::from_millis(ms));
+            let due = self.due();
             let last = exited.map(|(_, at)| at + LAST_OUTPUT);
             let mut stdin = process.stdin.take();
             let has_input = stdin.is_some() && !input.bytes.is_empty();
             let mut more: Vec<AgentEvent> = Vec::new();
             let mut moved = true;
             tokio::select! {
-                frame = self.socket.next() => match self.heard(frame) {
+                heard = self.line.hear() => match self.heard(heard) {
                     Ok(events) => {
                         moved = !events.is_empty();
                         more = events;
@@ -264,12 +255,17 @@ impl Session<'_> {
             }
         };
         let _ = timeout(SEND_PATIENCE, acknowledged).await;
-        let now_ms = self.now_ms();
-        let id = self.id.to_owned();
-        self.agent.channel().close(&id, output, now_ms);
-        if self.flush().await.is_ok() {
-            let _ = timeout(SEND_PATIENCE, self.socket.close(None)).await;
+        // It is not acknowledged, and so not sent again: somebody has to be there.
+        while !self.line.is_there() {
+            if self.hear().await.is_err() {
+                return;
+            }
         }
+        let now_ms = self.now_ms();
+        let id = self.line.id().to_owned();
+        self.agent.channel().close(&id, output, now_ms);
+        self.flush().await;
+        self.line.close().await;
     }
 }
 

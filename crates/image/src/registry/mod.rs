@@ -14,7 +14,7 @@ use bytes::Bytes;
 use reqwest::header::{ACCEPT, CONTENT_RANGE, HeaderMap, RANGE};
 use reqwest::{Method, Response, StatusCode};
 
-use crate::config::{Auth, Config, Timeouts};
+use crate::config::{Auth, Config, Slowest, Timeouts};
 use crate::digest::Digest;
 use crate::error::{Cause, CauseKind, StoreError};
 use crate::manifest::{ACCEPTED, Descriptor};
@@ -57,6 +57,18 @@ impl Source {
         hasher.finish()
     }
 
+    /// Names the fact that this place gave this document to this caller.
+    pub(crate) fn proof_of(&self, document: &Digest) -> Digest {
+        let (user, password) = match &self.auth {
+            Auth::Anonymous => ("", ""),
+            Auth::Basic { user, password } => (user.as_str(), password.as_str()),
+        };
+        let parts =
+            [self.place.base.as_str(), self.place.repository.as_str(), user, password, document.as_str()];
+        // With lengths, so that no two lists look alike. A hash, so that no password is kept.
+        Digest::of(parts.map(|part| format!("{}:{part}", part.len())).concat().as_bytes())
+    }
+
     fn url(&self, kind: &str, name: &str) -> String {
         format!("{}/v2/{}/{kind}/{name}", self.place.base, self.place.repository)
     }
@@ -95,6 +107,10 @@ impl Registry {
             timeouts: config.timeouts,
             manifest_bytes_max: config.limits.manifest_bytes_max,
         })
+    }
+
+    pub(crate) fn slowest(&self) -> Slowest {
+        self.timeouts.slowest
     }
 
     /// Where a reference is to be had, after the mirrors.

@@ -5,6 +5,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use ferrogate_image::Digest;
 
@@ -34,6 +35,8 @@ pub enum Action {
     ServeWhole,
     /// The whole announced, this many bytes of it sent.
     Truncate(usize),
+    /// In pieces of so many bytes, with a pause after each.
+    Dribble(usize, Duration),
     /// Says nothing until the client goes.
     Hang,
     /// Closes at once.
@@ -145,6 +148,13 @@ impl State {
                             body.len(),
                         )
                     }
+                    (Action::Dribble(piece, pause), start) => {
+                        let body = &body[start.unwrap_or(0)..];
+                        let status = if start.is_some() { 206 } else { 200 };
+                        let headers = format!("{headers}{}", content_range(start, body));
+                        respond(&mut stream, &request, status, &headers, b"", body.len())
+                            .and_then(|()| dribble(&mut stream, body, piece, pause))
+                    }
                     (Action::Serve, Some(start)) => {
                         let body = &body[start..];
                         let headers = format!("{headers}{}", content_range(Some(start), body));
@@ -212,6 +222,15 @@ fn respond(
         stream.write_all(body)?;
     }
     stream.flush()
+}
+
+fn dribble(stream: &mut TcpStream, body: &[u8], piece: usize, pause: Duration) -> std::io::Result<()> {
+    for piece in body.chunks(piece) {
+        stream.write_all(piece)?;
+        stream.flush()?;
+        std::thread::sleep(pause);
+    }
+    Ok(())
 }
 
 fn endless(stream: &mut TcpStream) -> std::io::Result<()> {

@@ -24,6 +24,9 @@ use crate::record::ContainerRecord;
 use crate::timing::step;
 
 const SIGTERM: i32 = 15;
+/// 128 + SIGKILL.
+const KILLED: i32 = 137;
+const VANISHED: &str = "ContainerVanishedError: the process that ran the container was lost";
 /// How long a stopped task waits for its last lines to be taken.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -115,7 +118,7 @@ impl Actor {
             Some(TaskEvent::Exited(exited)) => self.ended(sandbox, &exited).await,
             Some(TaskEvent::Missed) => self.catch_up(sandbox).await,
             Some(_) => None,
-            None => self.shim_lost().await,
+            None => self.shim_lost(sandbox).await,
         }
     }
 
@@ -233,8 +236,9 @@ impl Actor {
             .map_err(|error| failed("CannotCreateContainerError", error.to_string()))?;
         self.record.note(step::CREATED, Some(name), began);
         let created = Timestamp::now();
-        let started = sandbox.start(name).await;
+        let started = self.start_or_stop(sandbox, name).await;
         self.record.note(step::STARTED, Some(name), created);
+        let Some(started) = started else { return Err(Stop::ASKED) };
         let record = self.record.containers.entry(name.clone()).or_default();
         match started {
             Ok(_) => {
@@ -305,12 +309,11 @@ impl Actor {
     async fn adopt(&mut self, sandbox: &Arc<dyn TaskSandbox>, state: &TaskState) -> Option<Stop> {
         let mut stop = None;
         for container in self.record.assignment.containers.clone() {
-            let Some(found) = state.containers.iter().find(|found| found.id == container.name) else {
+            let found = state.containers.iter().find(|found| found.id == container.name);
+            let Some(found) = found.filter(|found| found.starts > 0 && found.started_at_ns.is_some()) else {
+                stop = stop.or_else(|| self.vanished(&container.name));
                 continue;
             };
-            if found.starts == 0 || found.started_at_ns.is_none() {
-                continue;
-            }
             let record = self.record.containers.entry(container.name.clone()).or_default();
             record.started_at = record.started_at.or(found.started_at_ns.and_then(timestamp));
             let known = record.status;
@@ -341,9 +344,23 @@ impl Actor {
         stop
     }
 
+    /// The sandbox does not know it. If it ran, with what it ran in it is gone.
+    fn vanished(&mut self, name: &str) -> Option<Stop> {
+        let record = self.record.containers.get_mut(name)?;
+        if record.status != ContainerStatus::Running {
+            return None;
+        }
+        record.reason.get_or_insert_with(|| VANISHED.to_owned());
+        let (container, at_ns) = (name.to_owned(), nanoseconds(Timestamp::now()));
+        self.note_exit(&Exited { container, exit_code: KILLED, oom_killed: false, at_ns, log_end: 0 })
+    }
+
     /// Events passed us by: the state says what they said.
     async fn catch_up(&mut self, sandbox: &Arc<dyn TaskSandbox>) -> Option<Stop> {
-        let Ok(state) = sandbox.state().await else { return self.shim_lost().await };
+        let Ok(state) = sandbox.state().await else { return self.shim_lost(sandbox).await };
+        if state.shim_pid == 0 {
+            return Some(self.catch_up_lost(&state));
+        }
         let ended: Vec<Exited> = state
             .containers
             .iter()
@@ -361,17 +378,14 @@ impl Actor {
         stop
     }
 
-    /// The shim is gone, and with it the containers.
-    async fn shim_lost(&mut self) -> Option<Stop> {
-        tracing::error!(task = self.record.assignment.task_arn, "the task's shim is gone");
-        match self.shared.sandbox.reattach(&self.dirs.sandbox()).await {
-            Ok(sandbox) => {
-                self.sandbox = Some(Arc::clone(&sandbox));
-                let stop = self.catch_up_lost(&sandbox).await;
-                Some(stop)
-            }
+    /// Nothing more is heard. The containers are gone only where the shim's process is: a connection that breaks is made
+    /// anew beneath us.
+    async fn shim_lost(&mut self, sandbox: &Arc<dyn TaskSandbox>) -> Option<Stop> {
+        match sandbox.state().await {
+            Ok(state) if state.shim_pid == 0 => Some(self.catch_up_lost(&state)),
+            Ok(_) => None,
             Err(error) => {
-                tracing::error!(%error, "what it left cannot be read");
+                tracing::error!(%error, task = self.record.assignment.task_arn, "the task's shim is gone, and what it left cannot be read");
                 Some(Stop {
                     cause: Some(StopCause {
                         code: "EssentialContainerExited".into(),
@@ -383,17 +397,16 @@ impl Actor {
         }
     }
 
-    async fn catch_up_lost(&mut self, sandbox: &Arc<dyn TaskSandbox>) -> Stop {
-        let state = sandbox.state().await.unwrap_or_default();
+    /// The shim is gone, and with it the containers.
+    fn catch_up_lost(&mut self, state: &TaskState) -> Stop {
+        tracing::error!(task = self.record.assignment.task_arn, "the task's shim is gone");
         let mut stop = None;
         for found in &state.containers {
             let running =
                 self.record.containers.get(&found.id).is_some_and(|c| c.status == ContainerStatus::Running);
             if running && found.status != Status::Running {
                 if let Some(record) = self.record.containers.get_mut(&found.id) {
-                    record.reason.get_or_insert_with(|| {
-                        "ContainerVanishedError: the process that ran the container was lost".to_owned()
-                    });
+                    record.reason.get_or_insert_with(|| VANISHED.to_owned());
                 }
                 stop = stop.or(self.note_exit(&exited(found)));
             }
@@ -570,7 +583,7 @@ fn cannot_start(error: &ferrogate_sandbox::Error) -> String {
 fn exited(found: &ContainerState) -> Exited {
     Exited {
         container: found.id.clone(),
-        exit_code: found.exit_code.unwrap_or(137),
+        exit_code: found.exit_code.unwrap_or(KILLED),
         oom_killed: found.oom_killed,
         at_ns: found.exited_at_ns.unwrap_or_else(|| nanoseconds(Timestamp::now())),
         log_end: found.log_end,

@@ -14,6 +14,7 @@ mod pull;
 mod spec;
 mod start;
 mod storage;
+mod volumes;
 mod way;
 
 use std::collections::{BTreeMap, HashMap};
@@ -73,6 +74,12 @@ impl Stop {
     pub(crate) fn failed_to_start(reason: impl Into<String>) -> Self {
         let cause = StopCause { code: "TaskFailedToStart".into(), reason: reason.into() };
         Self { cause: Some(cause), container: None }
+    }
+
+    /// It may run, and this agent cannot look after it: what is left of it is ended.
+    pub(crate) fn lost(why: &str) -> Self {
+        let reason = format!("the node cannot take the task over after its restart: {why}");
+        Self { cause: Some(StopCause { code: "InfrastructureHealth".into(), reason }), container: None }
     }
 
     pub(crate) fn of_container(mut self, name: &str, reason: impl Into<String>) -> Self {

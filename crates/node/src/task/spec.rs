@@ -1,9 +1,9 @@
 //! From an assigned container and its image to what the sandbox is told.
 
 use ferrogate_nodeapi::ContainerAssignment;
-use ferrogate_sandbox::{ContainerSpec, ImageDefaults, LogLimits, Tmpfs, Ulimit, VolumeMount, WhenFull};
+use ferrogate_sandbox::{ContainerSpec, ImageDefaults, LogLimits, Tmpfs, Ulimit, WhenFull};
 
-use super::Actor;
+use super::{Actor, volumes};
 use crate::endpoints;
 
 /// Output of a container that keeps no log driver, for `ferrogate logs`.
@@ -15,11 +15,9 @@ impl Actor {
     pub(super) fn container_spec(&self, container: &ContainerAssignment) -> Result<ContainerSpec, String> {
         let image = self.images.get(&container.name).ok_or("its image is not here")?;
         let config = &image.config;
-        let volumes = container.mount_points.iter().map(|mount| VolumeMount {
-            volume: mount.volume.clone(),
-            container_path: mount.container_path.clone(),
-            read_only: mount.read_only,
-        });
+        let declared =
+            |name: &str| self.images.get(name).map(|image| image.config.volumes.clone()).unwrap_or_default();
+        let volumes = volumes::of(container, &self.record.assignment.containers, &declared);
         let mut environment = self.environment(container);
         environment.extend(self.secrets.get(&container.name).cloned().unwrap_or_default());
         // Whatever a secret is called, the way to the task's endpoints stays.
@@ -69,7 +67,7 @@ impl Actor {
                 .collect(),
             system_controls: container.system_controls.clone(),
             mounts: Vec::new(),
-            volumes: volumes.collect(),
+            volumes,
             init: container.init_process_enabled,
             allow_new_privileges: false,
             pseudo_terminal: container.pseudo_terminal,

@@ -55,10 +55,15 @@ impl Actor {
             self.record.timing.extend(steps);
         }
         // The sandbox first: whatever else failed, it is there to be removed.
+        let ran = self.record.sandbox_made;
         self.sandbox = Some(sandbox.map_err(|error| {
-            Stop::failed_to_start(format!(
-                "ResourceInitializationError: failed to create the task's sandbox: {error}"
-            ))
+            if ran {
+                Stop::lost(&error)
+            } else {
+                Stop::failed_to_start(format!(
+                    "ResourceInitializationError: failed to create the task's sandbox: {error}"
+                ))
+            }
         })?);
         self.record.sandbox_made = true;
         // What may run in it is found by this alone.
@@ -115,10 +120,11 @@ impl Actor {
 
     async fn make_sandbox(&self, assignment: &TaskAssignment) -> Result<Arc<dyn TaskSandbox>, String> {
         let dir = self.dirs.sandbox();
+        if self.record.sandbox_made {
+            // Also where it is gone: what ran in it is not to be started again.
+            return self.shared.sandbox.reattach(&dir).await.map_err(|error| error.to_string());
+        }
         if dir.exists() {
-            if self.record.sandbox_made {
-                return self.shared.sandbox.reattach(&dir).await.map_err(|error| error.to_string());
-            }
             self.discard_half_made().await?;
         }
         let netns = self.shared.fabric.netns_path(&assignment.task_id).map_err(|error| error.to_string())?;
@@ -178,6 +184,26 @@ impl Actor {
             }
         }
         self.sandbox = Some(sandbox);
+    }
+
+    /// `None`: the task's end was wanted before the container could run. What it copies into its volumes may take long.
+    pub(super) async fn start_or_stop(
+        &self,
+        sandbox: &Arc<dyn TaskSandbox>,
+        name: &str,
+    ) -> Option<Result<i32, ferrogate_sandbox::Error>> {
+        let mut desired = self.desired.clone();
+        let mut start = sandbox.start(name);
+        tokio::select! {
+            biased;
+            started = &mut start => return Some(started),
+            _ = desired.wait_for(|desired| *desired == DesiredStatus::Stopped) => {}
+        }
+        if let Err(error) = sandbox.cancel_start(name).await {
+            tracing::warn!(%error, container = name, "its start could not be cancelled");
+        }
+        // It may have come about all the same.
+        Some(start.await).filter(Result::is_ok)
     }
 
     /// For every task, before its first container; until the sandbox is taken away.

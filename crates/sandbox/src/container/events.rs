@@ -1,7 +1,12 @@
 //! What happens in a task, as a stream.
 
+use std::sync::Arc;
+
 use ferrogate_shim::protocol::{Event, Exited};
 use tokio::sync::broadcast;
+
+use super::Link;
+use super::client::Client;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TaskEvent {
@@ -16,27 +21,34 @@ pub enum TaskEvent {
         exit_code: i32,
         at_ns: i64,
     },
-    /// This reader was too slow and events passed it by: ask for the state.
+    /// This reader was too slow, or the connection broke and was made anew, and events passed it by: ask for the state.
     Missed,
 }
 
-/// A stream of [`TaskEvent`]s.
+/// A stream of [`TaskEvent`]s. It outlives the connections it comes over.
 pub struct Events {
-    receiver: broadcast::Receiver<TaskEvent>,
+    link: Arc<Link>,
+    /// `None`: there is no connection that stands.
+    receiver: Option<broadcast::Receiver<TaskEvent>>,
 }
 
 impl Events {
-    pub(crate) fn new(receiver: broadcast::Receiver<TaskEvent>) -> Self {
-        Events { receiver }
+    pub(crate) fn new(link: Arc<Link>, client: Option<Arc<Client>>) -> Self {
+        Events { link, receiver: client.map(|client| client.events()) }
     }
 
-    /// The next event; `None` when the shim is gone (then reattach). Cancel-safe.
+    /// The next event; `None` when the shim is gone: the state says what became of the task. Cancel-safe.
     pub async fn next(&mut self) -> Option<TaskEvent> {
-        match self.receiver.recv().await {
-            Ok(event) => Some(event),
-            Err(broadcast::error::RecvError::Lagged(_)) => Some(TaskEvent::Missed),
-            Err(broadcast::error::RecvError::Closed) => None,
+        if let Some(receiver) = &mut self.receiver {
+            match receiver.recv().await {
+                Ok(event) => return Some(event),
+                Err(broadcast::error::RecvError::Lagged(_)) => return Some(TaskEvent::Missed),
+                Err(broadcast::error::RecvError::Closed) => self.receiver = None,
+            }
         }
+        let client = self.link.client().await.ok()?;
+        self.receiver = Some(client.events());
+        Some(TaskEvent::Missed)
     }
 }
 

@@ -54,7 +54,8 @@ pub struct Exec {
     pub stderr: ExecOutput,
     terminal: Option<Terminal>,
     exit: oneshot::Receiver<i32>,
-    code: Option<i32>,
+    /// What `exit` answered: it answers once.
+    ended: Option<Result<i32, oneshot::error::RecvError>>,
     client: Arc<Client>,
     /// The shim has forgotten it.
     collected: bool,
@@ -96,7 +97,7 @@ impl Exec {
             }
         };
         unfinished.client = None;
-        Ok(Exec { id, pid, stdin, stdout, stderr, terminal, exit, code: None, client, collected: false })
+        Ok(Exec { id, pid, stdin, stdout, stderr, terminal, exit, ended: None, client, collected: false })
     }
 
     pub async fn signal(&self, signal: i32) -> Result<(), Error> {
@@ -122,7 +123,7 @@ impl Exec {
     /// As [`Exec::wait`], with the first `bytes_max` of what it writes; the rest is read and thrown away, as a process
     /// whose output nobody takes would wait for ever once a pipe is full. Cancel-safe.
     pub async fn wait_output(&mut self, output: &mut Vec<u8>, bytes_max: usize) -> Result<i32, Error> {
-        let Exec { stdout, stderr, exit, code, .. } = &mut *self;
+        let Exec { stdout, stderr, exit, ended, .. } = &mut *self;
         let (mut out, mut err) = ([0; OUTPUT_READ_BYTES], [0; OUTPUT_READ_BYTES]);
         let (mut out_open, mut err_open) = (true, true);
         let mut keep = |bytes: &[u8]| {
@@ -130,18 +131,14 @@ impl Exec {
             output.extend_from_slice(&bytes[..room]);
             !bytes.is_empty()
         };
-        let ended = loop {
-            // `exit` answers once; who asks again after a cancellation has the answer already.
-            if let Some(code) = *code {
-                break Ok(code);
-            }
+        // Who asks again after a cancellation may have the answer already.
+        while ended.is_none() {
             tokio::select! {
                 read = stdout.read(&mut out), if out_open => out_open = keep(&out[..read.unwrap_or(0)]),
                 read = stderr.read(&mut err), if err_open => err_open = keep(&err[..read.unwrap_or(0)]),
-                ended = &mut *exit => break ended,
+                answer = &mut *exit => *ended = Some(answer),
             }
-        };
-        *code = ended.as_ref().ok().copied();
+        }
         // What it wrote before its end is there already; who still writes now is somebody else.
         for _ in 0..LAST_READS_MAX {
             tokio::select! {
@@ -151,22 +148,19 @@ impl Exec {
                 () = std::future::ready(()) => break,
             }
         }
-        self.collect(ended).await
+        self.collect().await
     }
 
     /// Its exit code, 128 + signal when one ended it. Collects it: the shim forgets the exec. Cancel-safe.
     pub async fn wait(&mut self) -> Result<i32, Error> {
-        let code = match self.code {
-            Some(code) => Ok(code),
-            None => (&mut self.exit).await,
-        };
-        // Kept: who cancels while it is collected may ask again, and `exit` answers once.
-        self.code = code.as_ref().ok().copied();
-        self.collect(code).await
+        if self.ended.is_none() {
+            self.ended = Some((&mut self.exit).await);
+        }
+        self.collect().await
     }
 
-    async fn collect(&mut self, code: Result<i32, oneshot::error::RecvError>) -> Result<i32, Error> {
-        let code = code.map_err(|_| self.client.lost())?;
+    async fn collect(&mut self) -> Result<i32, Error> {
+        let Some(Ok(code)) = self.ended else { return Err(self.client.lost()) };
         if !self.collected {
             match self.client.done(Call::DeleteExec { exec: self.id.clone() }).await {
                 // The first of two that ask, where the first was cancelled before it heard the answer.

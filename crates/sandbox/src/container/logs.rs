@@ -10,6 +10,7 @@ use std::sync::Arc;
 use ferrogate_shim::log::{self, Record};
 use tokio::sync::watch;
 
+use super::Link;
 use super::client::Progress;
 use crate::Error;
 
@@ -52,31 +53,38 @@ pub struct LogFollower {
     reader: Arc<Reader>,
     offset: u64,
     ready: VecDeque<LogRecord>,
+    link: Arc<Link>,
+    container: String,
     progress: watch::Receiver<Progress>,
-    /// Nobody will tell of progress any more.
-    closed: bool,
 }
 
 impl LogFollower {
-    pub(crate) fn new(directory: PathBuf, offset: u64, progress: watch::Receiver<Progress>) -> Self {
-        LogFollower {
+    pub(crate) async fn new(
+        link: Arc<Link>,
+        container: &str,
+        directory: PathBuf,
+        offset: u64,
+    ) -> Result<Self, Error> {
+        Ok(LogFollower {
             reader: Arc::new(Reader { directory }),
             offset,
             ready: VecDeque::new(),
-            progress,
-            closed: false,
-        }
+            progress: progress(&link, container).await?,
+            container: container.to_owned(),
+            link,
+        })
     }
 
     /// The next record; waits for it while the container runs. `None` when the container has exited and all is
-    /// read; `ShimLost` when the connection ends or the container is deleted before that (a restarted container's output is read by a new follower from the same offset). Cancel-safe.
+    /// read, also one whose shim is gone; `NotFound` when it is deleted before that (a restarted container's output is
+    /// read by a new follower from the same offset). Cancel-safe.
     pub async fn next(&mut self) -> Result<Option<LogRecord>, Error> {
         loop {
             if let Some(record) = self.ready.pop_front() {
                 return Ok(Some(record));
             }
             // Looked at before reading, so output that comes in between is seen by the next round.
-            let progress = *self.progress.borrow_and_update();
+            let seen = *self.progress.borrow_and_update();
             let reader = Arc::clone(&self.reader);
             let from = self.offset;
             let batch = tokio::task::spawn_blocking(move || reader.read(from))
@@ -92,30 +100,40 @@ impl LogFollower {
                 self.ready.extend(batch);
                 continue;
             }
-            if progress.ended && self.offset >= progress.log_end {
+            if seen.ended && self.offset >= seen.log_end {
                 return Ok(None);
             }
-            if progress.log_end > self.offset && progress.ended {
+            if seen.log_end > self.offset && seen.ended {
                 // Nothing there although there should be: damaged or removed beneath us.
                 return Err(Error::Io {
                     action: "read the log in",
                     path: self.reader.directory.clone(),
                     source: io::Error::other(format!(
                         "output ends at {} instead of {}",
-                        self.offset, progress.log_end
+                        self.offset, seen.log_end
                     )),
                 });
             }
-            if self.closed {
-                return Err(Error::ShimLost {
-                    dir: self.reader.directory.clone(),
-                    why: "the log was followed when the connection ended".into(),
-                });
+            // The connection broke, and says nothing of the container; or the container was deleted.
+            if self.progress.changed().await.is_err() {
+                self.progress = progress(&self.link, &self.container).await?;
             }
-            // Without a sender one more look is taken: what was written before the end is there.
-            self.closed = self.progress.changed().await.is_err();
         }
     }
+}
+
+/// Told of as long as a connection stands.
+async fn progress(link: &Link, container: &str) -> Result<watch::Receiver<Progress>, Error> {
+    // Known to the shim, or this would wait for a container that will never be.
+    let found = link.find(container).await?;
+    let error = match link.client().await {
+        Ok(client) => return Ok(client.progress(container)),
+        Err(error) => error,
+    };
+    let remains = link.remains().await.ok_or(error)?;
+    let log_end =
+        remains.containers.iter().find(|known| known.id == container).map_or(found.log_end, |c| c.log_end);
+    Ok(watch::channel(Progress { log_end, ended: true }).1)
 }
 
 pub(crate) struct Reader {

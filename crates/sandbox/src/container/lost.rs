@@ -198,7 +198,7 @@ fn log_extent(directory: &Path) -> io::Result<(u64, u64)> {
     Ok((first.start, last.start + whole as u64))
 }
 
-fn now_ns() -> i64 {
+pub(super) fn now_ns() -> i64 {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     i64::try_from(now.as_nanos()).unwrap_or(i64::MAX)
 }

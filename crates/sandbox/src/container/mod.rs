@@ -11,7 +11,7 @@ use ferrogate_shim::protocol::{
     Status, TaskConfig, TaskState, TaskStats,
 };
 use tokio::io::AsyncReadExt;
-use tokio::sync::watch;
+use tokio::sync::Mutex;
 
 use crate::{ContainerSpec, Error, Isolation, Made, Sandbox, TaskSandbox, TaskSandboxSpec, spec};
 
@@ -21,7 +21,7 @@ pub(crate) mod exec;
 pub(crate) mod logs;
 mod lost;
 
-use client::{Client, Progress, unexpected};
+use client::{Client, unexpected};
 use events::{Events, TaskEvent};
 use exec::{Exec, ExecSpec};
 use logs::LogFollower;
@@ -34,6 +34,9 @@ const SHIM_START_DEADLINE: Duration = Duration::from_secs(20);
 /// A shim that holds its lock and does not answer is given this long, and asked this often.
 const REATTACH_DEADLINE: Duration = Duration::from_secs(10);
 const REATTACH_INTERVAL: Duration = Duration::from_millis(5);
+/// A connection that broke is made anew, at growing intervals, as long as the shim lives.
+const RECONNECT_MIN: Duration = Duration::from_millis(5);
+const RECONNECT_MAX: Duration = Duration::from_secs(1);
 /// Longest a process may take to go after SIGKILL, and a shim after `Shutdown`.
 const KILL_DEADLINE: Duration = Duration::from_secs(30);
 const CPU_PERIOD_US: u64 = 100_000;
@@ -128,9 +131,7 @@ impl Sandbox for ContainerSandbox {
             Ok((client, made))
         };
         match made.await {
-            Ok((client, made)) => {
-                Ok(Arc::new(ContainerTask { spec, config, shim: Shim::Alive(client), made }))
-            }
+            Ok((client, made)) => Ok(ContainerTask::shared(spec, config, Shim::Alive(client), made)),
             Err(error) => {
                 // Whatever stands of it must not stay; the first error is the one to report.
                 let _ = lost::remove(&directory, &config.cgroup, &config.shim_cgroup).await;
@@ -148,12 +149,14 @@ impl Sandbox for ContainerSandbox {
             match Client::connect(dir).await {
                 Ok(client) => break Shim::Alive(client),
                 Err(_) if !lost::shim_is_alive(dir) => break Shim::Lost(lost::recover(dir, &config).await?),
+                // It answers and speaks another protocol: no wait makes it ours.
+                Err(error @ Error::Refused(_)) => return Err(error),
                 // Starting, or on its way out: soon it is the one or the other.
                 Err(error) if tokio::time::Instant::now() > deadline => return Err(error),
                 Err(_) => tokio::time::sleep(REATTACH_INTERVAL).await,
             }
         };
-        Ok(Arc::new(ContainerTask { spec, config, shim, made: Vec::new() }))
+        Ok(ContainerTask::shared(spec, config, shim, Vec::new()))
     }
 
     async fn discard(&self, dir: &Path, instance: &str, task_id: &str) -> Result<(), Error> {
@@ -164,32 +167,114 @@ impl Sandbox for ContainerSandbox {
 
 struct ContainerTask {
     spec: TaskSandboxSpec,
-    config: TaskConfig,
-    shim: Shim,
     made: Vec<Made>,
+    link: Arc<Link>,
+}
+
+/// The way to a task's shim, whatever becomes of one connection. Shared with what follows events and output.
+pub(crate) struct Link {
+    directory: PathBuf,
+    config: TaskConfig,
+    shim: Mutex<Shim>,
 }
 
 enum Shim {
     Alive(Arc<Client>),
-    /// Gone when the agent came back; this is what became of the containers.
+    /// Gone; this is what became of the containers.
     Lost(TaskState),
+    /// Ended with all its task had.
+    Destroyed,
 }
 
-impl ContainerTask {
-    fn client(&self) -> Result<&Arc<Client>, Error> {
-        match &self.shim {
-            Shim::Alive(client) => Ok(client),
-            Shim::Lost(_) => Err(Error::ShimLost { dir: self.spec.dir.clone(), why: lost::REASON.into() }),
+impl Link {
+    /// A connection that stands. One that broke says nothing of the shim, which ends only with its process: it is made
+    /// anew, and what happened meanwhile is in the state.
+    pub(crate) async fn client(&self) -> Result<Arc<Client>, Error> {
+        let mut shim = self.shim.lock().await;
+        let mut pause = RECONNECT_MIN;
+        loop {
+            match &*shim {
+                Shim::Alive(client) if !client.is_lost() => return Ok(Arc::clone(client)),
+                Shim::Alive(_) => {}
+                Shim::Lost(_) | Shim::Destroyed => return Err(self.lost()),
+            }
+            match Client::connect(&self.directory).await {
+                Ok(client) => *shim = Shim::Alive(client),
+                Err(_) if !lost::shim_is_alive(&self.directory) => {
+                    *shim = Shim::Lost(lost::recover(&self.directory, &self.config).await?);
+                }
+                Err(_) => {
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(RECONNECT_MAX);
+                }
+            }
         }
     }
 
-    async fn find(&self, container: &str) -> Result<ContainerState, Error> {
-        self.state()
-            .await?
-            .containers
-            .into_iter()
-            .find(|state| state.id == container)
-            .ok_or_else(|| Error::NotFound(format!("task {} has no container {container:?}", self.spec.id)))
+    /// What became of a task whose shim is gone.
+    pub(crate) async fn remains(&self) -> Option<TaskState> {
+        match &*self.shim.lock().await {
+            Shim::Lost(state) => Some(state.clone()),
+            Shim::Alive(_) | Shim::Destroyed => None,
+        }
+    }
+
+    /// The connection there is, whether it still stands or not.
+    fn current(&self) -> Option<Arc<Client>> {
+        match self.shim.try_lock().as_deref() {
+            Ok(Shim::Alive(client)) => Some(Arc::clone(client)),
+            _ => None,
+        }
+    }
+
+    fn lost(&self) -> Error {
+        Error::ShimLost { dir: self.directory.clone(), why: lost::REASON.into() }
+    }
+
+    /// A call that may be made twice, whatever connection it takes.
+    async fn call(&self, call: Call) -> Result<Answer, Error> {
+        loop {
+            let client = self.client().await?;
+            match client.call(call.clone(), Vec::new()).await {
+                // Either it stands again, or the shim is gone, which ends this.
+                Err(Error::ShimLost { .. }) => {}
+                answer => return answer,
+            }
+        }
+    }
+
+    async fn done(&self, call: Call) -> Result<(), Error> {
+        match self.call(call).await? {
+            Answer::Done => Ok(()),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    async fn state(&self) -> Result<TaskState, Error> {
+        match self.call(Call::State).await {
+            Ok(Answer::State(state)) => Ok(state),
+            Ok(other) => Err(unexpected(&other)),
+            Err(error) => self.remains().await.ok_or(error),
+        }
+    }
+
+    pub(crate) async fn find(&self, container: &str) -> Result<ContainerState, Error> {
+        let found = self.state().await?.containers.into_iter().find(|state| state.id == container);
+        found.ok_or_else(|| {
+            Error::NotFound(format!("{} has no container {container:?}", self.config.cgroup.display()))
+        })
+    }
+}
+
+impl ContainerTask {
+    fn shared(
+        spec: TaskSandboxSpec,
+        config: TaskConfig,
+        shim: Shim,
+        made: Vec<Made>,
+    ) -> Arc<dyn TaskSandbox> {
+        let link = Link { directory: spec.dir.clone(), config, shim: Mutex::new(shim) };
+        Arc::new(ContainerTask { spec, made, link: Arc::new(link) })
     }
 
     fn container_dir(&self, container: &str) -> Result<PathBuf, Error> {
@@ -211,7 +296,6 @@ impl TaskSandbox for ContainerTask {
 
     async fn create_container(&self, container: &ContainerSpec) -> Result<(), Error> {
         crate::warm::keep();
-        let client = self.client()?;
         self.container_dir(&container.id)?;
         let oci = spec::oci_spec(&self.spec, container, &self.spec.dir.join(ETC_DIR))?;
         let call = Call::CreateContainer(Box::new(CreateContainer {
@@ -226,24 +310,52 @@ impl TaskSandbox for ContainerTask {
             network_namespace: self.spec.network_namespace.clone(),
             logs: container.logs,
         }));
-        client.done(call).await
+        match self.link.client().await?.done(call.clone()).await {
+            Err(Error::ShimLost { .. }) => {}
+            done => return done,
+        }
+        // Whether it came through is to be seen.
+        match self.link.find(&container.id).await {
+            Ok(_) => Ok(()),
+            Err(Error::NotFound(_)) => self.link.done(call).await,
+            Err(error) => Err(error),
+        }
     }
 
     async fn start(&self, container: &str) -> Result<i32, Error> {
-        self.client()?.started(Call::Start { container: container.into() }, Vec::new()).await
+        let call = Call::Start { container: container.into() };
+        let began = lost::now_ns();
+        loop {
+            match self.link.client().await?.started(call.clone(), Vec::new()).await {
+                Err(Error::ShimLost { .. }) => {}
+                started => return started,
+            }
+            // Whether it came through before the connection broke is to be seen: it must not be started twice.
+            let found = self.link.find(container).await?;
+            if found.started_at_ns.is_some_and(|at| at >= began) {
+                return Ok(found.pid.unwrap_or_default());
+            }
+            if found.status == Status::Exited && found.exited_at_ns.is_some_and(|at| at >= began) {
+                return Err(Error::Refused(found.error.unwrap_or_else(|| lost::REASON.into())));
+            }
+        }
+    }
+
+    async fn cancel_start(&self, container: &str) -> Result<(), Error> {
+        self.link.done(Call::CancelStart { container: container.into() }).await
     }
 
     async fn signal(&self, container: &str, signal: i32) -> Result<(), Error> {
-        self.client()?.done(Call::Signal { container: container.into(), signal }).await
+        self.link.done(Call::Signal { container: container.into(), signal }).await
     }
 
     async fn kill(&self, container: Option<&str>) -> Result<(), Error> {
-        self.client()?.done(Call::Kill { container: container.map(str::to_owned) }).await
+        self.link.done(Call::Kill { container: container.map(str::to_owned) }).await
     }
 
     async fn stop(&self, container: &str, signal: i32, timeout: Duration) -> Result<Exited, Error> {
         let mut events = self.events();
-        let state = self.find(container).await?;
+        let state = self.link.find(container).await?;
         match state.status {
             Status::Exited => return Ok(exited(state)),
             Status::Created => {
@@ -270,81 +382,64 @@ impl TaskSandbox for ContainerTask {
     }
 
     async fn exec(&self, container: &str, exec: ExecSpec) -> Result<Exec, Error> {
-        Exec::start(Arc::clone(self.client()?), container, exec).await
+        Exec::start(self.link.client().await?, container, exec).await
     }
 
     async fn state(&self) -> Result<TaskState, Error> {
-        match &self.shim {
-            Shim::Lost(state) => Ok(state.clone()),
-            Shim::Alive(client) => match client.call(Call::State, Vec::new()).await? {
-                Answer::State(state) => Ok(state),
-                other => Err(unexpected(&other)),
-            },
-        }
+        self.link.state().await
     }
 
     async fn stats(&self) -> Result<TaskStats, Error> {
-        match self.client()?.call(Call::Stats, Vec::new()).await? {
+        match self.link.call(Call::Stats).await? {
             Answer::Stats(stats) => Ok(stats),
             other => Err(unexpected(&other)),
         }
     }
 
     async fn reserve_storage(&self, bytes: u64) -> Result<(), Error> {
-        self.client()?.done(Call::ReserveStorage { bytes }).await
+        self.link.done(Call::ReserveStorage { bytes }).await
     }
 
     fn events(&self) -> Events {
-        match &self.shim {
-            Shim::Alive(client) => Events::new(client.events()),
-            Shim::Lost(_) => Events::new(tokio::sync::broadcast::channel(1).1),
-        }
+        Events::new(Arc::clone(&self.link), self.link.current())
     }
 
     async fn logs(&self, container: &str, from_offset: u64) -> Result<LogFollower, Error> {
-        let progress = match &self.shim {
-            Shim::Alive(client) => {
-                // Known to the shim, or this would wait for a container that will never be.
-                self.find(container).await?;
-                client.progress(container)
-            }
-            Shim::Lost(_) => {
-                let log_end = self.find(container).await?.log_end;
-                watch::channel(Progress { log_end, ended: true }).1
-            }
-        };
         let directory = self.container_dir(container)?.join(ferrogate_shim::protocol::LOG_DIR);
-        Ok(LogFollower::new(directory, from_offset, progress))
+        LogFollower::new(Arc::clone(&self.link), container, directory, from_offset).await
     }
 
     async fn ack_logs(&self, container: &str, offset: u64) -> Result<(), Error> {
-        self.client()?.done(Call::AckLogs { container: container.into(), offset }).await
+        self.link.done(Call::AckLogs { container: container.into(), offset }).await
     }
 
     async fn delete_container(&self, container: &str) -> Result<(), Error> {
-        let client = self.client()?;
-        client.done(Call::Delete { container: container.into() }).await?;
-        client.forget(container);
+        self.link.done(Call::Delete { container: container.into() }).await?;
+        self.link.client().await?.forget(container);
         lost::remove_trash(&self.spec.dir).await
     }
 
     async fn destroy(&self) -> Result<(), Error> {
-        if let Shim::Alive(client) = &self.shim
-            && !client.is_lost()
-        {
-            match tokio::time::timeout(KILL_DEADLINE, client.done(Call::Shutdown { kill: true })).await {
-                Ok(Ok(()) | Err(Error::ShimLost { .. })) => {}
-                Ok(Err(error)) => return Err(error),
-                Err(_) => {
-                    return Err(Error::Refused(format!(
-                        "the shim in {} did not end within {} s",
-                        self.spec.dir.display(),
-                        KILL_DEADLINE.as_secs()
-                    )));
-                }
+        if let Ok(client) = self.link.client().await {
+            // From now on nobody looks for a shim that is meant to end.
+            *self.link.shim.lock().await = Shim::Destroyed;
+            let ended = tokio::time::timeout(KILL_DEADLINE, client.done(Call::Shutdown { kill: true })).await;
+            let failed = match ended {
+                Ok(Ok(()) | Err(Error::ShimLost { .. })) => None,
+                Ok(Err(error)) => Some(error),
+                Err(_) => Some(Error::Refused(format!(
+                    "the shim in {} did not end within {} s",
+                    self.spec.dir.display(),
+                    KILL_DEADLINE.as_secs()
+                ))),
+            };
+            if let Some(error) = failed {
+                *self.link.shim.lock().await = Shim::Alive(client);
+                return Err(error);
             }
         }
-        lost::remove(&self.spec.dir, &self.config.cgroup, &self.config.shim_cgroup).await
+        let TaskConfig { cgroup, shim_cgroup, .. } = &self.link.config;
+        lost::remove(&self.spec.dir, cgroup, shim_cgroup).await
     }
 }
 
@@ -354,13 +449,13 @@ impl ContainerTask {
             match events.next().await {
                 Some(TaskEvent::Exited(exited)) if exited.container == container => return Ok(exited),
                 Some(TaskEvent::Missed) => {
-                    let state = self.find(container).await?;
+                    let state = self.link.find(container).await?;
                     if state.status == Status::Exited {
                         return Ok(exited(state));
                     }
                 }
                 Some(_) => {}
-                None => return Err(self.client()?.lost()),
+                None => return Err(self.link.lost()),
             }
         }
     }

@@ -39,8 +39,6 @@ const V1_KNOWN: &[&str] = &[
     "pids",
     "rdma",
 ];
-/// Processes that fork all the time are met again; who outruns this many looks lives until its container ends.
-const SESSION_PASSES_MAX: usize = 64;
 /// Needed on v1 only where there is no v2 hierarchy to kill by.
 const V1_KILL_CONTROLLER: &str = "freezer";
 
@@ -222,21 +220,6 @@ impl Cgroups {
         hierarchy.kill_frozen(path)
     }
 
-    /// SIGKILL to the processes of a kernel session in it and below, until none is left. The session's number is not
-    /// given to another process while one is.
-    pub(crate) fn kill_session(&self, path: &Path, session: i32) -> io::Result<()> {
-        let Some(mount) = self.mounts().next() else { return Ok(()) };
-        for _ in 0..SESSION_PASSES_MAX {
-            let mut members = processes(&mount.join(path))?;
-            members.retain(|pid| session_of(*pid) == Some(session));
-            if members.is_empty() {
-                return Ok(());
-            }
-            signal_all(&members)?;
-        }
-        Ok(())
-    }
-
     /// Stops everything in it and below, or lets it go on. Returns when it has stopped.
     pub fn freeze(&self, path: &Path, frozen: bool, deadline: Duration) -> io::Result<()> {
         let until = Instant::now() + deadline;
@@ -336,17 +319,6 @@ fn remove_below(path: &Path) -> io::Result<()> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         result => result,
     }
-}
-
-/// The kernel session of a process that runs; `None`: it has ended.
-fn session_of(pid: i32) -> Option<i32> {
-    // `<pid> (<name, anything in it>) <state> <parent> <group> <session> …`
-    let text = fs::read(format!("/proc/{pid}/stat")).ok()?;
-    let behind = text.iter().rposition(|byte| *byte == b')')? + 1;
-    let mut fields = std::str::from_utf8(&text[behind..]).ok()?.split_ascii_whitespace();
-    let state = fields.next()?;
-    let session = fields.nth(2)?.parse().ok()?;
-    (!matches!(state, "Z" | "X")).then_some(session)
 }
 
 /// Every process in a cgroup directory and below.

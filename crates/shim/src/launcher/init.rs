@@ -1,7 +1,8 @@
 //! Processes of our own inside a container's PID namespace: the reaper a task definition asks for
 //! (`initProcessEnabled`), and the holder of a namespace that several containers share.
 //!
-//! Both are copies of the shim that never execute anything, so they start in no time and share its memory.
+//! Both are copies of the shim that never execute anything, so they start in no time and share its memory: what of it is
+//! not their container's was let go of, and wiped, when they began ([`crate::memory`]).
 
 use std::io;
 use std::os::fd::RawFd;

@@ -14,7 +14,7 @@
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -69,8 +69,15 @@ pub(crate) struct Room<'a> {
     /// The container's name in its task.
     pub(crate) id: &'a str,
     pub(crate) storage: &'a Storage,
-    /// It never ran before.
-    pub(crate) first: bool,
+}
+
+/// A process that fills volumes.
+pub(crate) struct Filler {
+    pub(crate) pid: i32,
+    pub(crate) pidfd: OwnedFd,
+    /// Says how many bytes were copied, a line each time, and at the end, if there is one, a failure as JSON. `None`: all
+    /// was said.
+    pub(crate) progress: Option<File>,
 }
 
 /// Why a child did not get to exec.
@@ -92,8 +99,45 @@ fn step<T>(what: &str, result: io::Result<T>) -> Result<T, Stop> {
     })
 }
 
-/// Starts a container's first process.
-pub(crate) fn launch(plan: &Plan, place: &Place<'_>, room: &Room<'_>) -> Result<Launched, Failure> {
+/// Copies what the image has into these volumes of a container, in a process of the host that lives in the container's
+/// cgroup. It ends with exit code 0 if it succeeds.
+pub(crate) fn fill(
+    plan: &Plan,
+    place: &Place<'_>,
+    room: &Room<'_>,
+    volumes: &[PathBuf],
+) -> Result<Filler, Failure> {
+    let failed = |what: &str, error: io::Error| {
+        Failure::new(FailureKind::System, format!("cannot {what}: {}", find::words(&error)))
+    };
+    let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
+        .map_err(|error| failed("make a pipe", error.into()))?;
+    rustix::fs::fcntl_setfl(&reader, rustix::fs::OFlags::NONBLOCK)
+        .map_err(|error| failed("read a pipe", error.into()))?;
+    match sys::clone(libc::CLONE_NEWNS as u64).map_err(|error| failed("clone a process", error))? {
+        sys::Cloned::Child => {
+            drop(reader);
+            let progress = File::from(writer);
+            match begin(place).and_then(|()| root::fill(plan, place, room, volumes, &progress)) {
+                Ok(()) => sys::exit(0),
+                Err(stop) => {
+                    report(&progress, &stop.0);
+                    sys::exit(1)
+                }
+            }
+        }
+        sys::Cloned::Parent { pid, pidfd } => Ok(Filler { pid, pidfd, progress: Some(File::from(reader)) }),
+    }
+}
+
+/// Starts a container's first process. `forget` is called in every child first and lets go of what is not the
+/// container's: what the child is until it executes, and a reaper for ever, may be read by a container that traces.
+pub(crate) fn launch(
+    plan: &Plan,
+    place: &Place<'_>,
+    room: &Room<'_>,
+    forget: &mut dyn FnMut(),
+) -> Result<Launched, Failure> {
     let mut flags = libc::CLONE_NEWNS | libc::CLONE_NEWUTS | libc::CLONE_NEWIPC;
     if place.pid_namespace.is_none() {
         flags |= libc::CLONE_NEWPID;
@@ -101,22 +145,28 @@ pub(crate) fn launch(plan: &Plan, place: &Place<'_>, room: &Room<'_>) -> Result<
     if plan.network_namespace.is_none() {
         flags |= libc::CLONE_NEWNET;
     }
-    spawn(flags as u64, place.pid_namespace, |errors| match set_up(plan, place, room) {
-        Ok(()) => {
-            let last = if plan.init { Last::BehindReaper } else { Last::Execute };
-            process::become_and_execute(&plan.process, last, place.console, errors)
+    spawn(flags as u64, place.pid_namespace, |errors| {
+        forget();
+        match set_up(plan, place, room) {
+            Ok(()) => {
+                let last = if plan.init { Last::BehindReaper } else { Last::Execute };
+                process::become_and_execute(&plan.process, last, place.console, errors)
+            }
+            Err(stop) => stop,
         }
-        Err(stop) => stop,
     })
 }
 
-/// Starts a further process in a container. `container` is its first process, `place` as that one's.
+/// Starts a further process in a container. `container` is its first process, `place` as that one's, `forget` as for
+/// [`launch`].
 pub(crate) fn execute(
     process: &ProcessPlan,
     container: BorrowedFd<'_>,
     place: &Place<'_>,
+    forget: &mut dyn FnMut(),
 ) -> Result<Launched, Failure> {
     spawn(0, None, |errors| {
+        forget();
         let joined = || -> Result<(), Stop> {
             begin(place)?;
             process::limits(process)?;
@@ -135,18 +185,22 @@ pub(crate) fn execute(
     })
 }
 
-/// Starts the holder of a task's shared PID namespace. `scratch`: any directory.
+/// Starts the holder of a task's shared PID namespace. `scratch`: any directory; `forget` as for [`launch`].
 pub(crate) fn hold_pid_namespace(
     cgroups: &Cgroups,
     cgroup: &Path,
     scratch: &Path,
     filter: &Filter,
+    forget: &mut dyn FnMut(),
 ) -> Result<Launched, Failure> {
     let flags =
         libc::CLONE_NEWPID | libc::CLONE_NEWNS | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS | libc::CLONE_NEWNET;
-    spawn(flags as u64, None, |errors| match join_cgroups(cgroups, cgroup) {
-        Ok(()) => init::hold(scratch, filter, errors),
-        Err(stop) => stop,
+    spawn(flags as u64, None, |errors| {
+        forget();
+        match join_cgroups(cgroups, cgroup) {
+            Ok(()) => init::hold(scratch, filter, errors),
+            Err(stop) => stop,
+        }
     })
 }
 
@@ -175,7 +229,7 @@ fn spawn(
     if let Ok(sys::Cloned::Child) = cloned {
         drop(reader);
         let stop = child(writer.as_raw_fd());
-        report(&writer, &stop.0);
+        report(&File::from(writer), &stop.0);
         sys::exit(1);
     }
     // Only children to come were to be in the other namespace, and there is one now.
@@ -216,12 +270,10 @@ fn tell_pid(errors: RawFd, pid: i32) {
     unsafe { libc::write(errors, text.as_ptr().cast(), text.len()) };
 }
 
-fn report(writer: &OwnedFd, failure: &Failure) {
+fn report(mut writer: &File, failure: &Failure) {
     let text = serde_json::to_vec(failure).unwrap_or_default();
-    if let Ok(writer) = writer.try_clone() {
-        // Without a reader the shim is gone, and so are we.
-        let _ = File::from(writer).write_all(&text);
-    }
+    // Without a reader the shim is gone, and so are we.
+    let _ = writer.write_all(&text);
 }
 
 /// The end of the pipe without a failure means that the program was executed; with its pid if it has one apart.

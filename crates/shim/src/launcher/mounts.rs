@@ -25,8 +25,6 @@ pub(super) struct MountPlan {
     pub(super) kind: Kind,
     flags: MountFlags,
     data: String,
-    /// The source gets what the image has here, if it is still empty.
-    fill: bool,
 }
 
 pub(super) enum Kind {
@@ -110,13 +108,17 @@ pub(super) fn plan(mount: &Mount) -> Result<MountPlan, Failure> {
     } else {
         Kind::Other { filesystem: kind.to_owned(), source: source.to_string_lossy().into_owned() }
     };
-    Ok(MountPlan { target: target.clone(), kind, flags, data: data.join(","), fill: false })
+    Ok(MountPlan { target: target.clone(), kind, flags, data: data.join(",") })
 }
 
 impl MountPlan {
-    pub(super) fn filled(mut self, is_filled: &impl Fn(&Path) -> bool) -> Self {
-        self.fill = matches!(&self.kind, Kind::Bind { source, .. } if is_filled(source));
-        self
+    /// Whether it shows anything a volume could be filled from, or hides it.
+    pub(super) fn shows_files(&self) -> bool {
+        match &self.kind {
+            Kind::Bind { .. } => true,
+            Kind::Cgroup => false,
+            Kind::Other { filesystem, .. } => filesystem == "tmpfs",
+        }
     }
 }
 
@@ -154,23 +156,27 @@ fn attributes(flags: MountFlags) -> (u64, u64) {
     }
 }
 
-/// Attaches one mount below the calling process's root. `taken` is its bind source, if it is one.
+/// Attaches one mount below the calling process's root. `taken` is its bind source, if it is one; some are to be filled
+/// first with what is there.
 pub(super) fn attach(
     plan: &MountPlan,
     taken: Option<OwnedFd>,
     cgroups: &Cgroups,
-    first: bool,
+    filling: Option<&mut fill::Filling<'_>>,
 ) -> io::Result<()> {
     let target = resolve(&plan.target)?;
     match (&plan.kind, taken) {
-        (Kind::Bind { recursive, .. }, Some(tree)) => {
+        (Kind::Bind { recursive, source }, Some(tree)) => {
             refuse_kernel_files(&target)?;
             let directory = sys::is_directory(&tree)?;
             make_target(&target, directory)?;
-            if plan.fill && first && directory {
+            if directory
+                && let Some(filling) = filling
+                && filling.sources.contains(source)
+            {
                 let inside =
                     openat(&tree, ".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
-                fill::fill(fill::open_directory(&target)?.as_fd(), inside.as_fd())?;
+                filling.fill(fill::open_directory(&target)?.as_fd(), inside.as_fd())?;
             }
             let (set, clear) = attributes(plan.flags);
             sys::set_mount_attributes(&tree, set, clear, *recursive)?;

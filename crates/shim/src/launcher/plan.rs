@@ -12,7 +12,6 @@ use crate::capabilities;
 use crate::cgroup::DeviceRule;
 use crate::protocol::{CreateContainer, Exec, Failure, FailureKind, Resources, Rootfs, Seccomp, WindowSize};
 use crate::seccomp::Filter;
-use crate::storage::Storage;
 
 /// Layers of one overlay; the kernel takes 500, an image has at most 127.
 const LAYERS_MAX: usize = 128;
@@ -37,6 +36,8 @@ pub(crate) struct Plan {
     pub(super) rootfs: Rootfs,
     pub(super) readonly_root: bool,
     pub(super) mounts: Vec<MountPlan>,
+    /// Volumes that get what the image has, if they are empty at the first start.
+    filled: Vec<PathBuf>,
     pub(super) devices: Vec<DeviceNode>,
     pub(super) sysctls: Vec<(String, String)>,
     pub(super) masked: Vec<String>,
@@ -108,12 +109,12 @@ fn invalid(message: impl Into<String>) -> Failure {
 }
 
 impl Plan {
+    pub(crate) fn filled(&self) -> &[PathBuf] {
+        &self.filled
+    }
+
     /// `default_filter` is what [`Seccomp::Default`] stands for.
-    pub(crate) fn new(
-        create: &CreateContainer,
-        default_filter: &Filter,
-        storage: &Storage,
-    ) -> Result<Plan, Failure> {
+    pub(crate) fn new(create: &CreateContainer, default_filter: &Filter) -> Result<Plan, Failure> {
         let spec = &create.spec;
         refuse_unsupported(spec)?;
         let none = Linux::default();
@@ -142,17 +143,15 @@ impl Plan {
                 return Err(invalid(format!("volume {:?} must lie in the storage", volume.path.display())));
             }
         }
-        let filled = |source: &Path| {
-            create.volumes.iter().any(|volume| volume.copy_image && storage.inside(&volume.path) == source)
-        };
-        let mount = |mount| mounts::plan(mount).map(|plan| plan.filled(&filled));
+        let filled = create.volumes.iter().filter(|volume| volume.copy_image);
         Ok(Plan {
             process: ProcessPlan::new(process, create.user.as_deref(), seccomp)?,
             hostname: spec.hostname().clone(),
             domainname: spec.domainname().clone(),
             rootfs: create.rootfs.clone(),
             readonly_root: spec.root().as_ref().and_then(|root| root.readonly()).unwrap_or(false),
-            mounts: spec.mounts().iter().flatten().map(mount).collect::<Result<_, _>>()?,
+            mounts: spec.mounts().iter().flatten().map(mounts::plan).collect::<Result<_, _>>()?,
+            filled: filled.map(|volume| volume.path.clone()).collect(),
             devices: device_nodes(linux)?,
             sysctls: sysctls(linux)?,
             masked: linux.masked_paths().clone().unwrap_or_default(),

@@ -3,12 +3,14 @@
 
 use std::fs;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, FileType, Gid, Mode, Uid, chown, makedev, mknodat};
 use rustix::mount::{MountPropagationFlags, UnmountFlags, mount_bind_recursive, mount_change, unmount};
 
+use super::fill::Filling;
 use super::plan::{DeviceNode, Plan, root_target};
 use super::{Place, Room, Stop, mounts, step};
 use crate::protocol::Rootfs;
@@ -28,6 +30,35 @@ const DEVICE_LINKS: &[(&str, &str)] = &[
 
 /// Changes the calling process, which must be in a mount namespace of its own, into the container's root.
 pub(super) fn enter(plan: &Plan, place: &Place<'_>, room: &Room<'_>) -> Result<(), Stop> {
+    let taken = change(plan, place, room)?;
+    for (mount, source) in plan.mounts.iter().zip(taken) {
+        let attached = mounts::attach(mount, source, place.cgroups, None);
+        step(&format!("mount {}", mount.target.display()), attached)?;
+    }
+    complete(plan)
+}
+
+/// Changes the calling process likewise, as far as it takes to fill these volumes with what the image has in their places.
+/// What an earlier try left in them goes first.
+pub(super) fn fill(
+    plan: &Plan,
+    place: &Place<'_>,
+    room: &Room<'_>,
+    volumes: &[PathBuf],
+    progress: &fs::File,
+) -> Result<(), Stop> {
+    let sources: Vec<PathBuf> = volumes.iter().map(|volume| room.storage.inside(volume)).collect();
+    let taken = change(plan, place, room)?;
+    let mut filling = Filling::new(&sources, progress);
+    for (mount, source) in plan.mounts.iter().zip(taken).filter(|(mount, _)| mount.shows_files()) {
+        let attached = mounts::attach(mount, source, place.cgroups, Some(&mut filling));
+        step(&format!("fill the volume at {}", mount.target.display()), attached)?;
+    }
+    Ok(())
+}
+
+/// Mounts the root and goes there; the sources of what is to be mounted in it.
+fn change(plan: &Plan, place: &Place<'_>, room: &Room<'_>) -> Result<Vec<Option<OwnedFd>>, Stop> {
     let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
     step("make mounts private", mount_change("/", private).map_err(io::Error::from))?;
     step("mount the ephemeral storage", room.storage.enter())?;
@@ -51,11 +82,11 @@ pub(super) fn enter(plan: &Plan, place: &Place<'_>, room: &Room<'_>) -> Result<(
         )?);
     }
     step("change the root", change_root(&target))?;
+    Ok(taken)
+}
 
-    for (mount, source) in plan.mounts.iter().zip(taken) {
-        let attached = mounts::attach(mount, source, place.cgroups, room.first);
-        step(&format!("mount {}", mount.target.display()), attached)?;
-    }
+/// What a root needs beside its mounts.
+fn complete(plan: &Plan) -> Result<(), Stop> {
     // Before the devices: their modes are meant as they are written.
     rustix::process::umask(Mode::empty());
     for device in &plan.devices {

@@ -40,6 +40,7 @@ impl Shim {
             )),
             Call::CreateContainer(create) => self.create(&create).map(|()| Answer::Done),
             Call::Start { container } => self.start(&container).map(|pid| Answer::Started { pid }),
+            Call::CancelStart { container } => self.cancel_start(&container).map(|()| Answer::Done),
             Call::Signal { container, signal } => self.signal(&container, signal).map(|()| Answer::Done),
             Call::Kill { container } => self.kill(container.as_deref()).map(|()| Answer::Done),
             Call::Exec(exec) => self.exec(&exec, stdio, connection).map(|pid| Answer::Started { pid }),
@@ -61,7 +62,7 @@ impl Shim {
         }
     }
 
-    fn find(&mut self, id: &str) -> Result<&mut Container, Failure> {
+    pub(super) fn find(&mut self, id: &str) -> Result<&mut Container, Failure> {
         self.containers.iter_mut().find(|container| container.id == id).ok_or_else(|| no_container(id))
     }
 
@@ -78,7 +79,7 @@ impl Shim {
             ));
         }
         let filter = self.filter()?.clone();
-        let plan = Plan::new(create, &filter, &self.storage)?;
+        let plan = Plan::new(create, &filter)?;
         let directory = self.directory.join(CONTAINERS_DIR).join(id);
         // Prefixed: a cgroup directory has files of its own, `tasks` among them.
         let cgroup = self.config.cgroup.join(format!("c-{id}"));
@@ -109,7 +110,7 @@ impl Shim {
         }
     }
 
-    fn start(&mut self, id: &str) -> Result<i32, Failure> {
+    pub(super) fn start(&mut self, id: &str) -> Result<i32, Failure> {
         if self.find(id)?.is_running() {
             return Err(Failure::new(
                 FailureKind::WrongState,
@@ -122,12 +123,19 @@ impl Shim {
         let tracers = if self.config.shared_pid_namespace { self.tracers() } else { Vec::new() };
         let namespace = self.holder.as_ref().map(|holder| duplicate(holder.pidfd.as_fd())).transpose()?;
         let cgroups = self.cgroups.clone();
-        let Shim { containers, storage, .. } = self;
-        let container =
-            containers.iter_mut().find(|container| container.id == id).ok_or_else(|| no_container(id))?;
+        let Shim { containers, storage, connections, .. } = self;
+        let index =
+            containers.iter().position(|container| container.id == id).ok_or_else(|| no_container(id))?;
+        // Apart from the others, which a child of it lets go of.
+        let mut container = containers.remove(index);
+        let mut forget = || {
+            containers.clear();
+            connections.clear();
+        };
         let started = while_frozen(&cgroups, &tracers, || {
-            container.start(&cgroups, storage, namespace.as_ref().map(AsFd::as_fd))
+            container.start(&cgroups, storage, namespace.as_ref().map(AsFd::as_fd), &mut forget)
         });
+        self.containers.insert(index, container);
         self.persist();
         let pid = started?;
         self.publish(Event::Started { container: id.to_owned(), pid, at_ns: now_ns() });
@@ -149,7 +157,13 @@ impl Shim {
             Failure::new(FailureKind::System, format!("cannot make cgroup {}: {error}", cgroup.display()))
         })?;
         let filter = self.filter()?.clone();
-        self.holder = Some(launcher::hold_pid_namespace(&self.cgroups, &cgroup, &self.directory, &filter)?);
+        let Shim { containers, connections, cgroups, directory, .. } = self;
+        let mut forget = || {
+            containers.clear();
+            connections.clear();
+        };
+        let holder = launcher::hold_pid_namespace(cgroups, &cgroup, directory, &filter, &mut forget)?;
+        self.holder = Some(holder);
         Ok(())
     }
 
@@ -196,15 +210,22 @@ impl Shim {
         let container = self.find(&exec.container)?;
         let Some(process) = &container.process else { return Err(not_running(container)) };
         let plan = container.plan.execution(exec)?;
+        let entrance = duplicate(process.pidfd.as_fd())?;
+        let (directory, cgroup) = (container.directory.clone(), container.cgroup.clone());
         let place = Place {
-            directory: &container.directory,
+            directory: &directory,
             cgroups: &cgroups,
-            cgroup: &container.cgroup,
+            cgroup: &cgroup,
             pid_namespace: None,
             stdio: [stdio[0].as_fd(), stdio[1].as_fd(), stdio[2].as_fd()],
             console: exec.terminal.map(|_| stdio[0].as_fd()),
         };
-        let launched = launcher::execute(&plan, process.pidfd.as_fd(), &place)?;
+        let Shim { containers, connections, .. } = self;
+        let mut forget = || {
+            containers.clear();
+            connections.clear();
+        };
+        let launched = launcher::execute(&plan, entrance.as_fd(), &place, &mut forget)?;
         let pid = launched.pid;
         let state = ExecState {
             id: exec.id.clone(),
@@ -269,6 +290,8 @@ impl Shim {
                 format!("container {id:?} is running: stop it first"),
             ));
         }
+        self.abandon_filling(id)?;
+        let container = self.find(id)?;
         let (directory, cgroup) = (container.directory.clone(), container.cgroup.clone());
         let failed = |what: &str, error: io::Error| {
             Failure::new(FailureKind::System, format!("cannot {what} of container {id:?}: {error}"))

@@ -54,7 +54,8 @@ impl Connection {
 
     /// Takes what has come; an error (also the end) means that the client is gone.
     pub(super) fn receive(&mut self) -> io::Result<()> {
-        let mut buffer = [0u8; READ_BYTES];
+        // Not on the stack, where it would be left for whoever is cloned from here: see `memory`.
+        let mut buffer = vec![0u8; READ_BYTES];
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_PER_MESSAGE_MAX))];
         let mut ancillary = RecvAncillaryBuffer::new(&mut space);
         let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;

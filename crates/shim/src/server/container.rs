@@ -13,6 +13,7 @@ use std::path::PathBuf;
 
 use rustix::pipe::{PipeFlags, pipe_with};
 
+use super::filling::Filling;
 use crate::cgroup::Cgroups;
 use crate::descriptor;
 use crate::launcher::{self, Launched, Place, Plan, Room};
@@ -42,6 +43,8 @@ pub(super) struct Container {
     pub(super) output: [Option<OwnedFd>; 2],
     pub(super) process: Option<Launched>,
     pub(super) state: ContainerState,
+    /// Its volumes are being filled, and then it starts.
+    pub(super) filling: Option<Filling>,
     /// The kill counter when it was started.
     oom_kills_before: u64,
 }
@@ -63,6 +66,7 @@ impl Container {
             oom_killed: false,
             error: None,
             starts: 0,
+            copied_bytes: None,
             created_at_ns: now_ns(),
             started_at_ns: None,
             exited_at_ns: None,
@@ -80,6 +84,7 @@ impl Container {
             output: [None, None],
             process: None,
             state,
+            filling: None,
             oom_kills_before: 0,
         }
     }
@@ -98,13 +103,14 @@ impl Container {
         cgroups: &Cgroups,
         storage: &Storage,
         pid_namespace: Option<BorrowedFd<'_>>,
+        forget: &mut dyn FnMut(),
     ) -> Result<i32, Failure> {
         self.oom_kills_before = cgroups.oom_kills(&self.cgroup);
         self.state.exit_code = None;
         self.state.error = None;
         self.state.exited_at_ns = None;
         self.state.oom_killed = false;
-        match self.launch(cgroups, storage, pid_namespace) {
+        match self.launch(cgroups, storage, pid_namespace, forget) {
             Ok(launched) => {
                 let pid = launched.pid;
                 self.process = Some(launched);
@@ -115,18 +121,23 @@ impl Container {
                 Ok(pid)
             }
             Err(failure) => {
-                self.output = [None, None];
-                self.stdin = None;
-                self.state.status = Status::Exited;
-                self.state.exited_at_ns = Some(now_ns());
-                self.state.error = Some(failure.message.clone());
-                self.state.exit_code = Some(match failure.kind {
-                    FailureKind::CannotExecute { exit_code } => exit_code,
-                    _ => SET_UP_FAILED,
-                });
+                self.fail(&failure);
                 Err(failure)
             }
         }
+    }
+
+    /// It could not be started.
+    pub(super) fn fail(&mut self, failure: &Failure) {
+        self.output = [None, None];
+        self.stdin = None;
+        self.state.status = Status::Exited;
+        self.state.exited_at_ns = Some(now_ns());
+        self.state.error = Some(failure.message.clone());
+        self.state.exit_code = Some(match failure.kind {
+            FailureKind::CannotExecute { exit_code } => exit_code,
+            _ => SET_UP_FAILED,
+        });
     }
 
     fn launch(
@@ -134,18 +145,19 @@ impl Container {
         cgroups: &Cgroups,
         storage: &Storage,
         pid_namespace: Option<BorrowedFd<'_>>,
+        forget: &mut dyn FnMut(),
     ) -> Result<Launched, Failure> {
         let system = |what: &str, error: io::Error| {
             Failure::new(FailureKind::System, format!("container {:?}: cannot {what}: {error}", self.id))
         };
-        let room = Room { id: &self.id, storage, first: self.state.starts == 0 };
+        let room = Room { id: &self.id, storage };
         if self.plan.has_terminal() {
             let null = File::open("/dev/null").map_err(|error| system("open /dev/null", error))?;
             let (console, inner) =
                 std::os::unix::net::UnixStream::pair().map_err(|error| system("make a socket", error))?;
             let stdio = [null.as_fd(), null.as_fd(), null.as_fd()];
             let place = self.place(cgroups, pid_namespace, stdio, Some(inner.as_fd()));
-            let launched = launcher::launch(&self.plan, &place, &room)?;
+            let launched = launcher::launch(&self.plan, &place, &room, forget)?;
             let terminal = descriptor::receive(&console)
                 .and_then(|terminal| {
                     rustix::fs::fcntl_setfl(&terminal, rustix::fs::OFlags::NONBLOCK)?;
@@ -178,7 +190,12 @@ impl Container {
         self.output = [Some(stdout), Some(stderr)];
         self.stdin = held;
         let stdio = [stdin.as_fd(), stdout_writer.as_fd(), stderr_writer.as_fd()];
-        launcher::launch(&self.plan, &self.place(cgroups, pid_namespace, stdio, None), &room)
+        launcher::launch(&self.plan, &self.place(cgroups, pid_namespace, stdio, None), &room, forget)
+    }
+
+    /// For a process beside the container that has nothing to read and nothing to say.
+    pub(super) fn bare_place<'a>(&'a self, cgroups: &'a Cgroups, null: &'a File) -> Place<'a> {
+        self.place(cgroups, None, [null.as_fd(), null.as_fd(), null.as_fd()], None)
     }
 
     fn place<'a>(
@@ -221,7 +238,8 @@ impl Container {
     /// Whether there may be more.
     fn read_once(&mut self, stream: usize) -> bool {
         let Some(pipe) = &self.output[stream] else { return false };
-        let mut buffer = [0u8; READ_BYTES];
+        // Not on the stack, where it would be left for whoever is cloned from here: see `memory`.
+        let mut buffer = vec![0u8; READ_BYTES];
         match rustix::io::read(pipe, &mut buffer) {
             Ok(0) => {
                 self.output[stream] = None;

@@ -1,5 +1,5 @@
 //! The shim's one loop: clients, containers' output, ended processes. One thread, nothing waits longer than a
-//! container takes to start.
+//! container takes to start; what may take longer ([`filling`]) is a process of its own.
 
 use std::fs;
 use std::io;
@@ -23,6 +23,7 @@ use container::{Container, now_ns};
 mod calls;
 mod connection;
 mod container;
+mod filling;
 pub mod start;
 
 struct Shim {
@@ -61,6 +62,7 @@ enum Source {
     Signals,
     Connection(usize),
     Output { container: usize, stream: usize },
+    Filling(usize),
 }
 
 impl Shim {
@@ -77,6 +79,7 @@ impl Shim {
                         self.reap();
                     }
                     Source::Output { container, stream } => self.containers[container].read(stream),
+                    Source::Filling(index) => self.read_filling(index),
                     Source::Connection(index) => self.serve(index, ready),
                 }
                 // A call may have changed what the other indices mean.
@@ -97,6 +100,10 @@ impl Shim {
         let mut sources = vec![Source::Signals];
         let mut polled = vec![PollFd::new(&self.signals, PollFlags::IN)];
         for (index, container) in self.containers.iter().enumerate() {
+            if let Some(progress) = container.filling.as_ref().and_then(filling::Filling::progress) {
+                sources.push(Source::Filling(index));
+                polled.push(PollFd::new(progress, PollFlags::IN));
+            }
             // Not looked at while the log is full: the container waits in its write.
             if container.log.is_blocked() {
                 continue;
@@ -160,6 +167,19 @@ impl Shim {
             };
             let subscribes = request.call == Call::Subscribe;
             let connection = self.connections[index].id;
+            if let Call::Start { container } = &request.call {
+                let waiting = filling::Waiting { connection, request: request.id };
+                match self.fill(container, waiting) {
+                    // Answered when it has started.
+                    Ok(true) => continue,
+                    Ok(false) => {}
+                    Err(failure) => {
+                        let refused = Reply::Response { id: request.id, result: Err(failure) };
+                        self.connections[index].send(&refused)?;
+                        continue;
+                    }
+                }
+            }
             let result = self.answer(request.call, stdio, connection);
             // What happened before the answer is told before it, to everybody; what the subscriber gets as
             // state already is not told to it again.
@@ -228,22 +248,19 @@ impl Shim {
                 exec.process = None;
                 exec.state.pid = None;
                 exec.state.exit_code = Some(code);
-                let (id, container) = (exec.state.id.clone(), exec.state.container.clone());
-                self.end_session(&container, pid);
+                let id = exec.state.id.clone();
                 self.execs.retain(|exec| !exec.abandoned || exec.process.is_some());
                 self.persist();
                 self.publish(Event::ExecExited { exec: id, exit_code: code, at_ns: now_ns() });
+            } else if let Some(index) = self
+                .containers
+                .iter()
+                .position(|container| container.filling.as_ref().is_some_and(|filling| filling.is(pid)))
+            {
+                self.filled(index, code);
             } else if is(&self.holder) {
                 self.holder = None;
             }
-        }
-    }
-
-    /// What an exec has left in the background goes with it, unless it began a session of its own.
-    fn end_session(&self, container: &str, session: i32) {
-        let Some(container) = self.containers.iter().find(|known| known.id == container) else { return };
-        if let Err(error) = self.cgroups.kill_session(&container.cgroup, session) {
-            eprintln!("container {}: cannot end session {session}: {error}", container.id);
         }
     }
 

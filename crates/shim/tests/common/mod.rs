@@ -20,8 +20,8 @@ pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
 const APPLETS: &[&str] = &[
     "[", "awk", "cat", "chmod", "dd", "echo", "env", "false", "find", "grep", "head", "hostname", "id", "ip",
     "kill", "ln", "ls", "mkdir", "mkfifo", "mknod", "mount", "nproc", "od", "ps", "pwd", "readlink", "rm",
-    "sed", "seq", "sh", "sleep", "sort", "stat", "stty", "tail", "test", "touch", "tr", "true", "umount",
-    "unshare", "wc", "yes",
+    "sed", "seq", "setsid", "sh", "sleep", "sort", "stat", "stty", "tail", "test", "touch", "tr", "true",
+    "umount", "unshare", "wc", "yes",
 ];
 
 pub(crate) fn shim() -> PathBuf {

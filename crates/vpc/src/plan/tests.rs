@@ -97,6 +97,7 @@ prop_compose! {
     ) -> VpcFabric {
         VpcFabric {
             vpc_id: "vpc-1".into(),
+            region: "us-east-1".into(),
             cidrs: vec!["10.0.0.0/16".parse().unwrap()],
             subnets: (0..SUBNETS).map(|i| SubnetFabric {
                 subnet_id: format!("subnet-{i}"),

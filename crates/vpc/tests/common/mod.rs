@@ -168,6 +168,7 @@ pub fn vpc(name: &str) -> VpcDesired {
     let route = |destination: &str, target| RouteFabric { destination: net(destination), target };
     VpcDesired {
         vpc_id: format!("vpc-{name}"),
+        region: "us-east-1".into(),
         cidrs: vec![net("10.0.0.0/16")],
         subnets: vec![subnet("a", "10.0.1.0/24"), subnet("b", "10.0.2.0/24")],
         route_tables: vec![RouteTableFabric {

@@ -65,10 +65,16 @@ fn kind_of(key: &str) -> Option<&str> {
     key.strip_prefix(PREFIX)?.split('/').nth(2)
 }
 
+/// `region` of `/ec2/123456789012/us-east-1/subnet/subnet-0123`
+fn region_of(key: &str) -> &str {
+    key.strip_prefix(PREFIX).and_then(|rest| rest.split('/').nth(1)).unwrap_or_default()
+}
+
 /// What a VPC is made of. What does not depend on another record is brought into the fabric's form when it
 /// comes, so that a change of one record costs no more than the copy of the rest.
 #[derive(Debug, Default)]
 struct Parts {
+    region: String,
     vpc: Option<VpcRecord>,
     subnets: BTreeMap<String, SubnetRecord>,
     route_tables: BTreeMap<String, RouteTableRecord>,
@@ -107,7 +113,11 @@ impl FabricIndex {
             self.delete(key);
         }
         let Some(place) = place else { return };
-        self.vpcs.entry(place.clone()).or_default().put(record);
+        let parts = self.vpcs.entry(place.clone()).or_default();
+        if parts.region.is_empty() {
+            region_of(key).clone_into(&mut parts.region);
+        }
+        parts.put(record);
         self.placed.insert(key.to_owned(), place);
     }
 
@@ -183,6 +193,7 @@ impl Parts {
         }
         Some(VpcFabric {
             vpc_id: vpc.vpc_id.clone(),
+            region: self.region.clone(),
             cidrs: vpc.cidr_blocks.iter().map(|block| block.cidr).collect(),
             subnets: self.subnets.values().map(|subnet| plan_subnet(subnet, vpc)).collect(),
             route_tables: self.route_tables.values().map(|table| self.plan_route_table(table, vpc)).collect(),
@@ -415,6 +426,7 @@ mod tests {
             fabric,
             json!({"revision": 7, "vpcs": [{
                 "vpc_id": "vpc-1",
+                "region": "us-east-1",
                 "cidrs": ["10.0.0.0/16"],
                 "subnets": [
                     {"subnet_id": "subnet-1", "cidr": "10.0.1.0/24", "route_table_id": "rtb-1", "network_acl_id": "acl-1"},

@@ -44,6 +44,7 @@ fn caller(kind: PrincipalKind, region: &str) -> Context {
             tags: Vec::new(),
         }),
         source_ip: None,
+        host: None,
         user_agent: None,
         access_key_id: None,
         now: "2026-11-21T12:00:00Z".parse().unwrap(),

@@ -21,7 +21,7 @@ mod manifests;
 mod route;
 mod uploads;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use base64::Engine;
@@ -100,7 +100,7 @@ impl RegistryDoor {
         }
     }
 
-    async fn answer(&self, request: Request<Incoming>) -> Result<Answer, Refusal> {
+    async fn answer(&self, request: Request<Incoming>, source_ip: IpAddr) -> Result<Answer, Refusal> {
         let (head, body) = request.into_parts();
         let path = head.uri.path();
         if let Some(ticket) = path.strip_prefix(LAYERS_PATH) {
@@ -118,7 +118,7 @@ impl RegistryDoor {
             )));
         }
         let Target::In { name, what } = target else { return Ok(answer::base()) };
-        let caller = Caller::Forward(Arc::clone(&principal));
+        let caller = Caller::Visitor { principal: Arc::clone(&principal), source_ip };
         let visit = Visit {
             door: self,
             client: ecr::Client::new(Arc::clone(&self.invoke), caller, registry.region.as_str()),
@@ -186,11 +186,11 @@ impl Door for RegistryDoor {
     fn serve(
         self: Arc<Self>,
         request: Request<Incoming>,
-        _peer: SocketAddr,
+        peer: SocketAddr,
     ) -> BoxFuture<'static, Response<DoorBody>> {
         Box::pin(async move {
             let is_head = request.method() == Method::HEAD;
-            let answered = Box::pin(self.answer(request)).await;
+            let answered = Box::pin(self.answer(request, peer.ip())).await;
             answer::response(answered, is_head)
         })
     }

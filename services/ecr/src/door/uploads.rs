@@ -35,7 +35,7 @@ impl Visit<'_> {
         let id = self.initiate().await?;
         if let Some(digest) = parameter(head, "digest") {
             let digest = digest_of(&digest)?;
-            self.receive(&id, 0, body).await?;
+            self.receive(&id, 0, None, body).await?;
             return self.complete(&id, &digest).await;
         }
         Ok(self.under_way(StatusCode::ACCEPTED, &id, 0))
@@ -107,26 +107,44 @@ impl Visit<'_> {
         body: Incoming,
     ) -> Result<Answer, Refusal> {
         let length = self.own_offset(id)?;
-        self.follows(id, &head.headers, length)?;
-        let length = self.receive(id, length, body).await?;
+        let bytes = self.follows(id, &head.headers, length)?;
+        let length = self.receive(id, length, bytes, body).await?;
         Ok(self.under_way(StatusCode::ACCEPTED, id, length))
     }
 
-    /// A chunk that says where it belongs has to follow what is here.
-    fn follows(&self, id: &str, headers: &HeaderMap, length: u64) -> Result<(), Refusal> {
-        let Some(text) = headers.get(header::CONTENT_RANGE).and_then(|value| value.to_str().ok()) else {
-            return Ok(());
-        };
-        let first =
-            text.trim_start_matches("bytes ").split('-').next().and_then(|first| first.parse::<u64>().ok());
-        if first == Some(length) {
-            return Ok(());
+    /// A chunk that says where it belongs has to follow what is here, and be as long as it says: how long that is.
+    fn follows(&self, id: &str, headers: &HeaderMap, length: u64) -> Result<Option<u64>, Refusal> {
+        let Some(text) = headers.get(header::CONTENT_RANGE) else { return Ok(None) };
+        let text = text.to_str().unwrap_or_default();
+        let said =
+            headers.get(header::CONTENT_LENGTH).and_then(|said| said.to_str().ok()?.parse::<u64>().ok());
+        match chunk_range(text) {
+            Some((first, bytes)) if first == length && said.is_none_or(|said| said == bytes) => {
+                Ok(Some(bytes))
+            }
+            Some((first, bytes)) if first == length => {
+                let message = format!(
+                    "The chunk '{text}' has {bytes} bytes by its Content-Range, and {} by its Content-Length",
+                    said.unwrap_or_default()
+                );
+                Err(self.out_of_range(id, length, message))
+            }
+            Some(_) => {
+                let message = format!("The chunk '{text}' does not follow the {length} bytes received");
+                Err(self.out_of_range(id, length, message))
+            }
+            None => {
+                let message = format!("The Content-Range '{text}' is not <first byte>-<last byte>");
+                Err(self.out_of_range(id, length, message))
+            }
         }
-        let message = format!("The chunk '{text}' does not follow the {length} bytes received");
-        Err(Refusal::new(StatusCode::RANGE_NOT_SATISFIABLE, "BLOB_UPLOAD_INVALID", message)
+    }
+
+    fn out_of_range(&self, id: &str, length: u64, message: String) -> Refusal {
+        Refusal::new(StatusCode::RANGE_NOT_SATISFIABLE, "BLOB_UPLOAD_INVALID", message)
             .with(header::LOCATION, self.path(&format!("blobs/uploads/{id}")))
             .with(header::RANGE, range(length))
-            .with(UPLOAD_UUID, id))
+            .with(UPLOAD_UUID, id)
     }
 
     pub(super) async fn finish_upload(
@@ -138,8 +156,8 @@ impl Visit<'_> {
         let digest = parameter(head, "digest").unwrap_or_default();
         let digest = digest_of(&digest)?;
         let length = self.own_offset(id)?;
-        self.follows(id, &head.headers, length)?;
-        self.receive(id, length, body).await?;
+        let bytes = self.follows(id, &head.headers, length)?;
+        self.receive(id, length, bytes, body).await?;
         self.complete(id, &digest).await
     }
 
@@ -174,7 +192,24 @@ impl Visit<'_> {
     }
 
     /// Hands a body on, part by part; nobody has more than one part of it in memory. Gives the upload's length.
-    async fn receive(&self, id: &str, mut length: u64, mut body: Incoming) -> Result<u64, Refusal> {
+    /// `bytes`: what the body has to have, where that was said.
+    async fn receive(
+        &self,
+        id: &str,
+        mut length: u64,
+        bytes: Option<u64>,
+        mut body: Incoming,
+    ) -> Result<u64, Refusal> {
+        let first = length;
+        let wrong = |length: u64, came: &str| {
+            let said = bytes.unwrap_or_default();
+            self.out_of_range(
+                id,
+                length,
+                format!("The chunk has {came} than the {said} bytes of its Content-Range"),
+            )
+        };
+        let mut received = 0;
         // What is not read waits at the client.
         let waited = tokio::time::timeout(IDLE_TIMEOUT, self.door.receiving.acquire()).await;
         let _slot = waited.ok().and_then(Result::ok).ok_or_else(|| {
@@ -184,6 +219,10 @@ impl Visit<'_> {
         let mut part: Vec<u8> = Vec::new();
         while let Some(frame) = next(&mut body).await? {
             let mut data = &frame[..];
+            received += data.len() as u64;
+            if bytes.is_some_and(|bytes| received > bytes) {
+                return Err(wrong(length, "more"));
+            }
             while !data.is_empty() {
                 let (now, later) = data.split_at(data.len().min(PART_BYTES - part.len()));
                 part.extend_from_slice(now);
@@ -195,6 +234,9 @@ impl Visit<'_> {
         }
         if !part.is_empty() {
             length = self.send_part(id, length, part).await?;
+        }
+        if bytes.is_some_and(|bytes| length - first < bytes) {
+            return Err(wrong(length, "less"));
         }
         Ok(length)
     }
@@ -214,6 +256,19 @@ impl Visit<'_> {
     }
 }
 
+/// First byte and length of a chunk: `0-9` (distribution specification), or `bytes 0-9/…` (RFC 9110).
+fn chunk_range(text: &str) -> Option<(u64, u64)> {
+    let text = text.strip_prefix("bytes ").unwrap_or(text).trim();
+    let range = text.split_once('/').map_or(text, |(range, _)| range);
+    let number = |text: &str| match text.bytes().all(|byte| byte.is_ascii_digit()) {
+        true => text.parse::<u64>().ok(),
+        false => None,
+    };
+    let (first, last) = range.split_once('-')?;
+    let (first, last) = (number(first)?, number(last)?);
+    Some((first, last.checked_sub(first)?.checked_add(1)?))
+}
+
 /// `0-9` for ten bytes; for none, as registries say it, `0-0`.
 fn range(length: u64) -> String {
     format!("0-{}", length.saturating_sub(1))
@@ -229,6 +284,31 @@ pub(super) async fn next(body: &mut Incoming) -> Result<Option<bytes::Bytes>, Re
         let frame = frame.map_err(|error| Refusal::broken(&io::Error::other(error)))?;
         if let Ok(data) = frame.into_data() {
             return Ok(Some(data));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_range_has_a_first_and_a_last_byte() {
+        for (text, expected) in [
+            ("0-9", Some((0, 10))),
+            ("10-10", Some((10, 1))),
+            ("bytes 5-9/10", Some((5, 5))),
+            ("bytes 5-9/*", Some((5, 5))),
+            ("9-5", None),
+            ("0-", None),
+            ("-5", None),
+            ("5", None),
+            ("", None),
+            ("+0-9", None),
+            ("0-9-9", None),
+            ("0-18446744073709551615", None),
+        ] {
+            assert_eq!(chunk_range(text), expected, "{text:?}");
         }
     }
 }

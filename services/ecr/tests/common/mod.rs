@@ -45,7 +45,10 @@ pub struct Inside {
 impl Invoke for Inside {
     fn invoke(&self, call: Call) -> BoxFuture<'_, Result<Value, ApiError>> {
         Box::pin(async move {
-            let Caller::Forward(principal) = call.caller else { panic!("the door calls for its visitor") };
+            let Caller::Visitor { principal, source_ip } = call.caller else {
+                panic!("the door calls for its visitor")
+            };
+            assert!(source_ip.is_loopback(), "{source_ip} is not where the visitor is");
             let cx = Context { region: call.region, principal, ..context(self.clock.now()) };
             let server = Server(Arc::clone(self.service.get().unwrap()));
             self.called.lock().unwrap().push(call.operation.to_owned());
@@ -75,6 +78,7 @@ pub fn context(now: Timestamp) -> Context {
         request_id: "r".into(),
         principal: Arc::new(principal),
         source_ip: None,
+        host: None,
         user_agent: None,
         access_key_id: None,
         now,

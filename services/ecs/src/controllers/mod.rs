@@ -1,8 +1,10 @@
 //! What has to be done for the tasks there are. Each looks at its own queue of work.
 
+pub(crate) mod clients;
 mod deprovision;
 pub(crate) mod interfaces;
 mod provision;
+pub(crate) mod services;
 mod sweep;
 
 use std::collections::HashSet;
@@ -25,6 +27,7 @@ pub(crate) fn all(service: &EcsService) -> Vec<Arc<dyn Controller>> {
     vec![
         Arc::new(provision::Provision::new(service)),
         Arc::new(deprovision::Deprovision::new(service)),
+        Arc::new(services::Services::new(service)),
         Arc::new(sweep::Sweep::new(service)),
     ]
 }

@@ -1,5 +1,6 @@
-//! Forgets what is over: stopped tasks and inactive clusters after an hour, client tokens after a day, deleted task
-//! definitions once nothing refers to them. Deletes interfaces whose task is over or unknown.
+//! Forgets what is over: stopped tasks, inactive clusters and services and what EventBridge was told after an hour, client
+//! tokens after a day, deleted task definitions once nothing refers to them. Deletes interfaces whose task is over or
+//! unknown.
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -14,7 +15,9 @@ use serde_json::json;
 
 use super::interfaces;
 use crate::EcsService;
+use crate::events::{self, EVENTS_KEPT, EVENTS_MAX};
 use crate::lifecycle::Status;
+use crate::state::service::{DeploymentRecord, ServiceRecord, ServiceRevisionRecord, ServiceStatus, Spec};
 use crate::state::{
     ClientTokenRecord, ClusterRecord, ClusterStatus, FamilyRecord, PREFIX, Queue, STOPPED_KEPT, Scope,
     TaskKey, TaskSummary,
@@ -74,18 +77,20 @@ impl Sweep {
         let in_store = |error: StoreError| error.to_string();
         let tasks = self.forget_tasks(now).await.map_err(in_store)?;
         let definitions = self.delete_definitions().await.map_err(in_store)?;
-        let (mut tokens, mut clusters, mut interfaces) = (0, 0, 0);
+        let (mut tokens, mut clusters, mut services, mut events, mut interfaces) = (0, 0, 0, 0, 0);
         let look_for_interfaces = self.is_time_for_interfaces(now);
         for scope in self.scopes() {
             tokens += self.forget_tokens(&scope, now).await.map_err(in_store)?;
             clusters += self.forget_clusters(&scope, now).await.map_err(in_store)?;
+            services += self.forget_services(&scope, now).await.map_err(in_store)?;
+            events += self.forget_events(&scope, now).await.map_err(in_store)?;
             if look_for_interfaces {
                 interfaces += self.delete_interfaces(&scope).await?;
             }
         }
         Ok(json!({
             "tasks": tasks, "definitions": definitions, "client_tokens": tokens, "clusters": clusters,
-            "interfaces": interfaces,
+            "services": services, "events": events, "interfaces": interfaces,
         }))
     }
 
@@ -161,6 +166,38 @@ impl Sweep {
         Ok(forgotten)
     }
 
+    async fn forget_services(&self, scope: &Scope, now: Timestamp) -> Result<usize, StoreError> {
+        let mut forgotten = 0;
+        for service in range_json::<ServiceRecord>(&*self.store, &scope.services()) {
+            let ended = service.record.ended_at;
+            if ended.is_some_and(|at| now.duration_since(at) > STOPPED_KEPT) {
+                let key = service.record.key();
+                let txn = Txn::new()
+                    .when_revision(&*service.key, service.mod_revision)
+                    .delete(&*service.key)
+                    .delete(key.events())
+                    .delete_prefix(key.revisions())
+                    .delete_prefix(key.deployments());
+                forgotten += usize::from(self.store.txn(txn).await?.succeeded);
+            }
+        }
+        Ok(forgotten)
+    }
+
+    /// Those that are too old, and the oldest of too many.
+    async fn forget_events(&self, scope: &Scope, now: Timestamp) -> Result<usize, StoreError> {
+        let kept_from = events::key_at(scope, now - EVENTS_KEPT);
+        let all = self.store.range(&events::prefix_of(scope));
+        let too_many = all.len().saturating_sub(EVENTS_MAX);
+        let old = all.iter().enumerate().take_while(|(at, kv)| *at < too_many || *kv.key < *kept_from);
+        let old: Vec<&str> = old.map(|(_, kv)| &*kv.key).collect();
+        for some in old.chunks(TXN_OPS_MAX) {
+            let txn = some.iter().fold(Txn::new(), |txn, key| txn.delete(*key));
+            self.store.txn(txn).await?;
+        }
+        Ok(old.len())
+    }
+
     async fn delete_definitions(&self) -> Result<usize, StoreError> {
         let mut deleted = 0;
         for kv in self.store.range(Queue::DeleteDefinition.prefix()) {
@@ -193,6 +230,22 @@ impl Sweep {
     fn is_referred_to(&self, scope: &Scope, family: &str, revision: u32) -> bool {
         let tasks: Vec<Json<TaskSummary>> = range_json(&*self.store, &scope.all_tasks());
         tasks.iter().any(|task| task.record.family == family && task.record.revision == revision)
+            || self.is_deployed(scope, family, revision)
+    }
+
+    /// A service can still start tasks of it.
+    fn is_deployed(&self, scope: &Scope, family: &str, revision: u32) -> bool {
+        let is_it = |spec: &Spec| spec.family == family && spec.revision == revision;
+        let services = range_json::<ServiceRecord>(&*self.store, &scope.services());
+        services.iter().map(|found| &found.record).any(|service| {
+            let key = service.key();
+            let deployed = |one: &DeploymentRecord| {
+                let found = get_json::<ServiceRevisionRecord>(&*self.store, &key.revision(&one.revision));
+                found.is_some_and(|found| is_it(&found.record.spec))
+            };
+            service.status != ServiceStatus::Inactive
+                && (is_it(&service.spec) || service.deployments.iter().any(deployed))
+        })
     }
 
     /// There should be none; whatever went wrong, an address is not lost.

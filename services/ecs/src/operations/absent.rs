@@ -1,11 +1,10 @@
-//! What Fargate has none of, and what cannot be made yet: answered with nothing, which is true.
+//! What Fargate has none of: answered with nothing, which is true.
 
 use ferrogate_api::{ApiError, ecs};
 
 use super::clusters::missing;
 use super::{check_count, page};
 use crate::call::Call;
-use crate::errors::invalid;
 
 /// A valid page of nothing.
 fn no_page(next_token: Option<&str>, max_results: Option<i32>) -> Result<(), ApiError> {
@@ -38,38 +37,6 @@ pub(crate) fn describe_container_instances(
 
 fn full_arn(call: &Call<'_>, id: &str, of: &str) -> String {
     if id.starts_with("arn:") { id.to_owned() } else { call.scope.arn(format!("{of}/{id}")) }
-}
-
-pub(crate) fn list_services(
-    call: &Call<'_>,
-    input: ecs::ListServicesRequest,
-) -> Result<ecs::ListServicesResponse, ApiError> {
-    call.cluster(input.cluster.as_deref())?;
-    no_page(input.next_token.as_deref(), input.max_results)?;
-    Ok(ecs::ListServicesResponse { service_arns: Some(Vec::new()), next_token: None })
-}
-
-pub(crate) fn list_services_by_namespace(
-    _call: &Call<'_>,
-    input: ecs::ListServicesByNamespaceRequest,
-) -> Result<ecs::ListServicesByNamespaceResponse, ApiError> {
-    no_page(input.next_token.as_deref(), input.max_results)?;
-    Ok(ecs::ListServicesByNamespaceResponse { service_arns: Some(Vec::new()), next_token: None })
-}
-
-pub(crate) fn describe_services(
-    call: &Call<'_>,
-    input: ecs::DescribeServicesRequest,
-) -> Result<ecs::DescribeServicesResponse, ApiError> {
-    let cluster = call.cluster(input.cluster.as_deref())?.record.name;
-    let services = input.services.unwrap_or_default();
-    if services.len() > 10 {
-        return Err(invalid("Services can have at most 10 items."));
-    }
-    check_count("Services", services.len())?;
-    let failures =
-        services.iter().map(|id| missing(full_arn(call, id, &format!("service/{cluster}")))).collect();
-    Ok(ecs::DescribeServicesResponse { services: Some(Vec::new()), failures: Some(failures) })
 }
 
 pub(crate) fn list_attributes(

@@ -9,6 +9,7 @@ use crate::errors::{cluster_not_found, invalid, refuse, unsupported};
 use crate::lifecycle::Status;
 use crate::names::{self, DEFAULT_CLUSTER, is_name};
 use crate::operations::capacity_providers::{check_providers, check_strategy};
+use crate::state::service::{ServiceStatus, ServiceSummary};
 use crate::state::{ClusterRecord, ClusterStatus, Tags, TaskSummary};
 
 /// The cluster of this name as it is when it is made.
@@ -136,6 +137,13 @@ fn shape(call: &Call<'_>, cluster: &ClusterRecord, include: &Include) -> ecs::Cl
         i32::try_from(counted).unwrap_or(i32::MAX)
     };
     let (running, pending) = (count(|status| status == Status::Running), count(Status::is_before_running));
+    let services: Vec<Json<ServiceSummary>> = call.range(&call.scope.services_of(&cluster.name));
+    let services_that_are = |status: ServiceStatus| {
+        let counted = services.iter().filter(|service| service.record.status == status).count();
+        i32::try_from(counted).unwrap_or(i32::MAX)
+    };
+    let (active, draining) =
+        (services_that_are(ServiceStatus::Active), services_that_are(ServiceStatus::Draining));
     let setting =
         ecs::ClusterSetting { name: Some("containerInsights".into()), value: Some("disabled".into()) };
     ecs::Cluster {
@@ -145,8 +153,12 @@ fn shape(call: &Call<'_>, cluster: &ClusterRecord, include: &Include) -> ecs::Cl
         registered_container_instances_count: Some(0),
         running_tasks_count: Some(running),
         pending_tasks_count: Some(pending),
-        active_services_count: Some(0),
-        statistics: Some(if include.statistics { statistics(running, pending) } else { Vec::new() }),
+        active_services_count: Some(active),
+        statistics: Some(if include.statistics {
+            statistics(running, pending, active, draining)
+        } else {
+            Vec::new()
+        }),
         tags: Some(if include.tags { tags::shape(&cluster.tags) } else { Vec::new() }),
         settings: Some(if include.settings { vec![setting] } else { Vec::new() }),
         configuration: exec_logging::shape(cluster).filter(|_| include.configurations),
@@ -156,7 +168,7 @@ fn shape(call: &Call<'_>, cluster: &ClusterRecord, include: &Include) -> ecs::Cl
     }
 }
 
-fn statistics(running: i32, pending: i32) -> Vec<ecs::KeyValuePair> {
+fn statistics(running: i32, pending: i32, active: i32, draining: i32) -> Vec<ecs::KeyValuePair> {
     let pair = |name: &str, value: i32| ecs::KeyValuePair {
         name: Some(name.into()),
         value: Some(value.to_string()),
@@ -167,9 +179,9 @@ fn statistics(running: i32, pending: i32) -> Vec<ecs::KeyValuePair> {
         pair("pendingEC2TasksCount", 0),
         pair("pendingFargateTasksCount", pending),
         pair("activeEC2ServiceCount", 0),
-        pair("activeFargateServiceCount", 0),
+        pair("activeFargateServiceCount", active),
         pair("drainingEC2ServiceCount", 0),
-        pair("drainingFargateServiceCount", 0),
+        pair("drainingFargateServiceCount", draining),
     ]
 }
 
@@ -232,6 +244,11 @@ pub(crate) async fn delete(
 }
 
 fn check_empty(call: &Call<'_>, name: &str) -> Result<(), ApiError> {
+    let services: Vec<Json<ServiceSummary>> = call.range(&call.scope.services_of(name));
+    if services.iter().any(|service| service.record.status != ServiceStatus::Inactive) {
+        let message = "The Cluster cannot be deleted while Services are active.";
+        return Err(ApiError::new("ClusterContainsServicesException", message));
+    }
     let tasks: Vec<Json<TaskSummary>> = call.range(&call.scope.tasks(name));
     if tasks.iter().all(|task| task.record.lifecycle.status == Status::Stopped) {
         return Ok(());

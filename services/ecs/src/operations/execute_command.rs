@@ -40,8 +40,16 @@ pub(crate) async fn execute(
     let argv = argv(input.command.as_deref().unwrap_or_default()).map_err(invalid)?;
     let own = || call.service.log_configuration(&task.arn(), &container.name).map(|to| (to.group, to.region));
     let log = exec_logging::log_of(logging.as_ref(), own, &task.region);
-    let wanted = WhereExec { task_arn: task.arn(), container: container.name.clone(), argv, log };
-    let ticket = call.service.sessions.prepare(wanted, call.cx.now).map_err(|refused| match refused {
+    let wanted = WhereExec {
+        task_arn: task.arn(),
+        container: container.name.clone(),
+        argv,
+        target: format!("ecs:{cluster}_{id}_{}", container.runtime_id),
+        owner: call.cx.principal.arn.clone(),
+        log,
+    };
+    let prepared = call.service.sessions.prepare(wanted, call.cx.host.as_deref(), call.cx.now);
+    let ticket = prepared.map_err(|refused| match refused {
         Refused::TooMany => ApiError::new(
             "ClientException",
             format!("The task has {SESSIONS_MAX} ECS Exec sessions, and no more are allowed: end one and try again."),

@@ -8,7 +8,7 @@ use crate::definition::{FARGATE, requires};
 use crate::errors::{invalid, unsupported, unsupported_feature};
 use crate::state::{ClusterRecord, Tags};
 
-const PLATFORM_VERSION: &str = "1.4.0";
+pub(crate) const PLATFORM_VERSION: &str = "1.4.0";
 const STARTED_BY_CHARACTERS_MAX: usize = 128;
 const REFERENCE_ID_CHARACTERS_MAX: usize = 1024;
 
@@ -57,14 +57,25 @@ pub(crate) fn count(count: Option<i32>) -> Result<usize, ApiError> {
 }
 
 /// The capacity provider the tasks get, if they get one: by launch type, by strategy, or by the cluster's default.
-/// Where nothing is said it is Fargate, since nothing else is here; AWS would look for instances.
 pub(crate) fn capacity_provider(
     input: &ecs::RunTaskRequest,
     cluster: &ClusterRecord,
     definition: &ecs::TaskDefinition,
 ) -> Result<Option<String>, ApiError> {
-    let strategy = input.capacity_provider_strategy.clone().unwrap_or_default();
-    match input.launch_type.as_deref() {
+    let strategy = input.capacity_provider_strategy.as_deref().unwrap_or_default();
+    let (_, strategy) = compute(input.launch_type.as_deref(), strategy, cluster, Some(definition))?;
+    Ok((!strategy.is_empty()).then(|| FARGATE.to_owned()))
+}
+
+/// Launch type or capacity provider strategy, as asked for or by the cluster's default. Where nothing is said it is
+/// Fargate, since nothing else is here; AWS would look for instances. `definition`: `None` where none is named.
+pub(crate) fn compute(
+    launch_type: Option<&str>,
+    strategy: &[ecs::CapacityProviderStrategyItem],
+    cluster: &ClusterRecord,
+    definition: Option<&ecs::TaskDefinition>,
+) -> Result<(Option<String>, Vec<ecs::CapacityProviderStrategyItem>), ApiError> {
+    match launch_type {
         Some(_) if !strategy.is_empty() => {
             let message = "Specifying both a launch type and capacity provider strategy is not supported. Remove one and try again.";
             return Err(invalid(message));
@@ -75,14 +86,20 @@ pub(crate) fn capacity_provider(
         Some(FARGATE) | None => {}
         Some(other) => return Err(unsupported(&format!("the launch type '{other}'"))),
     }
-    if !requires(definition, FARGATE) {
+    if definition.is_some_and(|definition| !requires(definition, FARGATE)) {
         return Err(invalid("Task definition does not support launch_type FARGATE."));
     }
     let names: Vec<String> = strategy.iter().filter_map(|item| item.capacity_provider.clone()).collect();
     check_providers(&names)?;
-    check_strategy(&strategy, &cluster.capacity_providers)?;
-    let by_default = input.launch_type.is_none() && !cluster.default_capacity_provider_strategy.is_empty();
-    Ok((!strategy.is_empty() || by_default).then(|| FARGATE.to_owned()))
+    check_strategy(strategy, &cluster.capacity_providers)?;
+    if !strategy.is_empty() {
+        return Ok((None, strategy.to_vec()));
+    }
+    let default = &cluster.default_capacity_provider_strategy;
+    if launch_type.is_none() && !default.is_empty() {
+        return Ok((None, default.clone()));
+    }
+    Ok((Some(FARGATE.into()), Vec::new()))
 }
 
 pub(crate) fn platform_version(version: Option<&str>) -> Result<String, ApiError> {

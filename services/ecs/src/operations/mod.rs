@@ -8,9 +8,11 @@ pub(crate) mod exec_logging;
 pub(crate) mod execute_command;
 pub(crate) mod launch;
 pub(crate) mod network;
+pub(crate) mod new_task;
 pub(crate) mod overrides;
 pub(crate) mod protection;
 pub(crate) mod run_task;
+pub(crate) mod services;
 pub(crate) mod settings;
 pub(crate) mod shape;
 pub(crate) mod tags;
@@ -42,6 +44,13 @@ fn page<T>(
             .ok_or_else(|| invalid(format!("maxResults should be between 1 and {PAGE_MAX}.")))?,
     };
     paginate(items, key, next_token.filter(|token| !token.is_empty()), limit).map_err(|_| bad_token())
+}
+
+/// Of the parameters of a call, to know it again.
+fn digest<T: serde::Serialize>(parameters: &T) -> Result<String, ApiError> {
+    let json = serde_json::to_vec(parameters).map_err(|_| ApiError::internal())?;
+    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &json);
+    Ok(digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
 /// Refuses a value that ECS does not know.

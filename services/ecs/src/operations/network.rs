@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use ferrogate_api::{ApiError, Caller, ec2, ecs, sts};
+use ferrogate_api::{ApiError, Caller, Invoke, ec2, ecs, sts};
 use ipnet::Ipv4Net;
 
-use crate::call::Call;
+use super::overrides::Effective;
 use crate::controllers::interfaces;
 use crate::errors::{client, invalid};
-use crate::state::NetworkRecord;
+use crate::state::{NetworkRecord, Scope};
 
 pub(crate) const TASKS_PRINCIPAL: &str = "ecs-tasks.amazonaws.com";
 const SUBNETS_MAX: usize = 16;
@@ -59,8 +59,12 @@ pub(crate) fn wanted(configuration: Option<ecs::NetworkConfiguration>) -> Result
 }
 
 /// The subnets there are for the task, all in one VPC.
-pub(crate) async fn resolve(call: &Call<'_>, wanted: &Wanted) -> Result<Vec<NetworkRecord>, ApiError> {
-    let client = interfaces::client(&call.service.invoke, &call.scope);
+pub(crate) async fn resolve(
+    invoke: &Arc<dyn Invoke>,
+    scope: &Scope,
+    wanted: &Wanted,
+) -> Result<Vec<NetworkRecord>, ApiError> {
+    let client = interfaces::client(invoke, scope);
     let (subnets, groups) = tokio::join!(subnets(&client, wanted), security_groups(&client, wanted));
     let subnets = subnets?;
     let vpc_id = subnets[0].vpc_id.clone().unwrap_or_default();
@@ -137,14 +141,28 @@ async fn vpc_cidr(client: &ec2::Client, vpc_id: &str) -> Result<Ipv4Net, ApiErro
     vpc.and_then(|vpc| vpc.cidr_block?.parse().ok()).ok_or_else(|| incomplete("VPC"))
 }
 
+/// Whether the tasks can have their roles.
+pub(crate) async fn check_roles(
+    invoke: &Arc<dyn Invoke>,
+    scope: &Scope,
+    effective: &Effective,
+) -> Result<(), ApiError> {
+    let mut roles: Vec<&String> =
+        effective.execution_role_arn.iter().chain(&effective.task_role_arn).collect();
+    roles.dedup();
+    futures_util::future::try_join_all(roles.into_iter().map(|role| check_role(invoke, scope, role)))
+        .await
+        .map(drop)
+}
+
 /// Whether tasks can have this role: tried by doing what needs no rights.
-pub(crate) async fn check_role(call: &Call<'_>, role_arn: &str) -> Result<(), ApiError> {
+async fn check_role(invoke: &Arc<dyn Invoke>, scope: &Scope, role_arn: &str) -> Result<(), ApiError> {
     let caller = Caller::Role {
         role_arn: role_arn.to_owned(),
         service: TASKS_PRINCIPAL,
         session_name: "ecs-run-task".into(),
     };
-    let sts = sts::Client::new(Arc::clone(&call.service.invoke), caller, &call.scope.region);
+    let sts = sts::Client::new(Arc::clone(invoke), caller, &scope.region);
     match sts.get_caller_identity(sts::GetCallerIdentityRequest::default()).await {
         Ok(_) => Ok(()),
         Err(error) if error.status.is_some_and(|status| status >= 500) => Err(error),

@@ -1,20 +1,19 @@
 //! RunTask: up to ten tasks in one transaction.
 
 use ferrogate_api::{ApiError, Value, ecs};
-use ferrogate_model::hex_id;
 use ferrogate_store::Txn;
 
-use super::overrides::{Effective, container_records};
+use super::new_task::NewTask;
+use super::overrides::Effective;
 use super::settings::{self, DEFAULT_LOG_DRIVER_MODE};
-use super::{NO_CAPACITY, clusters, definitions, launch, network, overrides, shape, tasks};
+use super::{NO_CAPACITY, clusters, definitions, digest, launch, network, overrides, shape, tasks};
 use crate::call::Call;
 use crate::definition;
 use crate::errors::{client, cluster_not_found, invalid};
-use crate::lifecycle::Lifecycle;
 use crate::names::{self, DEFAULT_CLUSTER, DefinitionName};
 use crate::plan::placement;
 use crate::state::{
-    ClientTokenRecord, ClusterRecord, ClusterStatus, NetworkRecord, RevisionStatus, Tags, TaskRecord, uuid,
+    ClientTokenRecord, ClusterRecord, ClusterStatus, NetworkRecord, RevisionStatus, Tags, TaskRecord,
 };
 
 const CLIENT_TOKEN_CHARACTERS_MAX: usize = 64;
@@ -57,7 +56,11 @@ pub(crate) async fn run(
     }
     let plan = plan(call, &input, &cluster_name, &name)?;
     let wanted = network::wanted(input.network_configuration.clone())?;
-    let (subnets, roles) = tokio::join!(network::resolve(call, &wanted), check_roles(call, &plan.effective));
+    let invoke = &call.service.invoke;
+    let (subnets, roles) = tokio::join!(
+        network::resolve(invoke, &call.scope, &wanted),
+        network::check_roles(invoke, &call.scope, &plan.effective)
+    );
     let subnets = subnets?;
     roles?;
     let architecture = definition::architecture(&plan.found.definition);
@@ -74,8 +77,8 @@ pub(crate) async fn run(
             }
             let cluster = cluster(call, &cluster_name)?;
             let plan = self::plan(call, &input, &cluster_name, &name)?;
-            let tasks: Vec<TaskRecord> =
-                networks.iter().map(|network| record(call, &cluster_name, &input, &plan, network)).collect();
+            let new = new_task(call, &cluster_name, &input, &plan);
+            let tasks: Vec<TaskRecord> = networks.iter().map(|network| new.record(network)).collect();
             Ok((transaction(call, &cluster, &plan, token.as_ref(), &tasks), tasks))
         })
         .await?;
@@ -138,53 +141,28 @@ fn plan(
     })
 }
 
-async fn check_roles(call: &Call<'_>, effective: &Effective) -> Result<(), ApiError> {
-    let mut roles: Vec<&String> =
-        effective.execution_role_arn.iter().chain(&effective.task_role_arn).collect();
-    roles.dedup();
-    futures_util::future::try_join_all(roles.into_iter().map(|role| network::check_role(call, role)))
-        .await
-        .map(drop)
-}
-
-fn record(
-    call: &Call<'_>,
-    cluster_name: &str,
+fn new_task<'a>(
+    call: &'a Call<'_>,
+    cluster_name: &'a str,
     input: &ecs::RunTaskRequest,
-    plan: &Plan,
-    network: &NetworkRecord,
-) -> TaskRecord {
-    let task_id = hex_id();
-    let effective = &plan.effective;
-    let containers = container_records(effective, &task_id);
-    TaskRecord {
-        account: call.scope.account.clone(),
-        region: call.scope.region.clone(),
-        cluster: cluster_name.to_owned(),
-        family: plan.found.revision.record.family.clone(),
+    plan: &'a Plan,
+) -> NewTask<'a> {
+    NewTask {
+        scope: &call.scope,
+        cluster: cluster_name,
+        family: &plan.found.revision.record.family,
         revision: plan.found.revision.record.revision,
+        architecture: definition::architecture(&plan.found.definition),
+        effective: &plan.effective,
         group: plan.group.clone(),
         started_by: input.started_by.clone().filter(|by| !by.is_empty()),
         capacity_provider: plan.capacity_provider.clone(),
         exec_enabled: input.enable_execute_command == Some(true),
-        ephemeral_storage_gib: effective.ephemeral_storage_gib,
-        protection: None,
         platform_version: plan.platform_version.clone(),
-        cpu_units: effective.cpu_units,
-        memory_mib: effective.memory_mib,
-        architecture: definition::architecture(&plan.found.definition).to_owned(),
-        overrides: effective.overrides.clone(),
-        execution_role_arn: effective.execution_role_arn.clone(),
-        task_role_arn: effective.task_role_arn.clone(),
         default_log_mode: settings::effective(&*call.service.store, call.cx, DEFAULT_LOG_DRIVER_MODE),
-        attachment_id: uuid(),
-        network: network.clone(),
         tags: plan.tags.clone(),
-        eni: None,
-        node: None,
-        lifecycle: Lifecycle::new(call.cx.now, containers.iter().map(|container| container.name.as_str())),
-        containers,
-        task_id,
+        scheduling: None,
+        now: call.cx.now,
     }
 }
 
@@ -231,9 +209,7 @@ fn client_token(
         return Err(invalid(message));
     }
     let others = ecs::RunTaskRequest { client_token: None, ..input.clone() };
-    let json = serde_json::to_vec(&others).map_err(|_| ApiError::internal())?;
-    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &json);
-    let parameters = digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+    let parameters = digest(&others)?;
     Ok(Some(ClientToken { key: call.scope.client_token(cluster_name, token), parameters }))
 }
 

@@ -51,7 +51,7 @@ fn root(scope: &Scope) -> String {
 }
 
 /// Whose settings a caller has: a session has its role's.
-fn principal(cx: &Context) -> &str {
+pub(crate) fn principal(cx: &Context) -> &str {
     match &cx.principal.kind {
         PrincipalKind::AssumedRole { role_arn, .. } => role_arn,
         _ => &cx.principal.arn,

@@ -1,10 +1,11 @@
-//! Tags of clusters, task definitions and tasks.
+//! Tags of clusters, task definitions, tasks, services and task sets.
 
 use ferrogate_api::{ApiError, ecs};
 
 use crate::call::Call;
 use crate::errors::{cluster_not_found, invalid};
 use crate::names;
+use crate::state::service::{ServiceKey, ServiceRecord};
 use crate::state::{ClusterRecord, RevisionRecord, Tags, TaskKey, TaskRecord};
 
 const TAGS_MAX: usize = 50;
@@ -12,8 +13,14 @@ const TAGS_MAX: usize = 50;
 /// A resource that can have tags.
 enum Tagged {
     Cluster(String),
-    Definition { family: String, revision: u32 },
+    Definition {
+        family: String,
+        revision: u32,
+    },
     Task(TaskKey),
+    Service(ServiceKey),
+    /// By the end of its id.
+    TaskSet(ServiceKey, String),
 }
 
 /// The tags of a request.
@@ -58,7 +65,9 @@ pub(crate) fn shape(tags: &Tags) -> Vec<ecs::Tag> {
 fn resolve(call: &Call<'_>, arn: Option<&str>) -> Result<Tagged, ApiError> {
     let arn = arn.unwrap_or_default();
     let unsupported = || {
-        invalid(format!("Invalid resource ARN '{arn}'. Clusters, task definitions and tasks can be tagged."))
+        invalid(format!(
+            "Invalid resource ARN '{arn}'. Clusters, task definitions, tasks, services and task sets can be tagged."
+        ))
     };
     let resource = arn.splitn(6, ':').nth(5).ok_or_else(unsupported)?;
     match resource.split('/').next().unwrap_or_default() {
@@ -75,6 +84,15 @@ fn resolve(call: &Call<'_>, arn: Option<&str>) -> Result<Tagged, ApiError> {
             let id = names::task(&call.scope, cluster, arn)?;
             Ok(Tagged::Task(TaskKey { scope: call.scope.clone(), cluster: cluster.to_owned(), id }))
         }
+        "service" => {
+            let cluster = resource.split('/').nth(1).ok_or_else(unsupported)?;
+            let name = names::service(&call.scope, cluster, arn)?;
+            Ok(Tagged::Service(ServiceKey::new(&call.scope, cluster, &name)))
+        }
+        "task-set" => {
+            let (key, id) = names::of_service(&call.scope, "task-set", arn)?;
+            Ok(Tagged::TaskSet(key, format!("ecs-svc/{id}")))
+        }
         _ => Err(unsupported()),
     }
 }
@@ -85,6 +103,10 @@ impl Tagged {
             Self::Cluster(_) => cluster_not_found(),
             Self::Definition { .. } => invalid("The specified task definition is not found."),
             Self::Task(_) => invalid("The specified task is not found. Specify a valid task and try again."),
+            Self::Service(_) => {
+                invalid("The specified service is not found. Specify a valid service and try again.")
+            }
+            Self::TaskSet(..) => invalid("The specified task set is not found."),
         }
     }
 
@@ -97,6 +119,13 @@ impl Tagged {
                 .get::<RevisionRecord>(&call.scope.revision(family, *revision))
                 .map(|found| found.record.tags),
             Self::Task(task) => call.get::<TaskRecord>(&task.record()).map(|found| found.record.tags),
+            Self::Service(service) => {
+                call.get::<ServiceRecord>(&service.record()).map(|found| found.record.tags)
+            }
+            Self::TaskSet(service, id) => call
+                .get::<ServiceRecord>(&service.record())
+                .and_then(|mut found| found.record.deployment_mut(id)?.task_set.take())
+                .map(|set| set.tags),
         };
         tags.ok_or_else(|| self.not_found())
     }
@@ -123,6 +152,16 @@ impl Tagged {
                 change!(RevisionRecord, call.scope.revision(family, *revision))
             }
             Self::Task(task) => change!(TaskRecord, task.record()),
+            Self::Service(service) => change!(ServiceRecord, service.record()),
+            Self::TaskSet(service, id) => call
+                .update::<ServiceRecord>(&service.record(), |record| {
+                    let mut record = record.ok_or_else(|| self.not_found())?;
+                    let set = record.deployment_mut(id).and_then(|one| one.task_set.as_mut());
+                    change(&mut set.ok_or_else(|| self.not_found())?.tags)?;
+                    Ok(Some(record))
+                })
+                .await
+                .map(drop),
         }
     }
 }

@@ -4,12 +4,13 @@ use ferrogate_api::{ApiError, ecs};
 use ferrogate_store::{Json, Txn};
 
 use super::clusters::missing;
-use super::{check_count, one_of, page, shape};
+use super::{check_count, one_of, page, services, shape};
 use crate::call::Call;
 use crate::definition::FARGATE;
 use crate::errors::invalid;
-use crate::lifecycle::{Event, USER_INITIATED};
+use crate::lifecycle::USER_INITIATED;
 use crate::names;
+use crate::state::service::ServiceKey;
 use crate::state::{TaskKey, TaskRecord, TaskSummary};
 
 const REASON_CHARACTERS_MAX: usize = 1024;
@@ -55,9 +56,7 @@ pub(crate) fn list(
     one_of("desiredStatus", input.desired_status.as_deref(), &["RUNNING", "PENDING", "STOPPED"])?;
     one_of("launchType", input.launch_type.as_deref(), &["EC2", FARGATE, "EXTERNAL", "MANAGED_INSTANCES"])?;
     let cluster = call.cluster(input.cluster.as_deref())?.record.name;
-    if input.service_name.is_some() {
-        return Err(ApiError::new("ServiceNotFoundException", "Service not found."));
-    }
+    let group = input.service_name.as_deref().map(|name| of_service(call, &cluster, name)).transpose()?;
     if input.family.as_deref().is_some_and(|family| !names::is_name(family)) {
         return Err(invalid("family must match ^[a-zA-Z0-9\\-_]+$"));
     }
@@ -72,12 +71,23 @@ pub(crate) fn list(
         // PENDING is a desired status that ECS sets for no task.
         task.lifecycle.desired.name() == desired
             && family.as_ref().is_none_or(|family| task.family == *family)
+            && group.as_ref().is_none_or(|group| task.group == *group)
             && input.started_by.as_ref().is_none_or(|by| task.started_by.as_ref() == Some(by))
     });
     let page = page(wanted, |task| &task.task_id, input.next_token.as_deref(), input.max_results)?;
     let arns =
         page.items.iter().map(|task| call.scope.arn(format!("task/{cluster}/{}", task.task_id))).collect();
     Ok(ecs::ListTasksResponse { task_arns: Some(arns), next_token: page.next_token })
+}
+
+/// The group of a service's tasks.
+fn of_service(call: &Call<'_>, cluster: &str, identifier: &str) -> Result<String, ApiError> {
+    let name = names::service(&call.scope, cluster, identifier)?;
+    let key = ServiceKey::new(&call.scope, cluster, &name);
+    match call.service.store.get(&key.record()) {
+        Some(_) => Ok(key.group()),
+        None => Err(services::not_found()),
+    }
 }
 
 /// Says that the task shall stop; whoever has it at the moment does it.
@@ -97,10 +107,8 @@ pub(crate) async fn stop(
             let found =
                 find(call, &cluster, &id).ok_or_else(|| invalid("The referenced task was not found."))?;
             let mut task = found.record.clone();
-            let event = Event::StopRequested { code: USER_INITIATED, reason: reason.clone() };
             // Stopping what is being stopped changes nothing.
-            let changed = task.lifecycle.apply(event, call.cx.now).unwrap_or(false);
-            let txn = if changed {
+            let txn = if task.stop(USER_INITIATED, reason.clone(), call.cx.now) {
                 task.put(Txn::new().when_revision(&*found.key, found.mod_revision), Some(&found.record))
             } else {
                 Txn::new()

@@ -6,7 +6,7 @@ use ferrogate_api::ecs;
 use ferrogate_nodeapi::{
     Architecture, ContainerAssignment, Dependency, DependencyCondition, HealthCheck, LogConfiguration,
     LogDriver, MountPoint, PortMapping, RestartPolicy, TaskAssignment, TaskNetwork, Tmpfs, Ulimit,
-    VolumeAssignment,
+    VolumeAssignment, VolumesFrom,
 };
 use ipnet::Ipv4Net;
 
@@ -37,7 +37,7 @@ pub(crate) fn assignment(task: &TaskRecord, definition: &ecs::TaskDefinition) ->
         service_name: task.service_name().map(str::to_owned),
         created_at: task.lifecycle.created_at(),
         exec_enabled: task.exec_enabled,
-        desired: task.lifecycle.desired().into(),
+        desired: task.node_desired().into(),
         reported_sequence: task.lifecycle.reported_sequence(),
         cpu_units: task.cpu_units,
         memory_mib: task.memory_mib,
@@ -117,6 +117,7 @@ fn container_assignment(
             .filter_map(|control| Some((control.namespace.clone()?, control.value.clone()?)))
             .collect(),
         mount_points: storage::mounts(name, all).iter().filter_map(mount_point).collect(),
+        volumes_from: definition.volumes_from.iter().flatten().filter_map(volumes_from).collect(),
         ports: definition.port_mappings.iter().flatten().filter_map(port).collect(),
         secret_names: definition.secrets.iter().flatten().filter_map(|secret| secret.name.clone()).collect(),
         logs: log_configuration(task, record, definition),
@@ -203,6 +204,10 @@ fn mount_point(from: &ecs::MountPoint) -> Option<MountPoint> {
         container_path: from.container_path.clone()?,
         read_only: from.read_only == Some(true),
     })
+}
+
+fn volumes_from(from: &ecs::VolumeFrom) -> Option<VolumesFrom> {
+    Some(VolumesFrom { container: from.source_container.clone()?, read_only: from.read_only == Some(true) })
 }
 
 /// `None`: not enabled.

@@ -1,6 +1,9 @@
 //! A service over a memory store, with an EC2 and an STS that tests can hold, break and look into.
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
+pub(crate) mod balancing;
+pub(crate) mod services;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -44,6 +47,7 @@ pub(crate) struct Cloud {
     pub(crate) refused_roles: Mutex<BTreeSet<String>>,
     /// Interfaces that there are addresses for; `None`: any number.
     pub(crate) addresses: Mutex<Option<usize>>,
+    pub(crate) balancing: balancing::Balancing,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -68,6 +72,7 @@ impl Default for Cloud {
             lose_answers: Mutex::default(),
             refused_roles: Mutex::default(),
             addresses: Mutex::default(),
+            balancing: balancing::Balancing::default(),
         }
     }
 }
@@ -254,6 +259,9 @@ impl Cloud {
                     other => panic!("ECS does not call ec2:{other}"),
                 }
             }
+            ("elbv2" | "servicediscovery", operation) => {
+                self.balancing.answer(&call.caller, operation, call.input)
+            }
             (service, operation) => panic!("ECS does not call {service}:{operation}"),
         }
     }
@@ -329,9 +337,18 @@ impl World {
         self.driver.as_ref().unwrap().wake(controller);
     }
 
+    /// What the controller said of its last activation.
+    pub(crate) fn detail(&self, controller: &str) -> Json {
+        self.driver.as_ref().unwrap().statuses()[controller].detail.clone()
+    }
+
     /// The program dies; what it had begun is not finished.
     pub(crate) fn kill(self) -> (Arc<dyn Store>, Arc<Cloud>, Arc<ManualClock>) {
         (self.store, self.cloud, self.clock)
+    }
+
+    pub(crate) fn clock_now(&self) -> Timestamp {
+        self.clock.now()
     }
 
     pub(crate) fn cx(&self) -> Context {
@@ -418,6 +435,7 @@ pub(crate) fn context(now: Timestamp) -> Context {
             tags: Vec::new(),
         }),
         source_ip: None,
+        host: None,
         user_agent: None,
         access_key_id: None,
         now,

@@ -6,6 +6,7 @@ mod attachments;
 mod groups;
 mod policies;
 mod roles;
+mod server_certificates;
 mod service_linked;
 mod simulate;
 mod users;
@@ -246,6 +247,7 @@ forward! {
     delete_role: DeleteRoleRequest => DeleteRoleNoOutput;
     delete_role_permissions_boundary: DeleteRolePermissionsBoundaryRequest => DeleteRolePermissionsBoundaryNoOutput;
     delete_role_policy: DeleteRolePolicyRequest => DeleteRolePolicyNoOutput;
+    delete_server_certificate: DeleteServerCertificateRequest => DeleteServerCertificateNoOutput;
     delete_service_linked_role: DeleteServiceLinkedRoleRequest => DeleteServiceLinkedRoleResponse;
     delete_user: DeleteUserRequest => DeleteUserNoOutput;
     delete_user_permissions_boundary: DeleteUserPermissionsBoundaryRequest => DeleteUserPermissionsBoundaryNoOutput;
@@ -263,6 +265,7 @@ forward! {
     get_policy_version: GetPolicyVersionRequest => GetPolicyVersionResponse;
     get_role: GetRoleRequest => GetRoleResponse;
     get_role_policy: GetRolePolicyRequest => GetRolePolicyResponse;
+    get_server_certificate: GetServerCertificateRequest => GetServerCertificateResponse;
     get_service_linked_role_deletion_status: GetServiceLinkedRoleDeletionStatusRequest => GetServiceLinkedRoleDeletionStatusResponse;
     get_user: GetUserRequest => GetUserResponse;
     get_user_policy: GetUserPolicyRequest => GetUserPolicyResponse;
@@ -280,6 +283,7 @@ forward! {
     list_role_policies: ListRolePoliciesRequest => ListRolePoliciesResponse;
     list_role_tags: ListRoleTagsRequest => ListRoleTagsResponse;
     list_roles: ListRolesRequest => ListRolesResponse;
+    list_server_certificates: ListServerCertificatesRequest => ListServerCertificatesResponse;
     list_user_policies: ListUserPoliciesRequest => ListUserPoliciesResponse;
     list_user_tags: ListUserTagsRequest => ListUserTagsResponse;
     list_users: ListUsersRequest => ListUsersResponse;
@@ -303,5 +307,7 @@ forward! {
     update_group: UpdateGroupRequest => UpdateGroupNoOutput;
     update_role: UpdateRoleRequest => UpdateRoleResponse;
     update_role_description: UpdateRoleDescriptionRequest => UpdateRoleDescriptionResponse;
+    update_server_certificate: UpdateServerCertificateRequest => UpdateServerCertificateNoOutput;
     update_user: UpdateUserRequest => UpdateUserNoOutput;
+    upload_server_certificate: UploadServerCertificateRequest => UploadServerCertificateResponse;
 }

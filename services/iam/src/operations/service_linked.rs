@@ -12,7 +12,10 @@ use crate::IamService;
 use crate::state::{Held, Holder, RoleRecord, SERVICE_ROLE_PATH};
 
 /// The services that have one here, and its name.
-const SERVICES: &[(&str, &str)] = &[("ecs.amazonaws.com", "AWSServiceRoleForECS")];
+const SERVICES: &[(&str, &str)] = &[
+    ("ecs.amazonaws.com", "AWSServiceRoleForECS"),
+    ("elasticloadbalancing.amazonaws.com", "AWSServiceRoleForElasticLoadBalancing"),
+];
 /// What the proofs in deletion task ids are sealed for.
 const DELETION_PLACE: &str = "service-linked-role-deletion";
 

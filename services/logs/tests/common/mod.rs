@@ -29,6 +29,7 @@ pub fn context() -> Context {
         request_id: "r".into(),
         principal: Arc::new(principal),
         source_ip: None,
+        host: None,
         user_agent: None,
         access_key_id: None,
         now: Timestamp::from_millisecond(NOW).unwrap(),

@@ -5,4 +5,5 @@ pub(crate) mod describe;
 pub(crate) mod get;
 pub(crate) mod labels;
 pub(crate) mod put;
+pub(crate) mod sessions;
 pub(crate) mod tags;

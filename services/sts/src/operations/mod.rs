@@ -10,6 +10,8 @@ use crate::{StsService, session};
 const SESSION_SECONDS_DEFAULT: i32 = 3600;
 /// Role chaining: credentials got with credentials of a role.
 const CHAINED_SECONDS_MAX: i32 = 3600;
+/// IAM's own limit.
+const ROLE_NAME_CHARACTERS_MAX: usize = 64;
 /// What session policies may take, plain.
 const SESSION_POLICY_CHARACTERS_MAX: usize = 2048;
 
@@ -62,6 +64,9 @@ impl Sts for StsService {
         refuse_unsupported(&input)?;
         let role_arn = input.role_arn.clone().unwrap_or_default();
         let name = input.role_session_name.clone().unwrap_or_default();
+        if !is_role_arn(&role_arn) {
+            return Err(ApiError::new("ValidationError", "Request ARN is invalid"));
+        }
         let denied = || {
             let message = format!(
                 "User: {} is not authorized to perform: sts:AssumeRole on resource: {role_arn}",
@@ -135,6 +140,22 @@ impl StsService {
         }
         Ok(asked)
     }
+}
+
+/// `arn:<partition>:iam::<account>:role/<path><name>`
+fn is_role_arn(text: &str) -> bool {
+    let parts: Vec<&str> = text.splitn(6, ':').collect();
+    let [arn, partition, service, region, account, resource] = parts[..] else { return false };
+    let is_account = account.len() == 12 && account.bytes().all(|byte| byte.is_ascii_digit());
+    let is_name = |name: &str| {
+        let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"+=,.@_-".contains(&byte);
+        !name.is_empty() && name.len() <= ROLE_NAME_CHARACTERS_MAX && name.bytes().all(fits)
+    };
+    let name = resource.strip_prefix("role/").and_then(|rest| rest.rsplit('/').next());
+    (arn, service, region) == ("arn", "iam", "")
+        && !partition.is_empty()
+        && is_account
+        && name.is_some_and(is_name)
 }
 
 /// What would be ignored otherwise.

@@ -45,6 +45,7 @@ fn open() -> Fabric {
     };
     let vpc = VpcFabric {
         vpc_id: "vpc-1".into(),
+        region: "us-east-1".into(),
         cidrs: vec!["10.0.0.0/16".parse().unwrap()],
         subnets: vec![SubnetFabric {
             subnet_id: "subnet-1".into(),

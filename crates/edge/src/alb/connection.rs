@@ -1,0 +1,246 @@
+//! One connection of a client: TLS, HTTP/1.1 or HTTP/2, until it ends, is idle, too old, or its listener goes.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use jiff::Timestamp;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+
+use super::guard::Guard;
+use super::head::HEAD_BYTES_MAX;
+use super::record::time;
+use super::wire::Wire;
+use super::workers::Worker;
+use super::{random, request};
+use crate::logs::LogKind;
+use crate::metrics::Metric;
+use crate::tls;
+
+/// A TLS handshake must be over by then.
+const TLS_TIME_MAX: Duration = Duration::from_secs(10);
+/// ALB: 128 streams of one HTTP/2 connection at a time.
+const HTTP2_STREAMS_MAX: u32 = 128;
+/// What HTTP/2 may buffer of one response that its client does not take.
+const HTTP2_SEND_BYTES_MAX: usize = 256 * 1024;
+/// How much a client may send ahead on HTTP/2; back-pressure of a slow target begins here.
+const HTTP2_STREAM_WINDOW: u32 = 256 * 1024;
+const HTTP2_CONNECTION_WINDOW: u32 = 1024 * 1024;
+/// After "no more requests", those under way have this long.
+const DRAIN_TIME_MAX: Duration = Duration::from_secs(300);
+
+/// What all requests of a connection know of it.
+pub(crate) struct Connection {
+    pub(crate) worker: Arc<Worker>,
+    pub(crate) wire: Arc<Wire>,
+    /// Of the listener.
+    pub(crate) port: u16,
+    pub(crate) peer: SocketAddr,
+    pub(crate) local: SocketAddr,
+    pub(crate) tls: Option<Tls>,
+    /// `TID_…`: the same in the connection log and in the access log.
+    pub(crate) trace_id: String,
+}
+
+/// What was agreed on in the handshake.
+pub(crate) struct Tls {
+    pub(crate) version: &'static str,
+    pub(crate) cipher: &'static str,
+    pub(crate) sni: Option<String>,
+    pub(crate) certificate_arn: String,
+    http2: bool,
+}
+
+impl Connection {
+    pub(crate) fn scheme(&self) -> &'static str {
+        if self.tls.is_some() { "https" } else { "http" }
+    }
+
+    pub(crate) fn is_http2(&self) -> bool {
+        self.tls.as_ref().is_some_and(|tls| tls.http2)
+    }
+}
+
+/// `stop` turns true when the listener goes: no new request, those under way are finished.
+pub(crate) async fn serve(
+    worker: Arc<Worker>,
+    tcp: TcpStream,
+    peer: SocketAddr,
+    port: u16,
+    stop: watch::Receiver<bool>,
+) {
+    let counters = worker.edge.metrics.balancer.clone();
+    let _open = counters.connection();
+    counters.add(Metric::NewConnections, 1);
+    let live = worker.live();
+    let Some(listener) = live.http.listener(port) else { return };
+    let Ok(local) = tcp.local_addr() else { return };
+    let connection = Connection {
+        worker: worker.clone(),
+        wire: Arc::default(),
+        port,
+        peer: SocketAddr::new(peer.ip().to_canonical(), peer.port()),
+        local,
+        tls: None,
+        trace_id: format!("TID_{:016x}{:016x}", random::next(), random::next()),
+    };
+    let logged = live.assignment.attributes.connection_logs.is_some();
+    let Some(tls) = &listener.tls else {
+        if logged {
+            log(&connection, None, Ok(()));
+        }
+        drop(live);
+        return requests(connection, tcp, stop).await;
+    };
+    let began = Instant::now();
+    let accepting = TlsAcceptor::from(tls.config.clone()).accept(tcp);
+    let accepted = match tokio::time::timeout(TLS_TIME_MAX, Box::pin(accepting)).await {
+        Ok(accepted) => accepted,
+        Err(_) => Err(std::io::ErrorKind::TimedOut.into()),
+    };
+    match accepted {
+        Ok(stream) => {
+            let agreed = agreed(tls, &stream);
+            let connection = Connection { tls: Some(agreed), ..connection };
+            if logged {
+                log(&connection, Some(began.elapsed()), Ok(()));
+            }
+            drop(live);
+            requests(connection, stream, stop).await;
+        }
+        Err(error) => {
+            tracing::debug!(%error, "a TLS handshake failed");
+            counters.add(Metric::ClientTlsErrors, 1);
+            if logged {
+                log(&connection, Some(began.elapsed()), Err(tls::HANDSHAKE_FAILED));
+            }
+        }
+    }
+}
+
+fn agreed(listener: &tls::TlsListener, stream: &TlsStream<TcpStream>) -> Tls {
+    let session = stream.get_ref().1;
+    let resumed = session.handshake_kind() == Some(rustls::HandshakeKind::Resumed);
+    let certificate_arn =
+        if resumed { "session-reused" } else { listener.certificate_arn(session.server_name()) };
+    Tls {
+        version: tls::version_name(session.protocol_version()),
+        cipher: tls::cipher_name(session.negotiated_cipher_suite()),
+        sni: session.server_name().map(str::to_owned),
+        certificate_arn: certificate_arn.to_owned(),
+        http2: session.alpn_protocol() == Some(b"h2"),
+    }
+}
+
+/// ELB user guide, "Connection log entries".
+fn log(connection: &Connection, handshake: Option<Duration>, result: Result<(), &str>) {
+    let tls = connection.tls.as_ref();
+    let seconds = handshake
+        .filter(|_| tls.is_some())
+        .map_or_else(|| "-".to_owned(), |time| format!("{:.3}", time.as_secs_f64()));
+    let verified = match result {
+        Ok(()) => "-",
+        Err(failure) => failure,
+    };
+    let line = format!(
+        "{} {} {} {} {} {} {seconds} \"-\" - - {verified} {} -",
+        time(Timestamp::now()),
+        connection.peer.ip(),
+        connection.peer.port(),
+        connection.port,
+        tls.map_or("-", |tls| tls.version),
+        tls.map_or("-", |tls| tls.cipher),
+        connection.trace_id,
+    );
+    connection.worker.edge.logs.push(LogKind::Connection, line);
+}
+
+async fn requests<S>(connection: Connection, stream: S, stop: watch::Receiver<bool>)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let connection = Arc::new(connection);
+    let (idle, age) = {
+        let live = connection.worker.live();
+        let attributes = &live.assignment.attributes;
+        let seconds = |seconds: u32| Duration::from_secs(u64::from(seconds.max(1)));
+        (seconds(attributes.idle_timeout_seconds), seconds(attributes.client_keep_alive_seconds))
+    };
+    let counters = connection.worker.edge.metrics.balancer.clone();
+    let wire = connection.wire.clone();
+    if connection.is_http2() {
+        let guard = Guard::http2(stream, wire, counters, idle);
+        return Box::pin(http2(connection, TokioIo::new(guard), age, stop)).await;
+    }
+    let guard = Guard::http1(stream, wire, counters, idle);
+    Box::pin(http1(connection, TokioIo::new(guard), age, stop)).await;
+}
+
+/// Runs a connection until it is over; when it is to end, the requests under way are finished.
+macro_rules! until_stopped {
+    ($serving:ident, $age:ident, $stop:ident) => {
+        let result = tokio::select! {
+            biased;
+            result = $serving.as_mut() => Some(result),
+            () = ended(&mut $stop, $age) => None,
+        };
+        let result = match result {
+            Some(result) => result,
+            None => {
+                $serving.as_mut().graceful_shutdown();
+                // What is not over by then is cut.
+                tokio::time::timeout(DRAIN_TIME_MAX, $serving.as_mut()).await.unwrap_or(Ok(()))
+            }
+        };
+        if let Err(error) = result {
+            tracing::debug!(%error, "a client's connection ended early");
+        }
+    };
+}
+
+async fn http1<S>(connection: Arc<Connection>, io: TokioIo<S>, age: Duration, mut stop: watch::Receiver<bool>)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let service = service_fn(move |request| request::handle(connection.clone(), request));
+    let serving = hyper::server::conn::http1::Builder::new()
+        .title_case_headers(true)
+        .header_read_timeout(None)
+        .max_buf_size(HEAD_BYTES_MAX * 2)
+        .serve_connection(io, service)
+        .with_upgrades();
+    let mut serving = std::pin::pin!(serving);
+    until_stopped!(serving, age, stop);
+}
+
+async fn http2<S>(connection: Arc<Connection>, io: TokioIo<S>, age: Duration, mut stop: watch::Receiver<bool>)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let service = service_fn(move |request| request::handle(connection.clone(), request));
+    let serving = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(HTTP2_STREAMS_MAX)
+        .max_header_list_size(HEAD_BYTES_MAX as u32)
+        .max_send_buf_size(HTTP2_SEND_BYTES_MAX)
+        .initial_stream_window_size(HTTP2_STREAM_WINDOW)
+        .initial_connection_window_size(HTTP2_CONNECTION_WINDOW)
+        .serve_connection(io, service);
+    let mut serving = std::pin::pin!(serving);
+    until_stopped!(serving, age, stop);
+}
+
+/// The listener is going, or the connection has lived as long as a client may keep one.
+async fn ended(stop: &mut watch::Receiver<bool>, age: Duration) {
+    tokio::select! {
+        // The sender going away is the same as a stop.
+        _ = stop.wait_for(|stop| *stop) => {}
+        () = tokio::time::sleep(age) => {}
+    }
+}

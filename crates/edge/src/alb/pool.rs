@@ -1,0 +1,206 @@
+//! Connections to targets. Each worker has its own and shares none: a connection is used on the thread that polls it.
+
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use ferrogate_nodeapi::{ProtocolVersion, TargetProtocol};
+use hyper::client::conn::{http1, http2};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+
+use super::body::RequestBody;
+use super::workers::{WORKERS_MAX, Worker};
+use crate::metrics::Metric;
+use crate::state::{Group, TargetEntry};
+
+/// ALB: 504 when a target does not take the connection in this time.
+const CONNECT_TIME_MAX: Duration = Duration::from_secs(10);
+/// Idle connections kept of one target by one worker.
+const IDLE_MAX: usize = 1024;
+/// HTTP/2 connections to one target of one worker; each carries many requests.
+const HTTP2_CONNECTIONS_MAX: usize = 8;
+/// Head of a response: ALB takes 32K.
+const RESPONSE_HEAD_BYTES_MAX: usize = 64 * 1024;
+
+/// The idle connections of one target, by worker.
+pub(crate) struct IdleConnections {
+    by_worker: [Mutex<Idle>; WORKERS_MAX],
+}
+
+#[derive(Default)]
+struct Idle {
+    http1: Vec<(http1::SendRequest<RequestBody>, Instant)>,
+    http2: Vec<http2::SendRequest<RequestBody>>,
+}
+
+impl Default for IdleConnections {
+    fn default() -> Self {
+        IdleConnections {
+            by_worker: [const { Mutex::new(Idle { http1: Vec::new(), http2: Vec::new() }) }; WORKERS_MAX],
+        }
+    }
+}
+
+impl IdleConnections {
+    fn of(&self, worker: usize) -> std::sync::MutexGuard<'_, Idle> {
+        self.by_worker[worker].lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Closes what was idle too long or is closed already.
+    pub(crate) fn sweep(&self, worker: usize, idle: Duration) {
+        let mut all = self.of(worker);
+        all.http1.retain(|(sender, since)| !sender.is_closed() && since.elapsed() < idle);
+        all.http2.retain(|sender| !sender.is_closed());
+    }
+}
+
+/// Why no connection could be had.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ConnectError {
+    #[error("the target refused the connection: {0}")]
+    Refused(std::io::Error),
+    #[error("the target did not take the connection in time")]
+    Timeout,
+    #[error("the TLS handshake with the target failed: {0}")]
+    Tls(std::io::Error),
+    #[error("the target broke the protocol: {0}")]
+    Protocol(hyper::Error),
+}
+
+/// A connection to a target for one request.
+pub(crate) struct Lease {
+    worker: Arc<Worker>,
+    target: Arc<TargetEntry>,
+    pub(crate) sender: Sender,
+    /// It carried a request before: the target may have closed it in this very moment.
+    pub(crate) reused: bool,
+    /// Not to be used again, whatever the target says.
+    pub(crate) last: AtomicBool,
+}
+
+pub(crate) enum Sender {
+    Http1(http1::SendRequest<RequestBody>),
+    Http2(http2::SendRequest<RequestBody>),
+}
+
+impl Lease {
+    /// An idle connection, or a new one. `fresh`: only a new one.
+    pub(crate) async fn get(
+        worker: &Arc<Worker>,
+        group: &Group,
+        target: &Arc<TargetEntry>,
+        fresh: bool,
+    ) -> Result<Lease, ConnectError> {
+        let lease = |sender, reused| Lease {
+            worker: worker.clone(),
+            target: target.clone(),
+            sender,
+            reused,
+            last: AtomicBool::new(false),
+        };
+        let http2 = group.config.protocol_version != ProtocolVersion::Http1;
+        if !fresh && let Some(sender) = idle(worker, target, http2) {
+            return Ok(lease(sender, true));
+        }
+        Box::pin(connect(worker, group, target, http2)).await.map(|sender| lease(sender, false))
+    }
+
+    /// The response is over: the next request may have the connection.
+    pub(crate) fn give_back(self) {
+        let Sender::Http1(sender) = self.sender else { return };
+        if self.last.load(Relaxed) || sender.is_closed() || self.target.is_draining() {
+            return;
+        }
+        let mut idle = self.target.idle.of(self.worker.index);
+        if idle.http1.len() < IDLE_MAX {
+            idle.http1.push((sender, Instant::now()));
+        }
+    }
+}
+
+fn idle(worker: &Worker, target: &TargetEntry, http2: bool) -> Option<Sender> {
+    let mut idle = target.idle.of(worker.index);
+    if http2 {
+        idle.http2.retain(|sender| !sender.is_closed());
+        let at = super::random::below(idle.http2.len() as u64) as usize;
+        return idle.http2.get(at).cloned().map(Sender::Http2);
+    }
+    // The newest first: the others grow old and go. One whose last response is not quite over is left for later.
+    let mut at = idle.http1.len();
+    while at > 0 {
+        at -= 1;
+        let (sender, since) = &idle.http1[at];
+        if sender.is_closed() || since.elapsed() >= worker.idle_timeout() {
+            idle.http1.swap_remove(at);
+        } else if sender.is_ready() {
+            return Some(Sender::Http1(idle.http1.swap_remove(at).0));
+        }
+    }
+    None
+}
+
+async fn connect(
+    worker: &Arc<Worker>,
+    group: &Group,
+    target: &Arc<TargetEntry>,
+    http2: bool,
+) -> Result<Sender, ConnectError> {
+    let connected = tokio::time::timeout(CONNECT_TIME_MAX, TcpStream::connect(target.address()));
+    let tcp = connected.await.map_err(|_| ConnectError::Timeout)?.map_err(ConnectError::Refused)?;
+    tcp.set_nodelay(true).map_err(ConnectError::Refused)?;
+    if group.config.protocol != TargetProtocol::Https {
+        return handshake(worker, target, http2, tcp).await;
+    }
+    let config = if http2 { &worker.target_tls_http2 } else { &worker.target_tls };
+    let name = crate::l4::tls::server_name(target.key.ip);
+    let tls = TlsConnector::from(config.clone()).connect(name, tcp);
+    // ALB: 502 for a handshake that fails or takes too long.
+    let late = |_| ConnectError::Tls(std::io::ErrorKind::TimedOut.into());
+    let tls = tokio::time::timeout(CONNECT_TIME_MAX, tls).await.map_err(late)?.map_err(ConnectError::Tls)?;
+    handshake(worker, target, http2, tls).await
+}
+
+async fn handshake<S>(
+    worker: &Arc<Worker>,
+    target: &Arc<TargetEntry>,
+    http2: bool,
+    stream: S,
+) -> Result<Sender, ConnectError>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let open = worker.edge.metrics.balancer.connection();
+    worker.edge.metrics.balancer.add(Metric::NewConnections, 1);
+    let io = TokioIo::new(stream);
+    if http2 {
+        let (sender, connection) = http2::Builder::new(TokioExecutor::new())
+            .timer(TokioTimer::new())
+            .max_header_list_size(RESPONSE_HEAD_BYTES_MAX as u32)
+            .handshake(io)
+            .await
+            .map_err(ConnectError::Protocol)?;
+        tokio::spawn(async move {
+            let _open = open;
+            connection.await.ok();
+        });
+        let mut idle = target.idle.of(worker.index);
+        if idle.http2.len() < HTTP2_CONNECTIONS_MAX {
+            idle.http2.push(sender.clone());
+        }
+        return Ok(Sender::Http2(sender));
+    }
+    let (sender, connection) = http1::Builder::new()
+        .title_case_headers(true)
+        .max_buf_size(RESPONSE_HEAD_BYTES_MAX)
+        .handshake(io)
+        .await
+        .map_err(ConnectError::Protocol)?;
+    tokio::spawn(async move {
+        let _open = open;
+        connection.with_upgrades().await.ok();
+    });
+    Ok(Sender::Http1(sender))
+}

@@ -1,0 +1,97 @@
+//! WebSocket: once the target agrees with 101, two streams of bytes.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use http::{HeaderValue, Response, header};
+use hyper::body::Incoming;
+use hyper::upgrade::{OnUpgrade, Upgraded};
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf, copy_bidirectional};
+
+use super::body::ResponseBody;
+use super::headers;
+use super::record::{Kind, Record};
+use super::request::{CONNECTION, Exchange};
+
+/// 101 to the client; the bytes go through until one side ends or nothing has moved for the idle timeout.
+pub(crate) fn accept(
+    mut exchange: Exchange,
+    mut response: Response<Incoming>,
+    client: OnUpgrade,
+) -> Response<ResponseBody> {
+    let target = hyper::upgrade::on(&mut response);
+    let protocol = response.headers().get(header::UPGRADE).cloned();
+    let (mut parts, _) = response.into_parts();
+    headers::strip_hop_by_hop(&mut parts.headers);
+    parts.headers.remove(header::CONTENT_LENGTH);
+    parts.headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+    if let Some(protocol) = protocol {
+        parts.headers.insert(header::UPGRADE, protocol);
+    }
+    exchange.record.kind = Kind::WebSocket;
+    exchange.connection.wire.decide_upgrade(true);
+    let idle = exchange.idle_timeout();
+    tokio::spawn(tunnel(client, target, idle, exchange.record));
+    Response::from_parts(parts, ResponseBody::nothing())
+}
+
+async fn tunnel(client: OnUpgrade, target: OnUpgrade, idle: Duration, mut record: Box<Record>) {
+    let (Ok(client), Ok(target)) = tokio::join!(client, target) else { return };
+    let moved = AtomicU64::new(0);
+    let sent = AtomicU64::new(0);
+    let mut client =
+        Metered { io: TokioIo::new(client), moved: &moved, read: &record.request_body_bytes.clone() };
+    let mut target = Metered { io: TokioIo::new(target), moved: &moved, read: &sent };
+    let copying = copy_bidirectional(&mut client, &mut target);
+    let mut copying = std::pin::pin!(copying);
+    loop {
+        let before = moved.load(Relaxed);
+        match tokio::time::timeout(idle, copying.as_mut()).await {
+            Err(_) if moved.load(Relaxed) != before => {}
+            // Ended, broken or idle: the record tells how much went through.
+            _ => break,
+        }
+    }
+    record.sent(usize::try_from(sent.load(Relaxed)).unwrap_or(usize::MAX));
+}
+
+struct Metered<'a> {
+    io: TokioIo<Upgraded>,
+    moved: &'a AtomicU64,
+    read: &'a AtomicU64,
+}
+
+impl AsyncRead for Metered<'_> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        out: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = out.filled().len();
+        let done = Pin::new(&mut self.io).poll_read(cx, out);
+        let bytes = out.filled().len() - before;
+        if bytes > 0 {
+            self.moved.fetch_add(1, Relaxed);
+            self.read.fetch_add(bytes as u64, Relaxed);
+        }
+        done
+    }
+}
+
+impl AsyncWrite for Metered<'_> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+}

@@ -1,0 +1,4 @@
+//! What carries operations out.
+
+pub(crate) mod publish;
+mod zone;

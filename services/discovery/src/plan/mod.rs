@@ -1,0 +1,5 @@
+//! Pure decisions.
+
+pub(crate) mod attributes;
+pub(crate) mod discover;
+pub(crate) mod records;

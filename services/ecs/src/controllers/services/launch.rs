@@ -1,0 +1,144 @@
+//! Starts a deployment's tasks, as RunTask would.
+
+use ferrogate_store::get_json;
+use jiff::Timestamp;
+
+use super::Worker;
+use super::observe::Observed;
+use super::writes::{ActError, Writes};
+use crate::definition;
+use crate::events::{self, Named};
+use crate::operations::new_task::NewTask;
+use crate::operations::services::create::task_tags;
+use crate::operations::{NO_CAPACITY, launch, network, overrides};
+use crate::plan::placement;
+use crate::plan::service::Action;
+use crate::state::service::{Scheduling, ServiceEventsRecord, Spec};
+use crate::state::{NetworkRecord, RevisionRecord, get_definition};
+
+impl Worker {
+    pub(super) async fn start(
+        &self,
+        writes: &mut Writes,
+        observed: &Observed,
+        action: &Action,
+        deployment: &str,
+        zones: &[(String, u32)],
+        now: Timestamp,
+    ) -> Result<(), ActError> {
+        let Some(spec) = observed.specs.get(deployment) else {
+            return Err(ActError::Refused(format!("the revision of {deployment} is gone")));
+        };
+        let scope = writes.key().scope.clone();
+        let Some(definition) = get_definition(&*self.store, &scope, &spec.family, spec.revision) else {
+            return self.cannot_start(writes, "TaskDefinition not found.", now).await;
+        };
+        let effective = match overrides::apply(&scope, &definition, None) {
+            Ok(effective) => effective,
+            Err(error) => return self.cannot_start(writes, &error.message, now).await,
+        };
+        if let Err(error) = network::check_roles(&self.invoke, &scope, &effective).await {
+            return self.cannot_start(writes, &error.message, now).await;
+        }
+        let architecture = definition::architecture(&definition);
+        if !crate::has_node_of(&self.nodes, architecture) {
+            return self.no_capacity(writes, now).await;
+        }
+        let tags = get_json::<RevisionRecord>(&*self.store, &scope.revision(&spec.family, spec.revision))
+            .map(|found| found.record.tags)
+            .unwrap_or_default();
+        let service = writes.service.clone();
+        let new = NewTask {
+            scope: &scope,
+            cluster: &service.cluster,
+            family: &spec.family,
+            revision: spec.revision,
+            architecture,
+            effective: &effective,
+            group: writes.key().group(),
+            started_by: Some(deployment.to_owned()),
+            capacity_provider: spec.capacity_provider(),
+            exec_enabled: service.exec_enabled && effective.task_role_arn.is_some(),
+            platform_version: launch::PLATFORM_VERSION.into(),
+            default_log_mode: service.default_log_mode.clone(),
+            tags: task_tags(&service, &tags),
+            scheduling: Some(Scheduling::new()),
+            now,
+        };
+        let networks = self.networks(spec, zones);
+        let mut started = Vec::new();
+        for network in &networks {
+            let task = new.record(network);
+            writes.new_task(&task);
+            started.push(task.task_id);
+            if writes.is_full() {
+                self.commit_started(writes, action, &mut started).await?;
+            }
+        }
+        self.commit_started(writes, action, &mut started).await
+    }
+
+    /// One event for each transaction.
+    async fn commit_started(
+        &self,
+        writes: &mut Writes,
+        action: &Action,
+        started: &mut Vec<String>,
+    ) -> Result<(), ActError> {
+        writes.say(action.events(&writes.service.name, started));
+        self.flush(writes).await?;
+        for id in started.drain(..) {
+            self.index.add(writes.key(), &id);
+        }
+        Ok(())
+    }
+
+    /// A subnet of its zone for each; a task set that has none there takes those it has.
+    fn networks(&self, spec: &Spec, zones: &[(String, u32)]) -> Vec<NetworkRecord> {
+        let mut chosen = Vec::new();
+        for (zone, count) in zones {
+            let count = *count as usize;
+            let own = spec.networks.iter().filter(|one| one.availability_zone == *zone);
+            let own: Vec<NetworkRecord> = own.cloned().collect();
+            let own = if own.is_empty() { spec.networks.clone() } else { own };
+            let first = self.cursor.fetch_add(count, std::sync::atomic::Ordering::Relaxed);
+            chosen.extend(placement::spread(&own, &Default::default(), first, count).into_iter().cloned());
+        }
+        chosen
+    }
+
+    async fn cannot_start(&self, writes: &mut Writes, why: &str, now: Timestamp) -> Result<(), ActError> {
+        let text = format!("(service {}) failed to launch a task with (error {why}).", writes.service.name);
+        self.not_started(writes, text, Named::TASK_CONFIGURATION_FAILURE, why, now).await?;
+        Err(ActError::Refused(why.to_owned()))
+    }
+
+    async fn no_capacity(&self, writes: &mut Writes, now: Timestamp) -> Result<(), ActError> {
+        let name = &writes.service.name;
+        let text = format!("(service {name}) was unable to place a task. Reason: {NO_CAPACITY}.");
+        self.not_started(writes, text, Named::TASK_PLACEMENT_FAILURE, "RESOURCE:FARGATE", now).await?;
+        Err(ActError::Refused(NO_CAPACITY.to_owned()))
+    }
+
+    /// Said once, however often it is tried.
+    async fn not_started(
+        &self,
+        writes: &mut Writes,
+        text: String,
+        named: Named,
+        reason: &str,
+        now: Timestamp,
+    ) -> Result<(), ActError> {
+        let said = get_json::<ServiceEventsRecord>(&*self.store, &writes.key().events());
+        if said
+            .and_then(|said| said.record.events.into_iter().next())
+            .is_some_and(|last| last.message == text)
+        {
+            return Ok(());
+        }
+        let service = writes.service.clone();
+        writes.say([text]);
+        writes.also(|txn| events::service_action(txn, &service, named, Some(reason), now));
+        self.flush(writes).await
+    }
+}

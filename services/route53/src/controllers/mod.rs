@@ -1,0 +1,3 @@
+//! What runs beside the operations.
+
+pub(crate) mod names;
