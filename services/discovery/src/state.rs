@@ -8,7 +8,7 @@
 //! /servicediscovery/<account>/<region>/instance/<service>/<id>      InstanceRecord
 //! /servicediscovery/<account>/<region>/revision/<service>           its revision is that of the service's instances
 //! /servicediscovery/<account>/<region>/operation/<id>               OperationRecord
-//! /servicediscovery/work/<account>/<region>/<id>                    WorkRecord
+//! /servicediscovery/jobs/<account>/<region>/<id>                    WorkRecord
 //! ```
 //!
 //! The operations write all of them. The publish controller writes a namespace's `phase` and `hosted_zone_id`, finishes
@@ -28,7 +28,7 @@ use crate::{DiscoveryService, errors};
 const OPERATIONS_MAX: usize = 1000;
 /// Forgotten with one new one, so that a transaction stays small.
 const FORGOTTEN_AT_ONCE: usize = 16;
-pub(crate) const WORK: &str = "/servicediscovery/work/";
+pub(crate) const WORK: &str = "/servicediscovery/jobs/";
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub(crate) struct Scope {
