@@ -305,6 +305,14 @@ fn a_balancer_outlives_the_agent_and_comes_back_from_its_own_death() {
     cluster.up();
     load.goes_on(&cluster, 20);
     assert_eq!(cluster.edges(), edges, "the processes are the same");
+    for _ in 0..5 {
+        cluster.kill();
+        cluster.up();
+        // Reports come: both are spoken with again.
+        healthy(&cluster, &blue);
+        assert_eq!(cluster.edges(), edges, "the processes are the same");
+    }
+    load.goes_on(&cluster, 20);
     let lines = load.lines(&cluster);
     let others: Vec<&String> = lines.iter().filter(|line| *line != "one").take(20).collect();
     assert!(others.is_empty(), "of {} answers: {others:?}", lines.len());

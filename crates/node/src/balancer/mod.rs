@@ -104,17 +104,22 @@ impl Balancers {
     /// Runs until it is dropped. Processes go on without it.
     pub(crate) async fn run(mut self) {
         let mut assignments = self.shared.edge.plane.balancers();
+        let wanted = Arc::clone(&assignments.borrow_and_update());
+        self.reconcile(&wanted);
+        // After those that are wanted: an actor ends what it finds as soon as it is told that nobody wants it.
         for eni_id in process::leftovers(&self.shared.edge.run_dir, &self.shared.instance) {
-            self.spawn(eni_id, None);
+            if !self.running.contains_key(&eni_id) {
+                self.spawn(eni_id, None);
+            }
         }
         loop {
-            let wanted = Arc::clone(&assignments.borrow_and_update());
-            self.reconcile(&wanted);
             tokio::select! {
                 changed = assignments.changed() => if changed.is_err() { return },
                 // An actor that ended because its balancer was gone, and is assigned again meanwhile.
                 Some(_) = self.tasks.join_next(), if !self.tasks.is_empty() => {}
             }
+            let wanted = Arc::clone(&assignments.borrow_and_update());
+            self.reconcile(&wanted);
         }
     }
 
