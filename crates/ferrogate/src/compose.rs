@@ -212,6 +212,7 @@ impl Ferrogate {
             node_id: NODE_ID.into(),
             elb: Arc::clone(&elb),
             names: names.clone(),
+            endpoints: tokio::sync::watch::channel(std::sync::Arc::default()).1,
             certificates: vec![acm, iam],
         };
         let edges =

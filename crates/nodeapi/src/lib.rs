@@ -6,12 +6,14 @@
 //! process; between machines it is the same trait over mTLS. Everything here is serde for that reason.
 
 mod balancer;
+mod connect;
 mod fabric;
 mod names;
 mod report;
 mod task;
 
 pub use balancer::*;
+pub use connect::*;
 pub use fabric::*;
 pub use names::*;
 pub use report::*;
@@ -92,6 +94,9 @@ pub trait EdgePlane: Send + Sync + 'static {
 
     /// What the resolvers of VPCs answer for, complete; a new value replaces the last one.
     fn names(&self) -> tokio::sync::watch::Receiver<Arc<Names>>;
+
+    /// The instances that proxies of Service Connect choose among, complete; a new value replaces the last one.
+    fn endpoints(&self) -> tokio::sync::watch::Receiver<Arc<Endpoints>>;
 
     /// The certificate of a listener of this node's balancers.
     async fn certificate(&self, certificate_arn: &str) -> Result<Certificate, ControlPlaneError>;

@@ -47,6 +47,9 @@ pub struct TaskAssignment {
     /// Task-scoped volumes, shared by the containers and gone with the task.
     pub volumes: Vec<VolumeAssignment>,
     pub has_task_role: bool,
+    /// Service Connect; `None`: the task has no part in it.
+    #[serde(default)]
+    pub connect: Option<crate::Connect>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

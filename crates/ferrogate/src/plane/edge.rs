@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use ferrogate_elb::ElbService;
 use ferrogate_nodeapi::{
-    BalancerAssignment, BalancerReport, Certificate, ControlPlaneError, EdgePlane, Names,
+    BalancerAssignment, BalancerReport, Certificate, ControlPlaneError, EdgePlane, Endpoints, Names,
 };
 use tokio::sync::watch;
 
@@ -50,6 +50,7 @@ pub(crate) struct Edges {
     pub(crate) node_id: String,
     pub(crate) elb: Arc<ElbService>,
     pub(crate) names: watch::Receiver<Arc<Names>>,
+    pub(crate) endpoints: watch::Receiver<Arc<Endpoints>>,
     pub(crate) certificates: Vec<Arc<dyn CertificateSource>>,
 }
 
@@ -61,6 +62,10 @@ impl EdgePlane for Edges {
 
     fn names(&self) -> watch::Receiver<Arc<Names>> {
         self.names.clone()
+    }
+
+    fn endpoints(&self) -> watch::Receiver<Arc<Endpoints>> {
+        self.endpoints.clone()
     }
 
     async fn certificate(&self, certificate_arn: &str) -> Result<Certificate, ControlPlaneError> {

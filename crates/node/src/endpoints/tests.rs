@@ -184,6 +184,7 @@ fn record() -> Record {
         containers: vec![app, side],
         volumes: Vec::new(),
         has_task_role: true,
+        connect: None,
     };
     let mut record = Record::new(assignment, CREDENTIALS_ID.into());
     record.status = ObservedStatus::Running;

@@ -51,6 +51,7 @@ pub(crate) fn assignment(task: &TaskRecord, definition: &ecs::TaskDefinition) ->
             .collect(),
         volumes: volumes.map(|name| VolumeAssignment { name }).collect(),
         has_task_role: task.task_role_arn.is_some(),
+        connect: None,
     })
 }
 
