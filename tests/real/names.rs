@@ -3,6 +3,8 @@
 use ferrogate_tests::{Cluster, Network, TaskRun, eventually, until};
 use serde_json::{Value, json};
 
+use crate::balancers::subnets;
+
 /// Says what the names given to it stand for, again whenever that changes (with a third argument: at each look): by the system's resolver, and SRV by a packet.
 const WATCH: &str = r#"
 import random, socket, struct, sys, time
@@ -52,10 +54,13 @@ fn text(value: &Value) -> String {
 }
 
 fn watcher(cluster: &Cluster, network: &Network, at_each_look: bool) -> String {
-    let mut command = json!(["python3", "-c", WATCH, "profiles.example.local", "nobody.example.local"]);
-    if at_each_look {
-        command.as_array_mut().expect("a list").push(json!("each"));
-    }
+    let mut names = vec!["profiles.example.local", "nobody.example.local"];
+    names.extend(at_each_look.then_some("each"));
+    watch(cluster, network, &names)
+}
+
+fn watch(cluster: &Cluster, network: &Network, names: &[&str]) -> String {
+    let command = [&["python3", "-c", WATCH], names].concat();
     let container =
         json!([{ "name": "app", "image": "python3-boto3", "command": command, "stopTimeout": 2 }]);
     cluster.define("watch", container, Value::Null);
@@ -74,7 +79,7 @@ fn says(cluster: &Cluster, task: &str, wanted: &str) {
     });
 }
 
-fn other_vpc(cluster: &Cluster) -> Network {
+pub(crate) fn other_vpc(cluster: &Cluster) -> Network {
     let boto = cluster.boto();
     let vpc = text(&boto.ok("ec2", "create_vpc", json!({ "CidrBlock": "10.77.0.0/16" }))["Vpc"]["VpcId"]);
     let subnet = json!({ "VpcId": vpc, "CidrBlock": "10.77.1.0/24" });
@@ -163,11 +168,15 @@ fn instances_are_discovered_at_either_host() {
     let instance = json!({ "ServiceId": service_id, "InstanceId": "a", "Attributes": { "k": "v" } });
     succeeded(&cluster, "register_instance", instance);
     let said = cluster.python("discover.py", &["apis", "web"]).json();
-    for host in ["plain", "data"] {
+    for host in ["plain", "data", "cbor"] {
         assert_eq!(said[host]["Instances"][0]["InstanceId"], "a", "{said:#}");
         assert_eq!(said[host]["Instances"][0]["Attributes"], json!({ "k": "v" }));
     }
     assert!(text(&said["data_host"]).starts_with("data-"), "{said:#}");
+    assert_eq!(said["cbor_kinds"], json!(["application/cbor"]));
+    assert_eq!(said["cbor_codes"], json!(["ServiceNotFound", "NamespaceAlreadyExists", "ServiceNotFound"]));
+    let created = said["cbor_date"].as_f64().expect("a time");
+    assert!(created > 1.7e9, "{said:#}");
 }
 
 fn batch(zone: &str, changes: &Value) -> Value {
@@ -177,6 +186,41 @@ fn batch(zone: &str, changes: &Value) -> Value {
 fn change(action: &str, name: &str, kind: &str, value: &str) -> Value {
     let set = json!({ "Name": name, "Type": kind, "TTL": 60, "ResourceRecords": [{ "Value": value }] });
     json!({ "Action": action, "ResourceRecordSet": set })
+}
+
+#[test]
+fn an_alias_leads_to_a_load_balancer() {
+    let cluster = Cluster::start();
+    let (network, boto) = (cluster.network(), cluster.boto());
+    let balancer = json!({ "Name": "web", "Scheme": "internal", "Subnets": subnets(&cluster) });
+    let balancer = boto.ok("elbv2", "create_load_balancer", balancer)["LoadBalancers"][0].take();
+    let name = text(&balancer["DNSName"]);
+    let zone = json!({
+        "Name": "corp.test", "CallerReference": "1", "VPC": { "VPCRegion": "us-east-1", "VPCId": network.vpc },
+    });
+    let zone = text(&boto.ok("route53", "create_hosted_zone", zone)["HostedZone"]["Id"]);
+    let alias = |zone_id: &Value| {
+        let target = json!({ "HostedZoneId": zone_id, "DNSName": name, "EvaluateTargetHealth": true });
+        let set = json!({ "Name": "web.corp.test", "Type": "A", "AliasTarget": target });
+        batch(&zone, &json!([{ "Action": "CREATE", "ResourceRecordSet": set }]))
+    };
+    // Where load balancers of eu-west-1 are.
+    let wrong = boto.refused("route53", "change_resource_record_sets", alias(&json!("Z32O12XQLNTSW2")));
+    assert_eq!(
+        wrong.message,
+        format!(
+            "[Tried to create an alias that targets {}., type A in zone Z32O12XQLNTSW2, but the alias target name \
+             does not lie within the target zone]",
+            name.to_lowercase()
+        )
+    );
+    boto.ok("route53", "change_resource_record_sets", alias(&balancer["CanonicalHostedZoneId"]));
+    let task = watch(&cluster, &network, &["web.corp.test", &name]);
+    eventually("the alias has the balancer's addresses", || {
+        let output = cluster.output(&task);
+        let words: Vec<&str> = output.lines().last().unwrap_or_default().split(' ').collect();
+        matches!(words.as_slice(), [alias, .., own] if alias == own && alias.split(',').count() == 2)
+    });
 }
 
 #[test]

@@ -10,11 +10,18 @@
 //! A controller observes, plans and acts in one activation. An activation takes no input, retries nothing (the
 //! next one is the retry) and returns what it did, which is always visible. One that panics has failed, and its
 //! controller goes on.
+//!
+//! What only publishes and writes nothing (the fabric, names, assignments) needs no activations: it is a [`View`] that a
+//! [`Follower`] keeps current; where it is one value, an [`Index`] that is [`Published`].
 
 mod driver;
+mod follow;
+mod published;
 mod status;
 
 pub use driver::{Driver, FAILED_PAUSE, Handle};
+pub use follow::{CHANGES_PER_PUBLISH_MAX, Follower, View};
+pub use published::{Index, Published};
 pub use status::{Outcome, Status};
 
 use std::time::Duration;

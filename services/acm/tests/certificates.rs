@@ -93,8 +93,13 @@ async fn what_does_not_fit_together_is_refused() {
         assert_eq!(error.code, "ValidationException");
         assert!(error.message.contains(says), "{}", error.message);
     }
+}
+
+#[tokio::test]
+async fn nobody_here_issues_certificates() {
+    let (_, acm) = service();
     let refused = acm.request_certificate(&cx(), Default::default()).await.unwrap_err();
-    assert!(refused.message.contains("RequestCertificate"));
+    assert_eq!((refused.code.as_str(), refused.status), ("NotImplementedException", Some(501)));
 }
 
 #[tokio::test]

@@ -5,6 +5,7 @@
 //!   operation is `SUCCESS` when resolvers have it, `FAIL` with Route 53's words when they never will.
 //! - Which record sets a service has is a pure function of its instances (`plan/records.rs`); the controller brings the
 //!   zone there from whatever it finds.
+//! - Where instances are, nodes are told as one value, [`DiscoveryService::endpoints`], for Service Connect.
 //! - An instance whose custom health check says `UNHEALTHY` has no record sets.
 //!
 //! Refused by name: health checks by Route 53 (`HealthCheckConfig`), `AWS_ALIAS_DNS_NAME`, `AWS_EC2_INSTANCE_ID`,
@@ -21,18 +22,33 @@ use std::sync::Arc;
 
 use ferrogate_api::servicediscovery::*;
 use ferrogate_api::{ApiError, Context, Demand, Invoke, Value};
-use ferrogate_control::Controller;
+use ferrogate_control::{Controller, Published};
 use ferrogate_model::Clock;
+use ferrogate_nodeapi::Endpoints;
 use ferrogate_store::Store;
+use tokio::sync::watch;
+
+use plan::endpoints::EndpointsIndex;
 
 /// The service of all accounts and regions of one store.
 pub struct DiscoveryService {
     store: Arc<dyn Store>,
+    endpoints: Published<EndpointsIndex>,
 }
 
 impl DiscoveryService {
+    /// Reads the instances there are and follows their changes on the current Tokio runtime, until dropped.
+    ///
+    /// # Panics
+    /// Outside of a Tokio runtime.
     pub fn new(store: Arc<dyn Store>) -> Self {
-        Self { store }
+        let endpoints = Published::start(Arc::clone(&store), state::PREFIX, "the endpoints of services");
+        Self { endpoints, store }
+    }
+
+    /// Where the instances of all services are that Service Connect may call; a new value when that changes.
+    pub fn endpoints(&self) -> watch::Receiver<Arc<Endpoints>> {
+        self.endpoints.subscribe()
     }
 
     /// To be run by a driver.

@@ -28,6 +28,7 @@ use crate::{DiscoveryService, errors};
 const OPERATIONS_MAX: usize = 1000;
 /// Forgotten with one new one, so that a transaction stays small.
 const FORGOTTEN_AT_ONCE: usize = 16;
+pub(crate) const PREFIX: &str = "/servicediscovery/";
 pub(crate) const WORK: &str = "/servicediscovery/jobs/";
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -233,6 +234,14 @@ impl Scope {
     }
 }
 
+/// (service id, instance id) of a key of an `InstanceRecord`.
+pub(crate) fn instance_of_key(key: &str) -> Option<(&str, &str)> {
+    let mut parts = key.strip_prefix(PREFIX)?.splitn(5, '/');
+    let (account, kind) = (parts.next()?, parts.nth(1)?);
+    let of = (parts.next()?, parts.next()?);
+    (account != "jobs" && kind == "instance").then_some(of)
+}
+
 /// An id, or the ARN that ends in it.
 pub(crate) fn bare_id(id: &str) -> &str {
     if id.starts_with("arn:") { id.rsplit('/').next().unwrap_or(id) } else { id }
@@ -268,6 +277,19 @@ impl DiscoveryService {
     pub(crate) fn instances(&self, scope: &Scope, service_id: &str) -> Vec<InstanceRecord> {
         let found = range_json::<InstanceRecord>(self.store(), &scope.instances(service_id));
         found.into_iter().map(|found| found.record).collect()
+    }
+
+    pub(crate) fn is_pending(&self, scope: &Scope, operation_id: &str) -> bool {
+        let found = get_json::<OperationRecord>(self.store(), &scope.operation(operation_id));
+        found.is_some_and(|found| found.record.status == "PENDING")
+    }
+
+    /// Whether a zone has, or may have, record sets of the service.
+    pub(crate) fn is_published(&self, scope: &Scope, service_id: &str) -> bool {
+        let of_service = |work: &WorkRecord| matches!(&work.task, Work::Records { service_id: of, .. } if of == service_id);
+        let work = range_json::<WorkRecord>(self.store(), &scope.work(""));
+        !self.store.range(&scope.instances(service_id)).is_empty()
+            || work.iter().any(|work| of_service(&work.record))
     }
 
     pub(crate) fn count(&self, prefix: &str) -> i32 {

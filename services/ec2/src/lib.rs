@@ -12,7 +12,6 @@
 
 mod api;
 mod call;
-mod controllers;
 mod db;
 mod demands;
 mod errors;
@@ -26,12 +25,13 @@ use std::collections::{HashMap, HashSet};
 use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use ferrogate_control::Published;
 use ferrogate_nodeapi::Fabric;
 use ferrogate_store::Store;
 use ipnet::Ipv4Net;
 use tokio::sync::{RwLock, watch};
 
-use controllers::fabric::FabricController;
+use plan::fabric::FabricIndex;
 use state::Scope;
 
 /// What an operator chooses.
@@ -51,7 +51,7 @@ impl Default for Ec2Options {
 pub struct Ec2Service {
     store: Arc<dyn Store>,
     options: Ec2Options,
-    fabric: FabricController,
+    fabric: Published<FabricIndex>,
     /// Regions whose defaults are known to have been made.
     regions: Mutex<HashSet<Scope>>,
     /// Where the search for a free address goes on, by subnet or pool: hints, nothing depends on them.
@@ -68,7 +68,7 @@ impl Ec2Service {
     /// Outside of a Tokio runtime.
     pub fn new(store: Arc<dyn Store>, options: Ec2Options) -> Self {
         Self {
-            fabric: FabricController::start(Arc::clone(&store)),
+            fabric: Published::start(Arc::clone(&store), state::PREFIX, "the fabric"),
             store,
             options,
             regions: Mutex::default(),

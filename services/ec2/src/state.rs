@@ -190,6 +190,14 @@ pub(crate) struct EniRecord {
     pub tags: Tags,
 }
 
+impl EniRecord {
+    /// Elastic Load Balancing describes its interfaces as `ELB net/<name>/<id>`; nobody else can write that in its name.
+    pub(crate) fn is_of_network_load_balancer(&self) -> bool {
+        self.requester.as_deref() == Some("elasticloadbalancing.amazonaws.com")
+            && self.description.starts_with("ELB net/")
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct GroupName {
     pub group_id: String,

@@ -9,9 +9,8 @@
 //!
 //! Routing: simple, weighted, multivalue answer; aliases to load balancers and to records of the zone. Refused by name:
 //! failover, geolocation, geoproximity, latency and IP-based routing, traffic policies, reusable delegation sets.
-//! Health checks, DNSSEC and associations across accounts are operations that are not served.
+//! Health checks, DNSSEC and associations across accounts cannot be made: what asks for them says that there are none.
 
-mod controllers;
 mod demands;
 mod errors;
 mod operations;
@@ -22,17 +21,18 @@ use std::sync::Arc;
 
 use ferrogate_api::route53::*;
 use ferrogate_api::{ApiError, Context, Demand, Invoke, Value};
+use ferrogate_control::Published;
 use ferrogate_nodeapi::Names;
 use ferrogate_store::Store;
 use tokio::sync::watch;
 
-use controllers::names::NamesController;
+use plan::names::NamesIndex;
 
 /// The Route 53 API over a store; [`ferrogate_api::route53::Route53`] is implemented for it.
 pub struct Route53Service {
     store: Arc<dyn Store>,
     invoke: Arc<dyn Invoke>,
-    names: NamesController,
+    names: Published<NamesIndex>,
 }
 
 impl Route53Service {
@@ -41,7 +41,8 @@ impl Route53Service {
     /// # Panics
     /// Outside of a Tokio runtime.
     pub fn new(store: Arc<dyn Store>, invoke: Arc<dyn Invoke>) -> Self {
-        Self { names: NamesController::start(Arc::clone(&store)), store, invoke }
+        let names = Published::start(Arc::clone(&store), state::PREFIX, "Route 53's names");
+        Self { names, store, invoke }
     }
 
     /// All hosted zones, complete; a new value within milliseconds of each commit.
@@ -68,6 +69,10 @@ impl Route53 for Route53Service {
         delete_hosted_zone(DeleteHostedZoneRequest) -> DeleteHostedZoneResponse = zones::delete;
         get_hosted_zone(GetHostedZoneRequest) -> GetHostedZoneResponse = zones::get;
         update_hosted_zone_comment(UpdateHostedZoneCommentRequest) -> UpdateHostedZoneCommentResponse = zones::update_comment;
+
+        get_dnssec(GetDNSSECRequest) -> GetDNSSECResponse = zones::dnssec;
+        list_health_checks(ListHealthChecksRequest) -> ListHealthChecksResponse = listing::health_checks;
+        list_vpc_association_authorizations(ListVPCAssociationAuthorizationsRequest) -> ListVPCAssociationAuthorizationsResponse = vpcs::authorizations;
 
         get_hosted_zone_count(GetHostedZoneCountRequest) -> GetHostedZoneCountResponse = listing::count;
         list_hosted_zones(ListHostedZonesRequest) -> ListHostedZonesResponse = listing::all;

@@ -1,20 +1,41 @@
 //! Hosted zones and record sets as their callers see them.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use ferrogate_api::route53::*;
-use ferrogate_api::{ApiError, BoxFuture, Call, Context, Invoke, Principal, PrincipalKind, Value};
-use ferrogate_nodeapi::Routing;
+use ferrogate_api::{ApiError, BoxFuture, Call, Caller, Context, Invoke, Principal, PrincipalKind, Value};
+use ferrogate_nodeapi::{Names, Routing};
 use ferrogate_route53::Route53Service;
 use ferrogate_store::MemoryStore;
 use jiff::Timestamp;
 
-/// An EC2 that knows VPCs whose id begins with `vpc-`.
-struct Vpcs;
+/// An EC2 that knows VPCs whose id begins with `vpc-`, and an ELB with one balancer in each region, on its second page.
+struct Others {
+    /// Whether they are there.
+    balancers: Arc<AtomicBool>,
+}
 
-impl Invoke for Vpcs {
+fn text(value: &str) -> Value {
+    Value::String(value.to_owned())
+}
+
+impl Invoke for Others {
     fn invoke(&self, call: Call) -> BoxFuture<'_, Result<Value, ApiError>> {
         Box::pin(async move {
+            if (call.service, call.operation) == ("elbv2", "DescribeLoadBalancers") {
+                assert!(matches!(call.caller, Caller::Service { name: "route53.amazonaws.com", .. }));
+                if call.input.get_str("Marker").is_none() {
+                    return Ok(Value::Struct(vec![("NextMarker", text("1"))]));
+                }
+                if !self.balancers.load(Ordering::Relaxed) {
+                    return Ok(Value::Struct(Vec::new()));
+                }
+                let name = format!("Web-1.{}.elb.amazonaws.com", call.region);
+                let zone = ("CanonicalHostedZoneId", text(&format!("ZELB{}", call.region)));
+                let balancer = Value::Struct(vec![("DNSName", Value::String(name)), zone]);
+                return Ok(Value::Struct(vec![("LoadBalancers", Value::List(vec![balancer]))]));
+            }
             assert_eq!((call.service, call.operation), ("ec2", "DescribeVpcs"));
             let ids = call.input.get_strs("VpcIds");
             if !ids[0].starts_with("vpc-") {
@@ -49,6 +70,7 @@ fn context(kind: PrincipalKind) -> Context {
 
 struct World {
     service: Route53Service,
+    balancers: Arc<AtomicBool>,
     cx: Context,
 }
 
@@ -74,8 +96,10 @@ fn set(name: &str, kind: &str, values: &[&str]) -> ResourceRecordSet {
 
 impl World {
     fn new() -> Self {
-        let service = Route53Service::new(Arc::new(MemoryStore::new()), Arc::new(Vpcs));
-        Self { service, cx: context(PrincipalKind::Root) }
+        let balancers = Arc::new(AtomicBool::new(true));
+        let others = Others { balancers: Arc::clone(&balancers) };
+        let service = Route53Service::new(Arc::new(MemoryStore::new()), Arc::new(others));
+        Self { service, balancers, cx: context(PrincipalKind::Root) }
     }
 
     async fn made(&self, request: CreateHostedZoneRequest) -> String {
@@ -151,6 +175,60 @@ async fn a_batch_is_done_whole_or_not_at_all() {
 }
 
 #[tokio::test]
+async fn an_alias_names_the_zone_of_its_load_balancer() {
+    let world = World::new();
+    let id = world.made(zone("example.local", "1", Some("vpc-1"))).await;
+    let own = id.rsplit('/').next().unwrap();
+    let alias = |kind: &str, zone_id: &str, target: &str| {
+        let target = AliasTarget {
+            hosted_zone_id: Some(zone_id.into()),
+            dns_name: Some(target.into()),
+            evaluate_target_health: Some(true),
+        };
+        ResourceRecordSet {
+            name: Some("www.example.local".into()),
+            r#type: Some(kind.into()),
+            alias_target: Some(target),
+            ..Default::default()
+        }
+    };
+    let outside = "the alias target name does not lie within the target zone";
+    let missing = "that target was not found";
+    let balancer = "web-1.us-east-1.elb.amazonaws.com";
+    for (kind, zone_id, target, problems) in [
+        ("A", "ZELBeu-west-1", balancer, vec![outside]),
+        ("A", own, balancer, vec![outside, missing]),
+        ("A", "ZELBus-east-1", "gone-1.us-east-1.elb.amazonaws.com", vec![missing]),
+        ("TXT", "ZELBus-east-1", balancer, vec![missing]),
+        ("A", own, "none.example.local", vec![missing]),
+        ("A", "Z2FDTNDATAQYW2", "d1.cloudfront.net", vec![outside]),
+    ] {
+        let words = |what| {
+            format!(
+                "Tried to create an alias that targets {target}., type {kind} in zone {zone_id}, but {what}"
+            )
+        };
+        let words: Vec<String> = problems.into_iter().map(words).collect();
+        let refused = world.refused(&id, &[("CREATE", alias(kind, zone_id, target))]).await;
+        assert_eq!(refused, format!("[{}]", words.join(", ")));
+    }
+    let right = alias("A", "ZELBus-east-1", &format!("dualstack.{}.", balancer.to_uppercase()));
+    let mut names = world.service.names();
+    world.change(&world.cx, &id, &[("CREATE", right.clone())]).await.unwrap();
+    let leads_there = |names: &Arc<Names>| {
+        let mut records = names.zones.iter().flat_map(|zone| &zone.records);
+        records.any(|set| set.alias.as_deref() == Some(balancer))
+    };
+    names.wait_for(leads_there).await.unwrap();
+    // A balancer that is gone leaves its alias behind, which keeps nothing else from being changed.
+    world.balancers.store(false, Ordering::Relaxed);
+    world.change(&world.cx, &id, &[("CREATE", set("a.example.local", "A", &["10.0.0.1"]))]).await.unwrap();
+    let again = alias("A", "ZELBus-east-1", balancer);
+    assert!(world.refused(&id, &[("UPSERT", again)]).await.ends_with("but that target was not found]"));
+    world.change(&world.cx, &id, &[("DELETE", right)]).await.unwrap();
+}
+
+#[tokio::test]
 async fn what_is_published_is_in_sync() {
     let world = World::new();
     let mut names = world.service.names();
@@ -185,6 +263,11 @@ async fn zones_and_their_vpcs() {
     assert_eq!(code(create(zone("a..b", "2", None)).await.unwrap_err()), "InvalidDomainName");
     let public = create(zone("example.com", "3", None)).await.unwrap();
     assert_eq!(public.delegation_set.unwrap().name_servers.unwrap().len(), 4);
+    let dnssec =
+        |id: Option<String>| world.service.get_dnssec(&world.cx, GetDNSSECRequest { hosted_zone_id: id });
+    let signed = dnssec(public.hosted_zone.unwrap().id).await.unwrap().status.unwrap();
+    assert_eq!(signed.serve_signature.as_deref(), Some("NOT_SIGNING"));
+    assert_eq!(code(dnssec(Some(private.clone())).await.unwrap_err()), "InvalidArgument");
     let vpc = |id: &str| Some(VPC { vpc_region: Some("us-east-1".into()), vpc_id: Some(id.into()) });
     let leave = |id: &str| DisassociateVPCFromHostedZoneRequest {
         hosted_zone_id: Some(private.clone()),

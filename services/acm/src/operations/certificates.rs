@@ -239,14 +239,3 @@ pub(super) async fn delete(
     service.store.txn(Txn::new().delete(key(cx, &record.arn)?)).await.map_err(failed)?;
     Ok(DeleteCertificateNoOutput {})
 }
-
-pub(super) async fn request(
-    _: &AcmService,
-    _: &Context,
-    _: RequestCertificateRequest,
-) -> Result<RequestCertificateResponse, ApiError> {
-    Err(ApiError::new(
-        "InvalidParameterException",
-        "Ferrogate issues no certificates: RequestCertificate is not supported. Import one with ImportCertificate.",
-    ))
-}

@@ -47,5 +47,4 @@ operations! {
     list_certificates(ListCertificatesRequest) -> ListCertificatesResponse = certificates::list;
     list_tags_for_certificate(ListTagsForCertificateRequest) -> ListTagsForCertificateResponse = tags::list;
     remove_tags_from_certificate(RemoveTagsFromCertificateRequest) -> RemoveTagsFromCertificateNoOutput = tags::remove;
-    request_certificate(RequestCertificateRequest) -> RequestCertificateResponse = certificates::request;
 }

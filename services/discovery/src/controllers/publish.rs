@@ -1,20 +1,20 @@
 //! Brings hosted zones to what namespaces, services and instances say, and finishes the operations that wait for it.
 //!
 //! Each piece of work is done anew from what is there, so that one that was begun and not finished comes to the same end.
-//! Work on the records of one service is done once for all that wait for it.
+//! Work on the records of one service is done once for all that wait for it; if Route 53 refuses it, for each alone, so that
+//! one instance that cannot be published fails no other.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ferrogate_api::route53::DeleteHostedZoneRequest;
 use ferrogate_api::{ApiError, Invoke};
 use ferrogate_control::{Activation, Controller};
 use ferrogate_model::Clock;
 use ferrogate_store::{Json, Store, Txn, get_json, range_json};
 
 use super::zone;
-use crate::plan::records::{changes, service_name, wanted};
+use crate::plan::records::{changes, of_instance, service_name, wanted};
 use crate::state::{
     InstanceRecord, NamespaceRecord, OperationRecord, Phase, Scope, ServiceRecord, WORK, Work, WorkRecord,
 };
@@ -60,25 +60,19 @@ impl Controller for Publish {
     }
 
     async fn activate(&self) -> Activation {
-        let (mut done, mut pause, mut troubles) = (0, None, Vec::new());
-        for ((scope, work), waiting) in self.work() {
-            match Box::pin(self.step(&scope, &work)).await {
-                Ok(end) => {
-                    done += waiting.len();
-                    for found in waiting {
-                        if let Err(error) = self.finish(&scope, &found, &end).await {
-                            troubles.push(error);
-                        }
-                    }
-                }
-                Err(Open::OnItsWay) => pause = Some(SOON),
+        let mut seen = Seen::default();
+        for group in self.work() {
+            match self.carry_out(&group, &mut seen).await {
+                Ok(()) => {}
+                Err(Open::OnItsWay) => seen.pause = Some(SOON),
                 Err(Open::Trouble(why)) => {
-                    troubles.push(why);
-                    pause = pause.or(Some(LATER));
+                    seen.troubles.push(why);
+                    seen.pause = seen.pause.or(Some(LATER));
                 }
             }
         }
-        let detail = serde_json::json!({ "done": done, "troubles": troubles });
+        let Seen { done, failed, troubles, pause } = seen;
+        let detail = serde_json::json!({ "done": done, "failed": failed, "troubles": troubles });
         let activation = match troubles.into_iter().next() {
             Some(why) => Activation::failed(why),
             None => Activation::done(detail),
@@ -90,14 +84,27 @@ impl Controller for Publish {
     }
 }
 
-type Group = (Scope, WorkRecord);
+/// What one activation saw.
+#[derive(Default)]
+struct Seen {
+    done: usize,
+    failed: usize,
+    troubles: Vec<String>,
+    pause: Option<Duration>,
+}
+
+/// Work that is the same, for all that wait for it: one at least, the oldest first.
+struct Group {
+    scope: Scope,
+    waiting: Vec<Json<WorkRecord>>,
+}
 
 impl Publish {
-    /// What is to be done, oldest first, each with all that wait for it.
-    fn work(&self) -> Vec<(Group, Vec<Json<WorkRecord>>)> {
+    /// What is to be done, oldest first.
+    fn work(&self) -> Vec<Group> {
         let mut found = range_json::<WorkRecord>(&*self.store, WORK);
         found.sort_by_key(|work| work.create_revision);
-        let mut groups: Vec<(Group, Vec<Json<WorkRecord>>)> = Vec::new();
+        let mut groups: Vec<Group> = Vec::new();
         let mut places: BTreeMap<(Scope, String), usize> = BTreeMap::new();
         for work in found {
             let Some(scope) = Scope::of_work(&work.key) else { continue };
@@ -106,30 +113,50 @@ impl Publish {
                 _ => work.key.to_string(),
             };
             let place = *places.entry((scope.clone(), same)).or_insert_with(|| {
-                groups.push(((scope, work.record.clone()), Vec::new()));
+                groups.push(Group { scope, waiting: Vec::new() });
                 groups.len() - 1
             });
-            groups[place].1.push(work);
+            groups[place].waiting.push(work);
         }
         groups
     }
 
-    async fn step(&self, scope: &Scope, work: &WorkRecord) -> Result<End, Open> {
+    async fn carry_out(&self, Group { scope, waiting }: &Group, seen: &mut Seen) -> Result<(), Open> {
+        let end = Box::pin(self.step(scope, &waiting[0].record, &[])).await?;
+        if matches!(end, End::Done) || waiting.len() == 1 {
+            for work in waiting {
+                self.finish(scope, work, &end, seen).await?;
+            }
+            return Ok(());
+        }
+        for (n, work) in waiting.iter().enumerate() {
+            let later = waiting[n + 1..].iter().filter_map(instance_of);
+            let later: Vec<&str> = later.filter(|id| Some(*id) != instance_of(work)).collect();
+            let end = Box::pin(self.step(scope, &work.record, &later)).await?;
+            self.finish(scope, work, &end, seen).await?;
+        }
+        Ok(())
+    }
+
+    /// `later`: instances whose record sets are left as they are for now.
+    async fn step(&self, scope: &Scope, work: &WorkRecord, later: &[&str]) -> Result<End, Open> {
         let key = scope.namespace(&work.namespace_id);
         let Some(namespace) = get_json::<NamespaceRecord>(&*self.store, &key) else { return Ok(End::Done) };
         let acted = match &work.task {
-            Work::CreateZone => self.create_zone(scope, namespace).await,
-            Work::DeleteZone => self.delete_zone(scope, namespace).await,
+            Work::CreateZone => self.create_zone(scope, &namespace).await,
+            Work::DeleteZone => self.delete_zone(scope, &namespace).await,
             Work::SoaTtl => self.soa_ttl(scope, &namespace.record).await,
-            Work::Records { service_id, .. } => self.records(scope, &namespace.record, service_id).await,
+            Work::Records { service_id, .. } => {
+                self.records(scope, &namespace.record, service_id, later).await
+            }
         };
         match acted {
             Ok(()) => Ok(End::Done),
             Err(Failure::Open(open)) => Err(open),
-            // Of the caller's making, or Route 53's own for good.
-            Err(Failure::Refused(error))
-                if error.status.is_none_or(|status| status < 500) && lasting(&error) =>
-            {
+            Err(Failure::Refused(error)) if lasting(&error) => {
+                if work.task == Work::CreateZone {
+                    self.abandon(scope, &namespace.record).await?;
+                }
                 Ok(End::Failed(error))
             }
             Err(Failure::Refused(error)) => Err(Open::Trouble(error.to_string())),
@@ -149,9 +176,9 @@ impl Publish {
         Err(Failure::Open(Open::OnItsWay))
     }
 
-    async fn create_zone(&self, scope: &Scope, namespace: Json<NamespaceRecord>) -> Result<(), Failure> {
+    async fn create_zone(&self, scope: &Scope, namespace: &Json<NamespaceRecord>) -> Result<(), Failure> {
         let client = zone::client(&self.invoke, scope);
-        let mut record = namespace.record;
+        let mut record = namespace.record.clone();
         let zone_id = zone::create(&client, scope, &record).await?;
         let change_id = zone::soa_ttl(&client, &zone_id, &record).await?;
         self.synced(scope, change_id).await?;
@@ -160,22 +187,31 @@ impl Publish {
         let txn = Txn::new()
             .when_revision(&*namespace.key, namespace.mod_revision)
             .put_json(&*namespace.key, &record);
-        self.commit(txn).await
+        Ok(self.commit(txn).await?)
     }
 
-    async fn delete_zone(&self, scope: &Scope, namespace: Json<NamespaceRecord>) -> Result<(), Failure> {
+    /// The zone of a namespace that will not be: nobody but Cloud Map could ever delete it.
+    async fn abandon(&self, scope: &Scope, namespace: &NamespaceRecord) -> Result<(), Open> {
         let client = zone::client(&self.invoke, scope);
-        let id = namespace.record.hosted_zone_id.clone();
-        match client.delete_hosted_zone(DeleteHostedZoneRequest { id }).await {
-            Ok(_) => {}
-            Err(error) if error.code == "NoSuchHostedZone" => {}
-            Err(error) => return Err(Failure::Refused(error)),
+        match zone::abandon(&client, namespace).await {
+            Ok(()) => Ok(()),
+            Err(error) if lasting(&error) => {
+                tracing::error!(%error, namespace = namespace.id, "a hosted zone is left behind");
+                Ok(())
+            }
+            Err(error) => Err(Open::Trouble(error.to_string())),
+        }
+    }
+
+    async fn delete_zone(&self, scope: &Scope, namespace: &Json<NamespaceRecord>) -> Result<(), Failure> {
+        if let Some(id) = &namespace.record.hosted_zone_id {
+            zone::delete(&zone::client(&self.invoke, scope), id).await?;
         }
         let txn = Txn::new()
             .when_revision(&*namespace.key, namespace.mod_revision)
             .delete(&*namespace.key)
             .delete(scope.namespace_name(&namespace.record.name));
-        self.commit(txn).await
+        Ok(self.commit(txn).await?)
     }
 
     async fn soa_ttl(&self, scope: &Scope, namespace: &NamespaceRecord) -> Result<(), Failure> {
@@ -189,30 +225,44 @@ impl Publish {
         scope: &Scope,
         namespace: &NamespaceRecord,
         service_id: &str,
+        later: &[&str],
     ) -> Result<(), Failure> {
         let Some(zone_id) = &namespace.hosted_zone_id else { return Ok(()) };
         let Some(service) = get_json::<ServiceRecord>(&*self.store, &scope.service(service_id)) else {
             return Ok(());
         };
         let client = zone::client(&self.invoke, scope);
-        let there = zone::sets(&client, zone_id, &service_name(&service.record, &namespace.name)).await?;
+        let name = service_name(&service.record, &namespace.name);
+        let there = zone::sets(&client, zone_id, &name).await?;
         let found = range_json::<InstanceRecord>(&*self.store, &scope.instances(service_id));
         let instances: Vec<InstanceRecord> = found.into_iter().map(|found| found.record).collect();
         let wanted = wanted(&service.record, &namespace.name, &instances);
-        let change_id = zone::change(&client, zone_id, &changes(&there, &wanted)).await?;
+        let mut changes = changes(&there, &wanted);
+        changes.retain(|change| {
+            let set = change.resource_record_set.as_ref();
+            !set.is_some_and(|set| later.iter().any(|id| of_instance(set, &name, id)))
+        });
+        let change_id = zone::change(&client, zone_id, &changes).await?;
         self.synced(scope, change_id).await
     }
 
-    async fn commit(&self, txn: Txn) -> Result<(), Failure> {
+    /// `OnItsWay`: somebody else was quicker, and it is done anew.
+    async fn commit(&self, txn: Txn) -> Result<(), Open> {
         match self.store.txn(txn).await {
             Ok(result) if result.succeeded => Ok(()),
-            Ok(_) => Err(Failure::Open(Open::OnItsWay)),
-            Err(error) => Err(Failure::Open(Open::Trouble(error.to_string()))),
+            Ok(_) => Err(Open::OnItsWay),
+            Err(error) => Err(Open::Trouble(error.to_string())),
         }
     }
 
     /// The work is no more, and the operation that waited for it is over.
-    async fn finish(&self, scope: &Scope, work: &Json<WorkRecord>, end: &End) -> Result<(), String> {
+    async fn finish(
+        &self,
+        scope: &Scope,
+        work: &Json<WorkRecord>,
+        end: &End,
+        seen: &mut Seen,
+    ) -> Result<(), Open> {
         let mut txn = Txn::new().when_revision(&*work.key, work.mod_revision).delete(&*work.key);
         let operation = work.record.operation_id.as_deref();
         let operation =
@@ -229,10 +279,16 @@ impl Publish {
             }
             txn = txn.put_json(&*key, &record);
         }
-        if matches!(end, End::Failed(_)) {
+        if let End::Failed(error) = end {
+            tracing::warn!(%error, work = &*work.key, "Route 53 refused what Cloud Map needs");
             txn = self.undo(scope, &work.record, txn);
         }
-        self.store.txn(txn).await.map(drop).map_err(|error| error.to_string())
+        self.commit(txn).await?;
+        match end {
+            End::Done => seen.done += 1,
+            End::Failed(_) => seen.failed += 1,
+        }
+        Ok(())
     }
 
     /// What could not be made is not there.
@@ -240,21 +296,36 @@ impl Publish {
         let key = scope.namespace(&work.namespace_id);
         let namespace = get_json::<NamespaceRecord>(&*self.store, &key);
         match (&work.task, namespace) {
-            (Work::CreateZone, Some(namespace)) => {
-                txn.delete(key).delete(scope.namespace_name(&namespace.record.name))
-            }
-            (Work::DeleteZone, Some(Json { mut record, .. })) => {
+            (Work::CreateZone, Some(namespace)) => txn
+                .when_revision(&*key, namespace.mod_revision)
+                .delete(key)
+                .delete(scope.namespace_name(&namespace.record.name)),
+            (Work::DeleteZone, Some(Json { mut record, mod_revision, .. })) => {
                 record.phase = Phase::Active;
-                txn.put_json(key, &record)
+                txn.when_revision(&*key, mod_revision).put_json(key, &record)
             }
             (Work::Records { service_id, instance_id: Some(instance_id) }, _) => {
                 let key = scope.instance(service_id, instance_id);
-                let this = get_json::<InstanceRecord>(&*self.store, &key)
-                    .is_some_and(|found| Some(&found.record.operation_id) == work.operation_id.as_ref());
-                if this { txn.delete(key).put_json(scope.revision(service_id), &0) } else { txn }
+                let instance = get_json::<InstanceRecord>(&*self.store, &key)
+                    .filter(|found| Some(&found.record.operation_id) == work.operation_id.as_ref());
+                let Some(instance) = instance else { return txn };
+                // What an earlier registration of it has in the zone goes as well.
+                let task = Work::Records { service_id: service_id.clone(), instance_id: None };
+                let rest = WorkRecord { task, operation_id: None, ..work.clone() };
+                txn.when_revision(&*key, instance.mod_revision)
+                    .delete(key)
+                    .put_json(scope.revision(service_id), &0)
+                    .put_json(scope.work(&ferrogate_model::hex_id()), &rest)
             }
             _ => txn,
         }
+    }
+}
+
+fn instance_of(work: &Json<WorkRecord>) -> Option<&str> {
+    match &work.record.task {
+        Work::Records { instance_id, .. } => instance_id.as_deref(),
+        _ => None,
     }
 }
 
@@ -263,15 +334,23 @@ enum Failure {
     Open(Open),
 }
 
+impl From<Open> for Failure {
+    fn from(open: Open) -> Self {
+        Self::Open(open)
+    }
+}
+
 impl From<ApiError> for Failure {
     fn from(error: ApiError) -> Self {
         Self::Refused(error)
     }
 }
 
-/// What trying again does not help.
+/// What trying again does not help: of the caller's making, or Route 53's own for good.
 fn lasting(error: &ApiError) -> bool {
-    !matches!(error.code.as_str(), "PriorRequestNotComplete" | "ThrottlingException" | "InternalFailure")
+    let passes =
+        matches!(error.code.as_str(), "PriorRequestNotComplete" | "ThrottlingException" | "InternalFailure");
+    !passes && error.status.is_none_or(|status| status < 500)
 }
 
 fn error_code(code: &str) -> &'static str {

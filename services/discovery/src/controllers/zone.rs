@@ -58,6 +58,22 @@ async fn made_before(
     Ok(zones.into_iter().find(|zone| zone.caller_reference.as_deref() == Some(&namespace.id)))
 }
 
+/// The zone is gone, or was before.
+pub(super) async fn delete(client: &route53::Client, zone_id: &str) -> Result<(), ApiError> {
+    match client.delete_hosted_zone(DeleteHostedZoneRequest { id: Some(zone_id.to_owned()) }).await {
+        Err(error) if error.code != "NoSuchHostedZone" => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// Deletes what [`create`] has made, if it came so far.
+pub(super) async fn abandon(client: &route53::Client, namespace: &NamespaceRecord) -> Result<(), ApiError> {
+    match made_before(client, namespace).await?.and_then(|zone| zone.id) {
+        Some(id) => delete(client, &id).await,
+        None => Ok(()),
+    }
+}
+
 /// The record sets that are a service's: those of its name and below it.
 pub(super) async fn sets(
     client: &route53::Client,

@@ -52,6 +52,11 @@ pub(crate) async fn register(
             {
                 return Ok(RegisterInstanceResponse { operation_id: Some(record.operation_id.clone()) });
             }
+            // "One RegisterInstance request must complete before you can submit another request and specify the same
+            // service ID and instance ID."
+            Some(Json { record, .. }) if service.is_pending(&scope, &record.operation_id) => {
+                return Err(errors::duplicate(&record.operation_id));
+            }
             None if service.store.range(&scope.instances(&of.record.id)).len() >= INSTANCES_MAX => {
                 return Err(errors::limit(format!(
                     "The service {} has {INSTANCES_MAX} instances already.",

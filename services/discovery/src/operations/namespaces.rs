@@ -5,7 +5,7 @@ use ferrogate_api::{ApiError, Context};
 use ferrogate_model::paginate;
 use ferrogate_store::{Json, Txn, get_json, range_json};
 
-use super::{ATTEMPTS_MAX, page_size, satisfies, tags};
+use super::{ATTEMPTS_MAX, filtered, filters, page_size, tags};
 use crate::state::{NamespaceKind, NamespaceRecord, Phase, Scope, Work, new_id};
 use crate::{DiscoveryService, errors};
 
@@ -24,20 +24,34 @@ struct Given {
     tags: Option<Vec<Tag>>,
 }
 
+/// What every creation says, and what only some say.
+macro_rules! given {
+    ($input:ident, $kind:ident, $vpc_id:expr, $soa_ttl_seconds:expr) => {
+        Given {
+            kind: NamespaceKind::$kind,
+            vpc_id: $vpc_id,
+            soa_ttl_seconds: $soa_ttl_seconds,
+            name: $input.name,
+            creator_request_id: $input.creator_request_id,
+            description: $input.description,
+            tags: $input.tags,
+        }
+    };
+}
+
+/// The TTL of the SOA in the properties of any kind.
+macro_rules! soa {
+    ($properties:expr) => {
+        $properties.and_then(|properties| properties.dns_properties?.soa?.ttl)
+    };
+}
+
 pub(crate) async fn create_http(
     service: &DiscoveryService,
     cx: &Context,
     input: CreateHttpNamespaceRequest,
 ) -> Result<CreateHttpNamespaceResponse, ApiError> {
-    let given = Given {
-        kind: NamespaceKind::Http,
-        name: input.name,
-        creator_request_id: input.creator_request_id,
-        description: input.description,
-        vpc_id: None,
-        soa_ttl_seconds: None,
-        tags: input.tags,
-    };
+    let given = given!(input, Http, None, None);
     Ok(CreateHttpNamespaceResponse { operation_id: Some(create(service, cx, given).await?) })
 }
 
@@ -46,16 +60,7 @@ pub(crate) async fn create_private(
     cx: &Context,
     input: CreatePrivateDnsNamespaceRequest,
 ) -> Result<CreatePrivateDnsNamespaceResponse, ApiError> {
-    let soa = input.properties.and_then(|properties| properties.dns_properties?.soa?.ttl);
-    let given = Given {
-        kind: NamespaceKind::Private,
-        name: input.name,
-        creator_request_id: input.creator_request_id,
-        description: input.description,
-        vpc_id: input.vpc,
-        soa_ttl_seconds: soa,
-        tags: input.tags,
-    };
+    let given = given!(input, Private, input.vpc, soa!(input.properties));
     Ok(CreatePrivateDnsNamespaceResponse { operation_id: Some(create(service, cx, given).await?) })
 }
 
@@ -64,16 +69,7 @@ pub(crate) async fn create_public(
     cx: &Context,
     input: CreatePublicDnsNamespaceRequest,
 ) -> Result<CreatePublicDnsNamespaceResponse, ApiError> {
-    let soa = input.properties.and_then(|properties| properties.dns_properties?.soa?.ttl);
-    let given = Given {
-        kind: NamespaceKind::Public,
-        name: input.name,
-        creator_request_id: input.creator_request_id,
-        description: input.description,
-        vpc_id: None,
-        soa_ttl_seconds: soa,
-        tags: input.tags,
-    };
+    let given = given!(input, Public, None, soa!(input.properties));
     Ok(CreatePublicDnsNamespaceResponse { operation_id: Some(create(service, cx, given).await?) })
 }
 
@@ -224,31 +220,16 @@ pub(crate) async fn list(
     input: ListNamespacesRequest,
 ) -> Result<ListNamespacesResponse, ApiError> {
     let scope = Scope::of(cx);
-    let mut found: Vec<NamespaceRecord> = range_json::<NamespaceRecord>(service.store(), &scope.namespaces())
-        .into_iter()
-        .map(|found| found.record)
-        .filter(|record| record.phase != Phase::Creating)
-        .collect();
-    for filter in input.filters.unwrap_or_default() {
-        let values = filter.values.unwrap_or_default();
-        let mut kept = Vec::new();
-        for record in found {
-            let value = match filter.name.as_deref() {
-                Some("TYPE") => word(record.kind),
-                Some("NAME" | "HTTP_NAME") => &record.name,
-                Some("RESOURCE_OWNER") => "SELF",
-                _ => {
-                    return Err(errors::invalid_input(
-                        "A filter's Name is TYPE, NAME, HTTP_NAME or RESOURCE_OWNER.",
-                    ));
-                }
-            };
-            if satisfies(value, &values, filter.condition.as_deref())? {
-                kept.push(record);
-            }
-        }
-        found = kept;
-    }
+    let found = range_json::<NamespaceRecord>(service.store(), &scope.namespaces()).into_iter();
+    let found = found.map(|found| found.record).filter(|record| record.phase != Phase::Creating).collect();
+    let found = filtered(found, filters!(input), |record: &NamespaceRecord, name| {
+        Some(match name {
+            "TYPE" => word(record.kind).to_owned(),
+            "NAME" | "HTTP_NAME" => record.name.clone(),
+            "RESOURCE_OWNER" => "SELF".to_owned(),
+            _ => return None,
+        })
+    })?;
     let page =
         paginate(found, |record| &record.id, input.next_token.as_deref(), page_size(input.max_results))
             .map_err(|_| errors::bad_token())?;
@@ -283,7 +264,7 @@ pub(crate) async fn update_private(
     input: UpdatePrivateDnsNamespaceRequest,
 ) -> Result<UpdatePrivateDnsNamespaceResponse, ApiError> {
     let change = input.namespace.unwrap_or_default();
-    let soa = change.properties.and_then(|properties| properties.dns_properties?.soa?.ttl);
+    let soa = soa!(change.properties);
     let id = update(service, cx, input.id, NamespaceKind::Private, change.description, soa).await?;
     Ok(UpdatePrivateDnsNamespaceResponse { operation_id: Some(id) })
 }
@@ -294,7 +275,7 @@ pub(crate) async fn update_public(
     input: UpdatePublicDnsNamespaceRequest,
 ) -> Result<UpdatePublicDnsNamespaceResponse, ApiError> {
     let change = input.namespace.unwrap_or_default();
-    let soa = change.properties.and_then(|properties| properties.dns_properties?.soa?.ttl);
+    let soa = soa!(change.properties);
     let id = update(service, cx, input.id, NamespaceKind::Public, change.description, soa).await?;
     Ok(UpdatePublicDnsNamespaceResponse { operation_id: Some(id) })
 }

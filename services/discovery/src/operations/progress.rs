@@ -5,8 +5,8 @@ use ferrogate_api::{ApiError, Context};
 use ferrogate_model::paginate;
 use ferrogate_store::{get_json, range_json};
 
-use super::{own_account, page_size, satisfies};
-use crate::state::{OperationRecord, Scope, bare_id};
+use super::{filtered, filters, own_account, page_size};
+use crate::state::{OperationRecord, Scope};
 use crate::{DiscoveryService, errors};
 
 pub(crate) async fn get(
@@ -40,30 +40,18 @@ pub(crate) async fn list(
 ) -> Result<ListOperationsResponse, ApiError> {
     let scope = Scope::of(cx);
     let found = range_json::<OperationRecord>(service.store(), &scope.operations());
-    let mut found: Vec<OperationRecord> = found.into_iter().map(|found| found.record).collect();
-    for filter in input.filters.unwrap_or_default() {
-        let values: Vec<String> =
-            filter.values.unwrap_or_default().iter().map(|value| bare_id(value).to_owned()).collect();
-        let mut kept = Vec::new();
-        for record in found {
-            let value = match filter.name.as_deref() {
-                Some("NAMESPACE_ID") => record.targets.get("NAMESPACE").cloned().unwrap_or_default(),
-                Some("SERVICE_ID") => record.targets.get("SERVICE").cloned().unwrap_or_default(),
-                Some("STATUS") => record.status.clone(),
-                Some("TYPE") => record.kind.clone(),
-                Some("UPDATE_DATE") => return Err(errors::unsupported("the filter UPDATE_DATE")),
-                _ => {
-                    return Err(errors::invalid_input(
-                        "A filter's Name is NAMESPACE_ID, SERVICE_ID, STATUS, TYPE or UPDATE_DATE.",
-                    ));
-                }
-            };
-            if satisfies(&value, &values, filter.condition.as_deref())? {
-                kept.push(record);
-            }
-        }
-        found = kept;
-    }
+    let found = found.into_iter().map(|found| found.record).collect();
+    let found = filtered(found, filters!(input), |record: &OperationRecord, name| {
+        let target = |kind: &str| record.targets.get(kind).cloned().unwrap_or_default();
+        Some(match name {
+            "NAMESPACE_ID" => target("NAMESPACE"),
+            "SERVICE_ID" => target("SERVICE"),
+            "STATUS" => record.status.clone(),
+            "TYPE" => record.kind.clone(),
+            "UPDATE_DATE" => record.updated_at.as_duration().as_secs_f64().to_string(),
+            _ => return None,
+        })
+    })?;
     let page =
         paginate(found, |record| &record.id, input.next_token.as_deref(), page_size(input.max_results))
             .map_err(|_| errors::bad_token())?;

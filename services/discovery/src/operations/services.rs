@@ -7,8 +7,8 @@ use ferrogate_api::{ApiError, Context};
 use ferrogate_model::paginate;
 use ferrogate_store::{Json, Txn, get_json, range_json};
 
-use super::{ATTEMPTS_MAX, page_size, satisfies, tags};
-use crate::state::{DnsSettings, NamespaceRecord, Phase, Scope, ServiceRecord, Work, bare_id, new_id};
+use super::{ATTEMPTS_MAX, filtered, filters, page_size, tags};
+use crate::state::{DnsSettings, NamespaceRecord, Phase, Scope, ServiceRecord, Work, new_id};
 use crate::{DiscoveryService, errors};
 
 const NAME_BYTES_MAX: usize = 127;
@@ -195,23 +195,14 @@ pub(crate) async fn list(
 ) -> Result<ListServicesResponse, ApiError> {
     let scope = Scope::of(cx);
     let found = range_json::<ServiceRecord>(service.store(), &scope.services());
-    let mut found: Vec<ServiceRecord> = found.into_iter().map(|found| found.record).collect();
-    for filter in input.filters.unwrap_or_default() {
-        let values: Vec<String> =
-            filter.values.unwrap_or_default().iter().map(|value| bare_id(value).to_owned()).collect();
-        let mut kept = Vec::new();
-        for record in found {
-            let value = match filter.name.as_deref() {
-                Some("NAMESPACE_ID") => &record.namespace_id,
-                Some("RESOURCE_OWNER") => "SELF",
-                _ => return Err(errors::invalid_input("A filter's Name is NAMESPACE_ID or RESOURCE_OWNER.")),
-            };
-            if satisfies(value, &values, filter.condition.as_deref())? {
-                kept.push(record);
-            }
-        }
-        found = kept;
-    }
+    let found = found.into_iter().map(|found| found.record).collect();
+    let found = filtered(found, filters!(input), |record: &ServiceRecord, name| {
+        Some(match name {
+            "NAMESPACE_ID" => record.namespace_id.clone(),
+            "RESOURCE_OWNER" => "SELF".to_owned(),
+            _ => return None,
+        })
+    })?;
     let page =
         paginate(found, |record| &record.id, input.next_token.as_deref(), page_size(input.max_results))
             .map_err(|_| errors::bad_token())?;
@@ -244,9 +235,10 @@ pub(crate) async fn delete(
         let record = found.record;
         let revision_key = scope.revision(&record.id);
         let revision = service.store.get(&revision_key).map_or(0, |kv| kv.mod_revision);
-        if !service.store.range(&scope.instances(&record.id)).is_empty() {
+        if service.is_published(&scope, &record.id) {
             return Err(errors::in_use(format!(
-                "Service {} cannot be deleted because it has registered instances; deregister them first.",
+                "Service {} cannot be deleted because it has registered instances; deregister them first, and wait for \
+                 the operations.",
                 record.id
             )));
         }

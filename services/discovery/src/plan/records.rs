@@ -32,6 +32,16 @@ pub(crate) fn belongs(set: &ResourceRecordSet, service_name: &str) -> bool {
     name == service_name || name.strip_suffix(service_name).is_some_and(|rest| rest.ends_with('.'))
 }
 
+/// Whether the record set is of this instance of the service.
+pub(crate) fn of_instance(set: &ResourceRecordSet, service_name: &str, instance_id: &str) -> bool {
+    set.set_identifier.as_deref() == Some(instance_id)
+        || set.name.as_deref() == Some(&own_name(instance_id, service_name))
+}
+
+fn own_name(instance_id: &str, service_name: &str) -> String {
+    shown(&format!("{instance_id}.{service_name}"))
+}
+
 /// All that the service's healthy instances shall have.
 pub(crate) fn wanted(
     service: &ServiceRecord,
@@ -47,7 +57,7 @@ pub(crate) fn wanted(
 
 fn of(dns: &DnsSettings, name: &str, instance: &InstanceRecord) -> Vec<ResourceRecordSet> {
     let attribute = |key: &str| instance.attributes.get(key).cloned();
-    let own_name = shown(&format!("{}.{name}", instance.id));
+    let own_name = own_name(&instance.id, name);
     let mut sets = Vec::new();
     for (kind, ttl_seconds) in &dns.records {
         let value = match kind.as_str() {

@@ -42,13 +42,14 @@ impl<'a> Shapes<'a> {
         let private_dns_name =
             format!("ip-{}.{}", dashed(eni.private_ip), defaults::private_domain(&scope.region));
         let association = self.association(eni);
+        let kind = if eni.is_of_network_load_balancer() { "network_load_balancer" } else { "interface" };
         NetworkInterface {
             attachment: attachment_shape(self.call, eni),
             availability_zone: Some(eni.zone.clone()),
             availability_zone_id: Some(eni.zone_id.clone()),
             description: Some(eni.description.clone()),
             groups: Some(groups_shape(eni)),
-            interface_type: Some("interface".into()),
+            interface_type: Some(kind.into()),
             ipv6_addresses: Some(Vec::new()),
             mac_address: Some(eni.mac.clone()),
             network_interface_id: Some(eni.eni_id.clone()),

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use ferrogate_control::Index;
 use ferrogate_nodeapi as fabric;
 use ferrogate_nodeapi::{
     AclEntry, EniFabric, Fabric, IpProtocol, NetworkAclFabric, Peer, RouteFabric, RouteTableFabric,
@@ -92,9 +93,10 @@ pub(crate) struct FabricIndex {
     placed: HashMap<String, String>,
 }
 
-impl FabricIndex {
-    /// Whether the fabric depends on the record of this key.
-    pub(crate) fn concerns(key: &str) -> bool {
+impl Index for FabricIndex {
+    type Value = Fabric;
+
+    fn concerns(key: &str) -> bool {
         const KINDS: [&ids::Kind; 7] = [
             &ids::VPC,
             &ids::SUBNET,
@@ -107,21 +109,24 @@ impl FabricIndex {
         kind_of(key).is_some_and(|kind| KINDS.iter().any(|known| known.resource_type == kind))
     }
 
-    pub(crate) fn put(&mut self, key: &str, record: FabricRecord) {
+    /// A record that cannot be read changes nothing: a network that works is better than none.
+    fn put(&mut self, key: &str, value: &[u8]) -> Result<(), serde_json::Error> {
+        let Some(record) = FabricRecord::parse(key, value)? else { return Ok(()) };
         let place = record.vpc_id().map(str::to_owned);
         if self.placed.get(key) != place.as_ref() {
             self.delete(key);
         }
-        let Some(place) = place else { return };
+        let Some(place) = place else { return Ok(()) };
         let parts = self.vpcs.entry(place.clone()).or_default();
         if parts.region.is_empty() {
             region_of(key).clone_into(&mut parts.region);
         }
         parts.put(record);
         self.placed.insert(key.to_owned(), place);
+        Ok(())
     }
 
-    pub(crate) fn delete(&mut self, key: &str) {
+    fn delete(&mut self, key: &str) {
         let Some(place) = self.placed.remove(key) else { return };
         let Some(parts) = self.vpcs.get_mut(&place) else { return };
         parts.delete(kind_of(key).unwrap_or_default(), key.rsplit('/').next().unwrap_or_default());
@@ -130,7 +135,7 @@ impl FabricIndex {
         }
     }
 
-    pub(crate) fn plan(&self, revision: u64) -> Fabric {
+    fn plan(&self, revision: u64) -> Fabric {
         Fabric { revision, vpcs: self.vpcs.values().filter_map(Parts::plan).collect() }
     }
 }
@@ -243,6 +248,7 @@ fn plan_subnet(subnet: &SubnetRecord, vpc: &VpcRecord) -> SubnetFabric {
 
 fn eni(record: EniRecord) -> EniFabric {
     EniFabric {
+        network_load_balancer: record.is_of_network_load_balancer(),
         eni_id: record.eni_id,
         subnet_id: record.subnet_id,
         mac: record.mac,
@@ -407,10 +413,9 @@ mod tests {
     }
 
     fn put(index: &mut FabricIndex, key: &str, record: &Value) {
-        if let Some(record) = FabricRecord::parse(key, record.to_string().as_bytes()).unwrap() {
-            assert!(FabricIndex::concerns(key), "{key}");
-            index.put(key, record);
-        }
+        let known = FabricRecord::parse(key, record.to_string().as_bytes()).unwrap();
+        assert_eq!(FabricIndex::concerns(key), known.is_some(), "{key}");
+        index.put(key, record.to_string().as_bytes()).unwrap();
     }
 
     fn planned(records: &[(String, Value)]) -> FabricIndex {
@@ -460,9 +465,11 @@ mod tests {
                 }],
                 "enis": [
                     {"eni_id": "eni-1", "subnet_id": "subnet-1", "mac": "0a:00:00:00:00:01", "private_ip": "10.0.1.4",
-                     "public_ip": "127.64.0.1", "security_group_ids": ["sg-1"], "source_dest_check": true},
+                     "public_ip": "127.64.0.1", "security_group_ids": ["sg-1"], "source_dest_check": true,
+                     "network_load_balancer": false},
                     {"eni_id": "eni-2", "subnet_id": "subnet-1", "mac": "0a:00:00:00:00:01", "private_ip": "10.0.1.5",
-                     "public_ip": null, "security_group_ids": ["sg-1"], "source_dest_check": true},
+                     "public_ip": null, "security_group_ids": ["sg-1"], "source_dest_check": true,
+                     "network_load_balancer": false},
                 ],
                 "internet_gateway": "igw-1",
             }]})

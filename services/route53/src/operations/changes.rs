@@ -16,7 +16,7 @@ pub(crate) async fn get(
     let id = bare_id(input.id.as_deref().unwrap_or_default()).to_owned();
     let found = get_json::<ChangeRecord>(&*service.store, &change_key(&cx.account, &id))
         .ok_or_else(|| errors::no_change(&id))?;
-    let in_sync = service.names.revision() >= found.mod_revision;
+    let in_sync = service.names.current().revision >= found.mod_revision;
     let info = shape(
         &id,
         if in_sync { "INSYNC" } else { "PENDING" },

@@ -21,6 +21,22 @@ pub(crate) async fn count(
     Ok(GetHostedZoneCountResponse { hosted_zone_count: Some(count) })
 }
 
+/// There are none.
+pub(crate) async fn health_checks(
+    _: &Route53Service,
+    _: &Context,
+    input: ListHealthChecksRequest,
+) -> Result<ListHealthChecksResponse, ApiError> {
+    let size = page_size(input.max_items.as_deref(), PAGE_MAX)?;
+    Ok(ListHealthChecksResponse {
+        health_checks: Some(Vec::new()),
+        marker: input.marker,
+        is_truncated: Some(false),
+        next_marker: None,
+        max_items: Some(size.to_string()),
+    })
+}
+
 /// Whether there are more after the first `size`, and the first of those.
 fn cut<T>(mut items: Vec<T>, size: usize) -> (Vec<T>, Option<T>) {
     let rest = if items.len() > size { items.drain(size..).next() } else { None };

@@ -1,5 +1,6 @@
 //! One file per resource.
 
+pub(crate) mod balancers;
 pub(crate) mod changes;
 pub(crate) mod listing;
 pub(crate) mod records;

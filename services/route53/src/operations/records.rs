@@ -9,6 +9,7 @@ use ferrogate_api::{ApiError, Context};
 use ferrogate_dns::{Index, Lookup, Vpc};
 use ferrogate_nodeapi::{Names, Zone};
 
+use super::balancers;
 use super::changes::submitted;
 use super::page_size;
 use super::zones::check_owner;
@@ -35,12 +36,13 @@ pub(crate) async fn change(
     check_owner(cx, &found)?;
     let given = input.change_batch.unwrap_or_default();
     let changes = read(given.changes.unwrap_or_default())?;
+    let balancers = balancers::of(service, cx, &changes).await?;
     let comment = given.comment;
     let change_id = service
         .change_zone(cx, Some(&found.id), comment.clone(), |zone, mut txn| {
             let before = service.sets(cx, &zone.id);
-            let outcome =
-                batch::decide(zone, before, &changes).map_err(|wrong| errors::invalid_batch(&wrong))?;
+            let outcome = batch::decide(zone, before, &changes, &balancers)
+                .map_err(|wrong| errors::invalid_batch(&wrong))?;
             if outcome.count > SETS_MAX {
                 return Err(errors::limit(format!("A hosted zone has {SETS_MAX} record sets at most.")));
             }

@@ -173,6 +173,20 @@ pub(crate) async fn get(
     })
 }
 
+/// No zone is signed.
+pub(crate) async fn dnssec(
+    service: &Route53Service,
+    cx: &Context,
+    input: GetDNSSECRequest,
+) -> Result<GetDNSSECResponse, ApiError> {
+    if service.zone(cx, input.hosted_zone_id.as_deref())?.record.private {
+        let message = "Operation is unsupported for private hosted zones.";
+        return Err(ApiError::new("InvalidArgument", message));
+    }
+    let status = DNSSECStatus { serve_signature: Some("NOT_SIGNING".into()), status_message: None };
+    Ok(GetDNSSECResponse { status: Some(status), key_signing_keys: Some(Vec::new()) })
+}
+
 /// Only the service that made a zone changes it.
 pub(crate) fn check_owner(cx: &Context, zone: &ZoneRecord) -> Result<(), ApiError> {
     let Some(owner) = &zone.linked_service else { return Ok(()) };

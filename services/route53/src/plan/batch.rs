@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use ferrogate_dns::{NameError, ValueError};
 
+use super::names::balancer;
 use super::set::shown;
 use crate::state::{SetId, SetRecord, ZoneRecord};
 
@@ -22,13 +23,15 @@ pub(crate) struct Outcome {
     pub count: usize,
 }
 
-/// Names below which a load balancer's are.
-const BALANCERS: &str = ".elb.amazonaws.com";
+/// Name of a load balancer, in normal form → the id of the zone that ELB has it in.
+pub(crate) type Balancers = BTreeMap<String, String>;
 
+/// `balancers`: all those that a new alias may lead to.
 pub(crate) fn decide(
     zone: &ZoneRecord,
     before: Vec<SetRecord>,
     changes: &[(Action, SetRecord)],
+    balancers: &Balancers,
 ) -> Result<Outcome, Vec<String>> {
     let mut sets: BTreeMap<SetId, SetRecord> = before.into_iter().map(|set| (set.id(), set)).collect();
     let mut outcome = Outcome::default();
@@ -90,7 +93,12 @@ pub(crate) fn decide(
             .any(|(action, set)| *action != Action::Delete && set.kind == "CNAME" && set.name == name)
     };
     messages.extend(touched.iter().flat_map(|name| conflicts(zone, &sets, name, aliased(name))));
-    messages.extend(sets.values().filter_map(|set| target(zone, &sets, set)));
+    // A load balancer may be deleted before the alias to it.
+    let looked_at = |set: &&SetRecord| {
+        let inside = set.alias.as_ref().is_some_and(|alias| alias.zone_id == zone.id);
+        inside || outcome.puts.contains_key(&set.id())
+    };
+    messages.extend(sets.values().filter(looked_at).flat_map(|set| target(zone, &sets, balancers, set)));
     messages.extend(apex(zone, &sets));
     outcome.count = sets.len();
     if messages.is_empty() { Ok(outcome) } else { Err(messages) }
@@ -112,9 +120,12 @@ fn same(one: &SetRecord, other: &SetRecord) -> bool {
     sorted(one) == sorted(other)
 }
 
+fn within(zone: &ZoneRecord, name: &str) -> bool {
+    name.strip_suffix(&zone.name).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
+}
+
 fn permitted(zone: &ZoneRecord, set: &SetRecord) -> Result<(), String> {
-    let below = set.name.strip_suffix(&zone.name).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'));
-    if !below {
+    if !within(zone, &set.name) {
         let (name, zone) = (shown(&set.name), shown(&zone.name));
         return Err(format!("RRSet with DNS name {name} is not permitted in zone {zone}"));
     }
@@ -214,26 +225,34 @@ fn conflicts(zone: &ZoneRecord, sets: &BTreeMap<SetId, SetRecord>, name: &str, a
     messages
 }
 
-/// An alias leads to a record of its type in its own zone, or to a load balancer.
-fn target(zone: &ZoneRecord, sets: &BTreeMap<SetId, SetRecord>, set: &SetRecord) -> Option<String> {
-    let alias = set.alias.as_ref()?;
-    let words = |what: &str| {
-        let (name, kind) = (shown(&alias.name), &set.kind);
-        Some(format!(
-            "Tried to create an alias that targets {name}, type {kind} in zone {}, but {what}",
-            alias.zone_id
-        ))
-    };
-    if alias.zone_id != zone.id {
-        if alias.name.ends_with(BALANCERS) && matches!(set.kind.as_str(), "A" | "AAAA") {
-            return None;
+/// An alias leads to a record of its type in its own zone, or to a load balancer in the zone that ELB has it in.
+fn target(
+    zone: &ZoneRecord,
+    sets: &BTreeMap<SetId, SetRecord>,
+    balancers: &Balancers,
+    set: &SetRecord,
+) -> Vec<String> {
+    let Some(alias) = &set.alias else { return Vec::new() };
+    let addresses = matches!(set.kind.as_str(), "A" | "AAAA");
+    let (lies_within, is_there) = match balancer(&alias.name).map(|name| balancers.get(name)) {
+        _ if alias.zone_id == zone.id => {
+            let twin = |other: &SetRecord| other.name == alias.name && other.kind == set.kind;
+            let is_there = sets.values().any(|other| twin(other) && other.id() != set.id());
+            (within(zone, &alias.name), is_there)
         }
-        return words("the alias target name does not lie within the target zone");
-    }
-    let found = sets
-        .values()
-        .any(|other| other.name == alias.name && other.kind == set.kind && other.id() != set.id());
-    if found { None } else { words("that target was not found") }
+        Some(Some(zone_id)) => (alias.zone_id == *zone_id, addresses),
+        Some(None) => (true, false),
+        None => (false, true),
+    };
+    let problems = [
+        (lies_within, "the alias target name does not lie within the target zone"),
+        (is_there, "that target was not found"),
+    ];
+    let (name, kind, zone_id) = (shown(&alias.name), &set.kind, &alias.zone_id);
+    let words = |what| {
+        format!("Tried to create an alias that targets {name}, type {kind} in zone {zone_id}, but {what}")
+    };
+    problems.into_iter().filter(|(holds, _)| !holds).map(|(_, what)| words(what)).collect()
 }
 
 fn apex(zone: &ZoneRecord, sets: &BTreeMap<SetId, SetRecord>) -> Vec<String> {

@@ -2,12 +2,20 @@
 
 use std::collections::BTreeMap;
 
+use ferrogate_control::Index;
 use ferrogate_nodeapi::{Names, RecordSet, Routing, Zone};
 
 use crate::state::{PREFIX, SetRecord, ZoneRecord};
 
+/// Names below which load balancers' are.
+const BALANCERS: &str = ".elb.amazonaws.com";
 /// As an alias to a load balancer may begin; it has the same addresses.
 const DUALSTACK: &str = "dualstack.";
+
+/// The own name of the load balancer that an alias leads to; `None`: it leads to none.
+pub(crate) fn balancer(target: &str) -> Option<&str> {
+    target.ends_with(BALANCERS).then(|| target.strip_prefix(DUALSTACK).unwrap_or(target))
+}
 
 /// All records that names depend on.
 #[derive(Debug, Default)]
@@ -32,12 +40,14 @@ fn place(key: &str) -> Option<((String, String), Option<&str>)> {
     Some(((account.to_owned(), id.to_owned()), Some(set)))
 }
 
-impl NamesIndex {
-    pub(crate) fn concerns(key: &str) -> bool {
+impl Index for NamesIndex {
+    type Value = Names;
+
+    fn concerns(key: &str) -> bool {
         place(key).is_some()
     }
 
-    pub(crate) fn put(&mut self, key: &str, value: &[u8]) -> Result<(), serde_json::Error> {
+    fn put(&mut self, key: &str, value: &[u8]) -> Result<(), serde_json::Error> {
         let Some((zone, set)) = place(key) else { return Ok(()) };
         match set {
             None => self.zones.entry(zone).or_default().zone = Some(serde_json::from_slice(value)?),
@@ -49,7 +59,7 @@ impl NamesIndex {
         Ok(())
     }
 
-    pub(crate) fn delete(&mut self, key: &str) {
+    fn delete(&mut self, key: &str) {
         let Some((zone, set)) = place(key) else { return };
         let Some(parts) = self.zones.get_mut(&zone) else { return };
         match set {
@@ -61,7 +71,7 @@ impl NamesIndex {
         }
     }
 
-    pub(crate) fn plan(&self, revision: u64) -> Names {
+    fn plan(&self, revision: u64) -> Names {
         let zone = |parts: &Parts| {
             let zone = parts.zone.as_ref()?;
             let vpcs = zone.vpcs.iter().map(|vpc| vpc.vpc_id.clone());
@@ -76,10 +86,7 @@ impl NamesIndex {
 }
 
 pub(crate) fn published(set: SetRecord) -> RecordSet {
-    let target = |name: String| match name.strip_prefix(DUALSTACK) {
-        Some(rest) if rest.ends_with(".elb.amazonaws.com") => rest.to_owned(),
-        _ => name,
-    };
+    let target = |name: String| balancer(&name).map(str::to_owned).unwrap_or(name);
     RecordSet {
         name: set.name,
         kind: set.kind,

@@ -1,3 +1,0 @@
-//! What goes on between the calls.
-
-pub(crate) mod fabric;

@@ -1,3 +1,0 @@
-//! What runs beside the operations.
-
-pub(crate) mod names;
