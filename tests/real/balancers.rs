@@ -11,7 +11,7 @@ const KEY: &str = include_str!("../../crates/certificate/testdata/leaf.key");
 const NAME: &str = "shop.example.com";
 
 /// Two subnets of the default VPC, in two zones.
-fn subnets(cluster: &Cluster) -> Vec<String> {
+pub(super) fn subnets(cluster: &Cluster) -> Vec<String> {
     let answer = cluster.boto().ok("ec2", "describe_subnets", json!({}));
     let mut subnets: Vec<(String, String)> = Vec::new();
     for subnet in answer["Subnets"].as_array().expect("subnets") {
@@ -77,7 +77,14 @@ pub(super) fn target_group(cluster: &Cluster, name: &str, targets: &[&str]) -> S
 }
 
 pub(super) fn balancer(cluster: &Cluster, name: &str, more: &Value) -> Value {
-    let mut input = json!({ "Name": name, "Subnets": subnets(cluster) });
+    let mut places = json!({ "Subnets": subnets(cluster) });
+    places.as_object_mut().expect("an object").extend(more.as_object().expect("an object").clone());
+    balancer_at(cluster, name, &places)
+}
+
+/// `more`: where as well.
+pub(super) fn balancer_at(cluster: &Cluster, name: &str, more: &Value) -> Value {
+    let mut input = json!({ "Name": name });
     input.as_object_mut().expect("an object").extend(more.as_object().expect("an object").clone());
     cluster.boto().ok("elbv2", "create_load_balancer", input)["LoadBalancers"][0].take()
 }
@@ -474,8 +481,8 @@ fn tls_ends_at_both_kinds_and_datagrams_go_through() {
     let refused = boto.refused(
         "elbv2",
         "modify_target_group_attributes",
-        json!({ "TargetGroupArn": plain,
-                "Attributes": [{ "Key": "preserve_client_ip.enabled", "Value": "true" }] }),
+        json!({ "TargetGroupArn": spoken,
+                "Attributes": [{ "Key": "proxy_protocol_v2.enabled", "Value": "true" }] }),
     );
     assert_eq!(refused.code, "InvalidConfigurationRequest");
 

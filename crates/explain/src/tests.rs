@@ -113,6 +113,7 @@ fn fabric() -> Fabric {
             public_ip: Some(Ipv4Addr::new(203, 0, 113, 4)),
             security_group_ids: vec!["sg-1".into()],
             source_dest_check: true,
+            network_load_balancer: false,
         }],
         internet_gateway: Some("igw-1".into()),
     };

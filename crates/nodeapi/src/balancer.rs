@@ -207,6 +207,7 @@ pub struct TargetGroup {
     pub anomaly_mitigation: bool,
     pub stickiness: Option<Stickiness>,
     pub proxy_protocol_v2: bool,
+    /// Targets of the VPC see the client's own address and port.
     pub preserve_client_ip: bool,
     pub connection_termination: bool,
     pub terminate_unhealthy_connections: bool,
@@ -284,6 +285,9 @@ pub struct Target {
     /// `None`: `all`, or outside the VPC.
     pub availability_zone: Option<String>,
     pub registered_at: Timestamp,
+    /// Does not see clients' addresses: its answers would not come back by the balancer.
+    #[serde(default)]
+    pub outside_vpc: bool,
     /// Deregistered then; it gets nothing new, and is dropped when the delay is over.
     pub draining_since: Option<Timestamp>,
 }

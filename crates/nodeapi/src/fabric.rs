@@ -135,4 +135,7 @@ pub struct EniFabric {
     pub public_ip: Option<Ipv4Addr>,
     pub security_group_ids: Vec<String>,
     pub source_dest_check: bool,
+    /// Of a network load balancer: it may speak in the name of those who spoke to it (client IP preservation).
+    #[serde(default)]
+    pub network_load_balancer: bool,
 }

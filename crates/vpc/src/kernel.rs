@@ -174,7 +174,7 @@ pub(crate) fn converge_policy(
     current: &mut BTreeSet<RuleSpec>,
     desired: BTreeSet<RuleSpec>,
 ) -> Result<()> {
-    let what = |verb: &str, rule: &RuleSpec| format!("to {verb} the routing rule of mark {}", rule.mark);
+    let what = |verb: &str, rule: &RuleSpec| format!("to {verb} the routing rule of {:?}", rule.packets);
     for rule in desired.difference(current) {
         socket.add_rule(rule).map_err(refused(what("add", rule)))?;
     }

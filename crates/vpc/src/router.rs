@@ -13,7 +13,9 @@ use crate::kernel::{
     self, LOOPBACK, MTU, Sockets, VPC_SETTINGS, apply_rules, converge_policy, converge_routes, refused,
 };
 use crate::names::{GATEWAY_LINK, TASK_LINK, vpc_link};
-use crate::netlink::{Link, RouteKind, RouteSocket, RouteSpec, RuleSpec, Veth, forget_address};
+use crate::netlink::{
+    Link, Packets, RouteKind, RouteSocket, RouteSpec, RuleSpec, Veth, forget_address, forget_marked,
+};
 use crate::netns::NetNs;
 use crate::plan::{self, Hop, Interface, VpcNet};
 use crate::task::TaskNs;
@@ -163,8 +165,11 @@ impl Router {
         self.apply_addresses(net)?;
         self.apply_gateway(net.gateway, uplink)?;
         self.drop_changed_interfaces(old.as_ref(), net)?;
-        let policy =
-            net.tables.keys().map(|table| RuleSpec { mark: *table, table: *table, priority: RULE_PRIORITY });
+        let policy = net.tables.keys().map(|table| RuleSpec {
+            packets: Packets::Marked(*table),
+            table: *table,
+            priority: RULE_PRIORITY,
+        });
         converge_routes(
             &mut self.sockets.route,
             &mut self.routes,
@@ -230,7 +235,8 @@ impl Router {
             .route
             .replace_neighbour(link.index, LINK_UPLINK_SIDE, Mac::GATEWAY_UPLINK_SIDE)
             .map_err(what())?;
-        uplink.link(&self.vpc_id)
+        uplink.link(&self.vpc_id)?;
+        self.sockets.route.wait_until_it_sends(GATEWAY_LINK).map_err(what())
     }
 
     /// Interfaces that are gone or became others lose their link and their connections.
@@ -252,15 +258,14 @@ impl Router {
                             "the interface's address changed; its link is cut, attach it again"
                         );
                     }
-                    let address = before.map(|before| before.address);
-                    self.cut(&eni_id, address)?;
+                    self.cut(&eni_id, before)?;
                 }
             }
         }
         // A next owner of the address must not inherit connections.
         let gone = old.into_iter().flat_map(|old| &old.interfaces);
         for (_, interface) in gone.filter(|(eni_id, _)| !net.interfaces.contains_key(*eni_id)) {
-            self.forget(interface.address)?;
+            self.forget(interface.address, interface.flows)?;
         }
         Ok(())
     }
@@ -299,7 +304,7 @@ impl Router {
         let connected = self.connect(eni_id, &interface, task);
         if connected.is_err() && fresh {
             // The first error is the one to tell.
-            let _ = self.cut(eni_id, Some(interface.address));
+            let _ = self.cut(eni_id, Some(&interface));
         }
         connected
     }
@@ -330,6 +335,7 @@ impl Router {
         let link = self.attached[eni_id].link;
         task.configure(eni_id, interface)?;
         let route = &mut self.sockets.route;
+        route.wait_until_it_sends(&interface.link).map_err(what())?;
         if !interface.check_source {
             route.set_rp_filter(link, false).map_err(what())?;
         }
@@ -340,16 +346,17 @@ impl Router {
 
     /// No error when it is not attached. The caller has no plan to go by.
     pub(crate) fn detach(&mut self, eni_id: &str) -> Result<()> {
-        let address = self.applied.as_ref().and_then(|net| net.interfaces.get(eni_id)).map(|i| i.address);
-        self.cut(eni_id, address)
+        let interface = self.applied.as_ref().and_then(|net| net.interfaces.get(eni_id)).cloned();
+        self.cut(eni_id, interface.as_ref())
     }
 
-    fn cut(&mut self, eni_id: &str, address: Option<Ipv4Addr>) -> Result<()> {
+    fn cut(&mut self, eni_id: &str, interface: Option<&Interface>) -> Result<()> {
         let Some(attached) = self.attached.remove(eni_id) else { return Ok(()) };
         // After an adoption the route is all that knows the address.
         let own = RouteKind::Via { link: attached.link, gateway: None };
         let routed = self.routes.iter().find(|route| route.kind == own);
-        let address = address.or_else(|| routed.map(|route| route.destination.addr()));
+        let address =
+            interface.map(|known| known.address).or_else(|| routed.map(|route| route.destination.addr()));
         self.doomed.push(attached.link);
         let (gone, kept) =
             std::mem::take(&mut self.routes).into_iter().partition(|r| leads_to(r, attached.link));
@@ -361,7 +368,7 @@ impl Router {
         }
         let Some(address) = address else { return Ok(()) };
         self.set_routes_of(eni_id, address, None)?;
-        self.forget(address)
+        self.forget(address, interface.and_then(|known| known.flows))
     }
 
     /// Links vanish with the namespace their other end is in.
@@ -377,9 +384,10 @@ impl Router {
         gone.iter().try_for_each(|eni_id| self.detach(eni_id))
     }
 
-    fn forget(&mut self, address: Ipv4Addr) -> Result<()> {
-        forget_address(&mut self.sockets.filter, address)
-            .map_err(refused(format!("to forget the connections of {address}")))
+    fn forget(&mut self, address: Ipv4Addr, flows: Option<u32>) -> Result<()> {
+        let what = || refused(format!("to forget the connections of {address}"));
+        forget_address(&mut self.sockets.filter, address).map_err(what())?;
+        flows.map_or(Ok(()), |mark| forget_marked(&mut self.sockets.filter, mark)).map_err(what())
     }
 
     /// Its own address, and routes that lead to it as a target.
@@ -460,7 +468,8 @@ fn leads_to(route: &RouteSpec, link: u32) -> bool {
 }
 
 fn same_identity(a: &Interface, b: &Interface) -> bool {
-    a.mac == b.mac && a.address == b.address && a.prefix == b.prefix && a.router == b.router
+    let identity = |of: &Interface| (of.mac, of.address, of.prefix, of.router, of.flows);
+    identity(a) == identity(b)
 }
 
 fn attached_link(link: &Link) -> Option<(String, Attached)> {

@@ -1,7 +1,7 @@
 //! A task's network namespace.
 
 use std::io;
-use std::net::{SocketAddrV4, TcpListener};
+use std::net::{Ipv4Addr, SocketAddrV4, TcpListener};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
@@ -11,14 +11,18 @@ use crate::addr::Mac;
 use crate::error::{Error, Result};
 use crate::kernel::{LOOPBACK, refused};
 use crate::names::TASK_LINK;
-use crate::netlink::{RouteKind, RouteSocket, RouteSpec};
+use crate::netlink::{NetlinkError, Packets, RouteKind, RouteSocket, RouteSpec, RuleSpec};
 use crate::netns::NetNs;
 use crate::plan::Interface;
 use crate::relay::bpf::one_door;
 
 /// Where listeners inside a task are really bound: the ECS agent's own port, which tasks leave alone.
 const ENDPOINT_PORT: u16 = 51_679;
-const EVERYWHERE: Ipv4Net = Ipv4Net::new_assert(std::net::Ipv4Addr::UNSPECIFIED, 0);
+/// A task's machine has the interface: made by its shim (`machine::tap`).
+const GUEST_LINK: &str = "guest0";
+/// Before all others.
+const RULE_PRIORITY: u32 = 100;
+const EVERYWHERE: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::UNSPECIFIED, 0);
 
 /// What went through a task's interface since it was made.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -96,15 +100,24 @@ impl TaskNs {
         let link = link.filter(|link| link.mac == Some(interface.mac)).ok_or_else(|| {
             Error::BadFabric(format!("{TASK_LINK} in {} is not {eni_id}", self.namespace.path().display()))
         })?;
-        self.route.add_address(link.index, interface.address, interface.prefix).map_err(what())?;
-        if !link.up {
-            self.route.set_up(link.index).map_err(what())?;
+        // The address is the guest's then, and the namespace only passes on.
+        if self.route.link(GUEST_LINK).map_err(what())?.is_some() {
+            return Ok(());
         }
-        // Saves the first packet an ARP exchange.
+        self.route.add_address(link.index, interface.address, interface.prefix).map_err(what())?;
+        // The kernel has one table of neighbours for all namespaces: who asked for a thousand of them would take the
+        // place of others'. So the router is the only one.
+        if !link.up {
+            self.route.set_up_without_arp(link.index).map_err(what())?;
+        }
         self.route.replace_neighbour(link.index, interface.router, Mac::ROUTER).map_err(what())?;
         let kind = RouteKind::Via { link: link.index, gateway: Some(interface.router) };
         let default = RouteSpec { table: libc::RT_TABLE_MAIN.into(), destination: EVERYWHERE, kind };
-        self.route.replace_route(&default).map_err(what())
+        self.route.replace_route(&default).map_err(what())?;
+        match interface.flows {
+            Some(_) => be_anybody(&mut self.route, interface.router).map_err(what()),
+            None => Ok(()),
+        }
     }
 
     /// `None` while it has no interface.
@@ -132,6 +145,19 @@ impl TaskNs {
         self.doors.extend(door);
         Ok(listener)
     }
+}
+
+/// Every address is an own one to sockets, and to packets that come in by the interface; those that go out find their
+/// way as ever. So a process without any privilege connects from its client's address and hears the answer.
+fn be_anybody(route: &mut RouteSocket, router: Ipv4Addr) -> Result<(), NetlinkError> {
+    let table = libc::RT_TABLE_LOCAL.into();
+    route.add_rule(&RuleSpec { packets: Packets::Incoming(TASK_LINK), table, priority: RULE_PRIORITY })?;
+    // The kernel's own, by which what goes out would be asked as well.
+    route.delete_rule(&RuleSpec { packets: Packets::All, table, priority: 0 })?;
+    // But the router: the kernel takes no own address for a gateway, and the route by it is set again each time.
+    route.replace_route(&RouteSpec { table, destination: router.into(), kind: RouteKind::Throw })?;
+    let kind = RouteKind::Local { link: LOOPBACK };
+    route.replace_route(&RouteSpec { table, destination: EVERYWHERE, kind })
 }
 
 fn listen(address: SocketAddrV4) -> io::Result<(TcpListener, Option<OwnedFd>)> {

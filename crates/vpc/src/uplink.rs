@@ -13,7 +13,7 @@ use crate::kernel::{
     self, LOOPBACK, Sockets, UPLINK_SETTINGS, apply_rules, converge_policy, converge_routes, refused,
 };
 use crate::names::vpc_link;
-use crate::netlink::{RouteKind, RouteSpec, RuleSpec};
+use crate::netlink::{Packets, RouteKind, RouteSpec, RuleSpec};
 use crate::netns::NetNs;
 use crate::plan::{Ruleset, UPLINK_MARK, Wire, uplink_ruleset};
 
@@ -60,7 +60,8 @@ impl Uplink {
         route.add_address(LOOPBACK, HOST_WIRE, 32).map_err(what())?;
         route.replace_route(&relay_route()).map_err(what())?;
         let mut policy = route.rules().map_err(what())?.into_iter().collect();
-        let wanted = RuleSpec { mark: UPLINK_MARK, table: RELAY_TABLE, priority: RULE_PRIORITY };
+        let wanted =
+            RuleSpec { packets: Packets::Marked(UPLINK_MARK), table: RELAY_TABLE, priority: RULE_PRIORITY };
         converge_policy(route, &mut policy, BTreeSet::from([wanted]))?;
         self.routes = route.routes().map_err(what())?.into_iter().collect();
         Ok(())

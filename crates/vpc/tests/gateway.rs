@@ -49,8 +49,10 @@ fn the_host_reaches_public_addresses_on_every_open_port_and_nothing_changes_in_i
 
         // A server of the host on all addresses is not mistaken for the task.
         let _server = serve_tcp(TcpListener::bind("0.0.0.0:9999").unwrap());
-        let mut stream = from_host("127.64.0.11", 9999).stream();
-        assert!(!echoes(&mut stream, "the host itself answers"));
+        // The relay resets what it has accepted: sometimes before we look.
+        if let Attempt::Open(mut stream) = from_host("127.64.0.11", 9999) {
+            assert!(!echoes(&mut stream, "the host itself answers"));
+        }
 
         let mut tracked = from_host("127.64.0.11", 80).stream();
         assert!(echoes(&mut tracked, "one"));

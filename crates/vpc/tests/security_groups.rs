@@ -154,7 +154,11 @@ fn a_source_that_is_not_the_interfaces_own_is_dropped_unless_the_check_is_off() 
         inside(&a.netns, || run("ip", &["link", "set", "eth0", "address", "0a:00:00:00:99:99"]));
         assert!(!a.pings(b.ip), "another MAC address passes");
         inside(&a.netns, || run("ip", &["link", "set", "eth0", "address", "0a:00:00:00:01:0a"]));
-        inside(&a.netns, || run("ip", &["route", "replace", "default", "via", "10.0.1.1"]));
+        // With the address its neighbour went as well, and it has no way to ask for another.
+        let router = ["10.0.1.1", "lladdr", "06:fe:00:00:00:01", "dev", "eth0", "nud", "permanent"];
+        inside(&a.netns, || run("ip", &[&["neigh", "replace"], &router[..]].concat()));
+        let way = ["default", "via", "10.0.1.1", "dev", "eth0", "onlink"];
+        inside(&a.netns, || run("ip", &[&["route", "replace"], &way[..]].concat()));
         assert!(a.pings(b.ip));
 
         world.eni("eni-a").source_dest_check = false;

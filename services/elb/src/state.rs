@@ -321,6 +321,8 @@ pub(crate) struct TargetRecord {
     /// `all`, or a zone's name: given, or the subnet's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) zone: Option<String>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) outside_vpc: bool,
     pub(crate) registered: Timestamp,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) draining_since: Option<Timestamp>,

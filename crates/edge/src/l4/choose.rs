@@ -2,6 +2,7 @@
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use ferrogate_nodeapi::{
     Action, BalancerAssignment, ListenerProtocol, Stickiness, Target, WeightedTargetGroup,
@@ -9,7 +10,6 @@ use ferrogate_nodeapi::{
 
 use crate::health::sees;
 use crate::state::{Group, Live, TargetEntry};
-use std::sync::Arc;
 
 /// What makes a flow one: the same five always go the same way, while the targets are the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -23,6 +23,9 @@ pub(crate) struct Flow {
 pub(crate) struct Chosen {
     pub(crate) group: Arc<Group>,
     pub(crate) target: Arc<TargetEntry>,
+    /// Whether it shall see the client's own address and port. One outside the VPC cannot: its answers would not come
+    /// back this way.
+    pub(crate) client_ip: bool,
 }
 
 /// Why it goes nowhere.
@@ -50,8 +53,10 @@ pub(crate) fn choose(live: &Live, flow: &Flow) -> Result<Chosen, Nowhere> {
     let group = live.groups.get(&weighted.target_group_arn).ok_or(Nowhere::NoTarget)?;
     let sticky = matches!(group.config.stickiness, Some(Stickiness::SourceIp));
     let key = if sticky { hash(&(flow.client.ip(), flow.port)) } else { hash(flow) };
-    let target = target(&live.assignment, group, key).ok_or(Nowhere::NoTarget)?;
-    Ok(Chosen { group: Arc::clone(group), target })
+    let (target, entry) = target(&live.assignment, group, key).ok_or(Nowhere::NoTarget)?;
+    let can = !target.outside_vpc && target.ip.is_ipv4() == flow.client.is_ipv4();
+    let client_ip = group.config.preserve_client_ip && can;
+    Ok(Chosen { group: Arc::clone(group), target: Arc::clone(entry), client_ip })
 }
 
 /// A group by its part of all weights.
@@ -70,9 +75,13 @@ fn by_weight<'a>(groups: &'a [WeightedTargetGroup], flow: &Flow) -> Option<&'a W
 }
 
 /// The healthy target with the highest hash of key and target: when one comes or goes, only its own flows change.
-fn target(assignment: &BalancerAssignment, group: &Group, key: u64) -> Option<Arc<TargetEntry>> {
-    let usable = |(target, entry): &&(Target, Arc<TargetEntry>)| {
-        !entry.is_draining() && sees(assignment, &group.config, target)
+fn target<'a>(
+    assignment: &BalancerAssignment,
+    group: &'a Group,
+    key: u64,
+) -> Option<&'a (Target, Arc<TargetEntry>)> {
+    let usable = |(target, _): &&(Target, Arc<TargetEntry>)| {
+        target.draining_since.is_none() && sees(assignment, &group.config, target)
     };
     let usable: Vec<&(Target, Arc<TargetEntry>)> = group.targets.iter().filter(usable).collect();
     let healthy = usable.iter().filter(|(_, entry)| entry.is_healthy()).count();
@@ -80,9 +89,7 @@ fn target(assignment: &BalancerAssignment, group: &Group, key: u64) -> Option<Ar
     usable
         .into_iter()
         .filter(|(_, entry)| !enough || entry.is_healthy())
-        .map(|(_, entry)| entry)
-        .max_by_key(|entry| hash(&(key, entry.key.ip, entry.key.port)))
-        .cloned()
+        .max_by_key(|(_, entry)| hash(&(key, entry.key.ip, entry.key.port)))
 }
 
 /// Below it, all targets are used (`target_group_health.unhealthy_state_routing`).

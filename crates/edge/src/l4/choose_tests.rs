@@ -117,3 +117,19 @@ fn a_port_without_a_listener_leads_nowhere() {
     let udp = Flow { udp: true, ..flow(1) };
     assert_eq!(choose(&edge.live(), &udp).err(), Some(Nowhere::NoListener));
 }
+
+#[test]
+fn the_clients_address_is_kept_where_the_group_says_so_and_the_answer_can_come_back() {
+    let keeps = |preserve: bool, outside: bool| {
+        let edge = edge(
+            |group| {
+                group.preserve_client_ip = preserve;
+                group.targets[0].outside_vpc = outside;
+            },
+            &[Healthy],
+        );
+        choose(&edge.live(), &flow(1)).ok().unwrap().client_ip
+    };
+    assert!(keeps(true, false));
+    assert!(!keeps(true, true) && !keeps(false, false) && !keeps(false, true));
+}

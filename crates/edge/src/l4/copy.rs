@@ -5,10 +5,13 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::TcpStream;
 use tokio::time::Instant;
 
+use super::splice;
+
 /// For each way of a flow, from its first byte on.
-const BUFFER_BYTES: usize = 64 << 10;
+pub(super) const BUFFER_BYTES: usize = 64 << 10;
 
 /// How a flow ended.
 #[derive(Debug)]
@@ -34,49 +37,82 @@ where
     C: AsyncRead + AsyncWrite,
     T: AsyncRead + AsyncWrite,
 {
-    let start = Instant::now();
-    let last = AtomicU64::new(0);
-    let touch = || last.store(start.elapsed().as_millis() as u64, Relaxed);
+    let silence = Silence::new();
     let (mut client_read, mut client_write) = tokio::io::split(client);
     let (mut target_read, mut target_write) = tokio::io::split(target);
-    let forth = async {
-        match one_way(&mut client_read, &mut target_write, &count.to_target, touch).await {
-            Ok(()) => Ok(()),
-            Err(Failed::Read(error)) => Err(End::Client(error)),
-            Err(Failed::Write(error)) => Err(End::Target(error)),
-        }
-    };
-    let back = async {
-        match one_way(&mut target_read, &mut client_write, &count.to_client, touch).await {
-            Ok(()) => Ok(()),
-            Err(Failed::Read(error)) => Err(End::Target(error)),
-            Err(Failed::Write(error)) => Err(End::Client(error)),
-        }
-    };
-    let silence = async {
+    let forth = one_way(&mut client_read, &mut target_write, &count.to_target, &silence);
+    let back = one_way(&mut target_read, &mut client_write, &count.to_client, &silence);
+    silence.of_both(idle, forth, back).await
+}
+
+/// The same of two connections without TLS: much is moved without a look at it.
+pub(crate) async fn copy_tcp(client: &TcpStream, target: &TcpStream, idle: Duration, count: &Count) -> End {
+    let silence = Silence::new();
+    let forth = splice::one_way(client, target, &count.to_target, &silence);
+    let back = splice::one_way(target, client, &count.to_client, &silence);
+    silence.of_both(idle, forth, back).await
+}
+
+/// When something was said last.
+pub(super) struct Silence {
+    start: Instant,
+    /// Milliseconds from the start.
+    since: AtomicU64,
+}
+
+impl Silence {
+    fn new() -> Self {
+        Self { start: Instant::now(), since: AtomicU64::new(0) }
+    }
+
+    pub(super) fn broken(&self) {
+        self.since.store(self.start.elapsed().as_millis() as u64, Relaxed);
+    }
+
+    async fn lasts(&self, idle: Duration) {
         loop {
-            let quiet_since = start + Duration::from_millis(last.load(Relaxed));
+            let quiet_since = self.start + Duration::from_millis(self.since.load(Relaxed));
             if quiet_since.elapsed() >= idle {
                 return;
             }
             tokio::time::sleep_until(quiet_since + idle).await;
         }
-    };
-    tokio::select! {
-        both = async { tokio::try_join!(forth, back) } => match both {
-            Ok(_) => End::Whole,
-            Err(end) => end,
-        },
-        () = silence => End::Idle,
+    }
+
+    async fn of_both(
+        &self,
+        idle: Duration,
+        forth: impl Future<Output = Result<(), Failed>>,
+        back: impl Future<Output = Result<(), Failed>>,
+    ) -> End {
+        let forth = async {
+            forth.await.map_err(|failed| match failed {
+                Failed::Read(error) => End::Client(error),
+                Failed::Write(error) => End::Target(error),
+            })
+        };
+        let back = async {
+            back.await.map_err(|failed| match failed {
+                Failed::Read(error) => End::Target(error),
+                Failed::Write(error) => End::Client(error),
+            })
+        };
+        tokio::select! {
+            both = async { tokio::try_join!(forth, back) } => match both {
+                Ok(_) => End::Whole,
+                Err(end) => end,
+            },
+            () = self.lasts(idle) => End::Idle,
+        }
     }
 }
 
-enum Failed {
+pub(super) enum Failed {
     Read(io::Error),
     Write(io::Error),
 }
 
-async fn one_way<R, W>(from: &mut R, to: &mut W, count: &AtomicU64, touch: impl Fn()) -> Result<(), Failed>
+async fn one_way<R, W>(from: &mut R, to: &mut W, count: &AtomicU64, silence: &Silence) -> Result<(), Failed>
 where
     R: AsyncRead + Unpin,
     W: AsyncWrite + Unpin,
@@ -91,10 +127,10 @@ where
             let _ = to.shutdown().await;
             return Ok(());
         }
-        touch();
+        silence.broken();
         to.write_all(&buffer).await.map_err(Failed::Write)?;
         count.fetch_add(read as u64, Relaxed);
-        touch();
+        silence.broken();
     }
 }
 

@@ -17,6 +17,7 @@ pub(crate) fn target(address: SocketAddr) -> Target {
         port: address.port(),
         availability_zone: Some(ZONE.into()),
         registered_at: jiff::Timestamp::UNIX_EPOCH,
+        outside_vpc: false,
         draining_since: None,
     }
 }

@@ -1,14 +1,17 @@
 //! Network load balancers: flows of TCP, TLS and UDP, each to one target for as long as it lives.
 //!
-//! `tcp` accepts, `choose` finds the target, `copy` moves the bytes, `cut` ends what a target's end ends. Targets see
-//! the balancer's own address; who the client is the PROXY protocol tells them, where the group asks for it.
+//! `tcp` accepts, `choose` finds the target, `outward` reaches it, `copy` moves the bytes, `cut` ends what a target's end
+//! ends. Targets see the balancer's own address, or the client's where the group keeps it; the PROXY protocol tells
+//! them of it as well, where the group asks for that.
 
 mod choose;
-mod copy;
+pub(crate) mod copy;
 mod cut;
 #[cfg(test)]
 pub(crate) mod fixture;
+mod outward;
 mod proxy;
+mod splice;
 mod tcp;
 #[cfg(test)]
 mod tests;

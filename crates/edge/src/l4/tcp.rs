@@ -13,8 +13,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use super::choose::{self, Chosen, Flow};
-use super::copy::{Count, End, copy};
-use super::{Flows, proxy, tls};
+use super::copy::{Count, End, copy, copy_tcp};
+use super::{Flows, outward, proxy, tls};
 use crate::metrics::{Counters, Metric};
 use crate::state::Live;
 
@@ -135,6 +135,9 @@ async fn relay(
     if listener.protocol != ListenerProtocol::Tls {
         let Some(target) = connect(flows, chosen, flow, target).await else { return Outcome::TargetRefused };
         let idle = Duration::from_secs(listener.tcp_idle_timeout_seconds.max(1).into());
+        if chosen.group.config.protocol != TargetProtocol::Tls {
+            return Outcome::Copied(copy_tcp(client, target, idle, count).await);
+        }
         return to_target(client, target, chosen, &[], idle, count).await;
     }
     let Some(config) = flows.tls.config(live, listener) else { return Outcome::Balancer };
@@ -157,7 +160,7 @@ async fn connect<'a>(
 ) -> Option<&'a mut TcpStream> {
     let address = chosen.target.address();
     let connecting = async {
-        let mut stream = TcpStream::connect(address).await?;
+        let mut stream = outward::tcp(address, chosen.client_ip.then_some(flow.client)).await?;
         prepare(&stream);
         if chosen.group.config.proxy_protocol_v2 {
             let balancer = SocketAddr::new(flows.address, flow.port);

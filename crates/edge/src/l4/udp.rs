@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
@@ -13,8 +13,8 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::Flows;
 use super::choose::{Chosen, Flow, choose};
+use super::{Flows, outward};
 use crate::metrics::{Counters, Metric};
 
 /// Network load balancers guide, "Connection idle timeout".
@@ -58,6 +58,8 @@ pub(super) async fn serve(flows: Flows, port: u16, socket: UdpSocket) {
             },
         };
         if known.get(&client).is_none_or(|flow| flow.ended.is_cancelled()) {
+            // The client's port is free for the next socket.
+            known.remove(&client);
             let room = known.len() < FLOWS_MAX;
             let Some(flow) = open(&flows, client, port, room).await else { continue };
             flow.last.store(began.elapsed().as_millis() as u64, Relaxed);
@@ -78,17 +80,18 @@ pub(super) async fn serve(flows: Flows, port: u16, socket: UdpSocket) {
 /// `None`: there is no target, or no room.
 async fn open(flows: &Flows, client: SocketAddr, port: u16, room: bool) -> Option<Known> {
     let live = flows.edge.live();
-    let Chosen { group, target } = choose(&live, &Flow { client, port, udp: true }).ok()?;
+    let Chosen { group, target, client_ip } = choose(&live, &Flow { client, port, udp: true }).ok()?;
     if !room {
         tracing::debug!(port, "there are {FLOWS_MAX} flows already: a datagram is dropped");
         return None;
     }
-    let any: SocketAddr = match target.address() {
-        SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
-        SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
+    let socket = match outward::udp(target.address(), client_ip.then_some(client)).await {
+        Ok(socket) => socket,
+        Err(error) => {
+            tracing::debug!(%error, %client, target = %target.address(), "no socket towards a target");
+            return None;
+        }
     };
-    let socket = UdpSocket::bind(any).await.ok()?;
-    socket.connect(target.address()).await.ok()?;
     // Known to the runtime as such from its first look on; until then nothing is sent.
     socket.writable().await.ok()?;
     let counters = [Arc::clone(&flows.edge.metrics.balancer), Arc::clone(&group.counters)];

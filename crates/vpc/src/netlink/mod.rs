@@ -11,9 +11,9 @@ mod route;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
-pub(crate) use conntrack::forget_address;
+pub(crate) use conntrack::{forget_address, forget_marked};
 pub(crate) use nft::{ElementChange, change_elements};
-pub(crate) use route::{Link, RouteKind, RouteSocket, RouteSpec, RuleSpec, Veth};
+pub(crate) use route::{Link, Packets, RouteKind, RouteSocket, RouteSpec, RuleSpec, Veth};
 
 /// Larger than any single datagram the kernel sends us (dumps come in parts of at most 32 KiB).
 const RECEIVE_BUFFER_BYTES: usize = 64 * 1024;

@@ -2,6 +2,7 @@
 
 use std::net::Ipv4Addr;
 use std::os::fd::{AsRawFd, BorrowedFd};
+use std::time::{Duration, Instant};
 
 use ipnet::Ipv4Net;
 
@@ -13,6 +14,7 @@ const IFLA_INET_CONF: u16 = 1;
 const DEVCONF_RP_FILTER: u16 = 8;
 const VETH_INFO_PEER: u16 = 1;
 const IFLA_LINKINFO: u16 = 18;
+const FRA_IIFNAME: u16 = 3;
 const FRA_FWMARK: u16 = 10;
 const FRA_TABLE: u16 = 15;
 const FRA_PRIORITY: u16 = 6;
@@ -30,8 +32,16 @@ pub(crate) struct Link {
     pub(crate) name: String,
     pub(crate) mac: Option<Mac>,
     pub(crate) up: bool,
+    /// Its queue stands; without one the kernel drops what is to leave.
+    pub(crate) sends: bool,
     pub(crate) alias: String,
 }
+
+/// The queue of a link that is not activated.
+const NO_QUEUE: &str = "noop";
+/// The kernel activates a link in a thread of its own as soon as the other end is up.
+const ACTIVATION_PATIENCE: Duration = Duration::from_secs(1);
+const ACTIVATION_LOOK: Duration = Duration::from_micros(200);
 
 /// A pair to be made: one end here and up, the other in `peer_namespace` and down.
 pub(crate) struct Veth<'a> {
@@ -68,10 +78,18 @@ pub(crate) struct RouteSpec {
     pub(crate) kind: RouteKind,
 }
 
-/// Packets with this mark look into that table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Packets {
+    All,
+    Marked(u32),
+    /// That came in by this link.
+    Incoming(&'static str),
+}
+
+/// These packets look into that table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct RuleSpec {
-    pub(crate) mark: u32,
+    pub(crate) packets: Packets,
     pub(crate) table: u32,
     pub(crate) priority: u32,
 }
@@ -136,6 +154,22 @@ impl RouteSocket {
     pub(crate) fn set_up(&mut self, index: u32) -> Result<()> {
         let up = libc::IFF_UP as u32;
         self.0.request(Message::new(libc::RTM_SETLINK, 0, &link_header(index, up, up)))
+    }
+
+    /// Up, and nobody is asked for by ARP (nor by IPv6's): neighbours are those that are set.
+    pub(crate) fn set_up_without_arp(&mut self, index: u32) -> Result<()> {
+        let flags = (libc::IFF_UP | libc::IFF_NOARP) as u32;
+        self.0.request(Message::new(libc::RTM_SETLINK, 0, &link_header(index, flags, flags)))
+    }
+
+    /// Until what leaves by this link, whose other end is up, is not dropped. Where that does not come the first packets
+    /// are lost, as on any network.
+    pub(crate) fn wait_until_it_sends(&mut self, name: &str) -> Result<()> {
+        let deadline = Instant::now() + ACTIVATION_PATIENCE;
+        while self.link(name)?.is_some_and(|link| !link.sends) && Instant::now() < deadline {
+            std::thread::sleep(ACTIVATION_LOOK);
+        }
+        Ok(())
     }
 
     /// Reverse path filter of one link: strict or off.
@@ -259,7 +293,7 @@ impl RouteSocket {
                         .and_then(|(_, value)| number_of(value))
                 };
                 Some(RuleSpec {
-                    mark: find(FRA_FWMARK)?,
+                    packets: Packets::Marked(find(FRA_FWMARK)?),
                     table: find(FRA_TABLE)?,
                     priority: find(FRA_PRIORITY)?,
                 })
@@ -297,6 +331,7 @@ fn parse_link(payload: &[u8]) -> Option<Link> {
         name: String::new(),
         mac: None,
         up: flags & libc::IFF_UP as u32 != 0,
+        sends: true,
         alias: String::new(),
     };
     for (kind, value) in attributes(payload.get(16..)?) {
@@ -304,6 +339,7 @@ fn parse_link(payload: &[u8]) -> Option<Link> {
             libc::IFLA_IFNAME => link.name = text_of(value),
             libc::IFLA_IFALIAS => link.alias = text_of(value),
             libc::IFLA_ADDRESS => link.mac = value.try_into().ok().map(Mac),
+            libc::IFLA_QDISC => link.sends = text_of(value) != NO_QUEUE,
             _ => {}
         }
     }
@@ -316,6 +352,8 @@ fn address_message(kind: u16, flags: libc::c_int, index: u32, address: Ipv4Addr,
     let mut message = Message::new(kind, flags, &header);
     message.attribute(libc::IFA_LOCAL, &address.octets());
     message.attribute(libc::IFA_ADDRESS, &address.octets());
+    // No route to its block: nobody there is a neighbour, all is the router's to find.
+    message.number(libc::IFA_FLAGS, libc::IFA_F_NOPREFIXROUTE);
     message
 }
 
@@ -384,7 +422,11 @@ fn rule_message(kind: u16, flags: libc::c_int, rule: &RuleSpec) -> Message {
     let mut header = [0; 12];
     (header[0], header[7]) = (libc::AF_INET as u8, FR_ACT_TO_TBL);
     let mut message = Message::new(kind, flags, &header);
-    message.number(FRA_FWMARK, rule.mark);
+    match rule.packets {
+        Packets::All => &mut message,
+        Packets::Marked(mark) => message.number(FRA_FWMARK, mark),
+        Packets::Incoming(link) => message.text(FRA_IIFNAME, link),
+    };
     message.number(FRA_TABLE, rule.table);
     message.number(FRA_PRIORITY, rule.priority);
     message

@@ -1,8 +1,9 @@
 //! What the planned rules do to a packet, without a kernel.
 
+use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 
-use super::rules::{Action, Chain, Hook, Key, Match, Rule, Ruleset, Value};
+use super::rules::{Action, Chain, Hook, Key, Match, Rule, Ruleset, SetKind, Value};
 use crate::addr::Mac;
 
 /// A packet as it arrives in a namespace.
@@ -18,6 +19,12 @@ pub(super) struct Packet {
     pub(super) icmp: (u8, u8),
     pub(super) established: bool,
     pub(super) mark: u32,
+    /// From who answers in its connection, not from who began it.
+    pub(super) reply: bool,
+    /// The connection's mark; 0: none.
+    pub(super) flow: u32,
+    /// What is in the sets that packets fill.
+    pub(super) remembered: BTreeSet<(String, Ipv4Addr)>,
 }
 
 enum Verdict {
@@ -71,6 +78,21 @@ fn walk(rules: &Ruleset, chain: &Chain, packet: &mut Packet) -> Verdict {
                 }
                 continue;
             }
+            Action::MarkByFlow => {
+                packet.mark = packet.flow;
+                continue;
+            }
+            Action::FlowMarkByIif(map) => {
+                if let Some(Value::Mark(mark)) = rules.sets[map].elements.get(&Key::Link(packet.iif.clone()))
+                {
+                    packet.flow = *mark;
+                }
+                continue;
+            }
+            Action::Remember(_) => {
+                packet.remembered.insert((packet.oif.clone(), packet.source));
+                continue;
+            }
             Action::DestinationNat(map) => {
                 if let Some(Value::Address(to)) =
                     rules.sets[map].elements.get(&Key::Address(packet.destination))
@@ -100,6 +122,13 @@ fn walk(rules: &Ruleset, chain: &Chain, packet: &mut Packet) -> Verdict {
 
 fn holds(rules: &Ruleset, part: &Match, packet: &Packet) -> bool {
     let has = |set: &str, key: Key| rules.sets[set].elements.contains_key(&key);
+    let from = |set: &String| {
+        let (link, source) = (packet.iif.clone(), packet.source);
+        match rules.sets[set].kind {
+            SetKind::Remembered => packet.remembered.contains(&(link, source)),
+            _ => has(set, Key::LinkAddress(link, source)),
+        }
+    };
     match part {
         Match::Iif(name) => packet.iif == *name,
         Match::Oif(name) => packet.oif == *name,
@@ -113,6 +142,11 @@ fn holds(rules: &Ruleset, part: &Match, packet: &Packet) -> bool {
         Match::DestinationNotIn(set) => !has(set, Key::Address(packet.destination)),
         Match::PinIn(set) => has(set, Key::Pin(packet.iif.clone(), packet.mac, packet.source)),
         Match::LooseIn(set) => has(set, Key::LoosePin(packet.iif.clone(), packet.mac)),
+        Match::IifNotIn(set) => !has(set, Key::Link(packet.iif.clone())),
+        Match::FromIn(set) => from(set),
+        Match::FromNotIn(set) => !from(set),
+        Match::FlowIn(set) => has(set, Key::LinkMark(packet.iif.clone(), packet.flow)),
+        Match::FlowMarked => packet.flow != 0,
         Match::Protocol(protocol) => packet.protocol == *protocol,
         Match::Ports { protocol, first, last } => {
             packet.protocol == *protocol && (*first..=*last).contains(&packet.port)
@@ -124,5 +158,8 @@ fn holds(rules: &Ruleset, part: &Match, packet: &Packet) -> bool {
         }
         Match::Mark(mark) => packet.mark == *mark,
         Match::Established => packet.established,
+        Match::New => !packet.established,
+        Match::Original => !packet.reply,
+        Match::Reply => packet.reply,
     }
 }

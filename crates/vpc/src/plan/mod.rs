@@ -3,6 +3,7 @@
 mod diff;
 #[cfg(test)]
 mod eval;
+mod preserve;
 mod reach;
 mod rules;
 mod ruleset;
@@ -31,6 +32,8 @@ pub(crate) use uplink::{HostPorts, TPROXY_PORT, UPLINK_MARK, uplink_ruleset};
 pub(crate) const TABLE: &str = "ferrogate";
 /// Marks and routing tables of subnets begin here, above all that the kernel and people use.
 const TABLE_FIRST: u32 = 0x1_0000;
+/// Those of network load balancers' connections begin here, above those of subnets.
+const FLOWS_FIRST: u32 = 0x8000_0000;
 /// Never leaves a VPC through a gateway, whatever the routes say.
 const LINK_LOCAL: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(169, 254, 0, 0), 16);
 const EVERYWHERE: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::UNSPECIFIED, 0);
@@ -66,7 +69,7 @@ pub(crate) struct VpcNet {
     /// Where the DNS server listens.
     pub(crate) resolvers: Vec<Ipv4Addr>,
     pub(crate) gateway: bool,
-    /// A routing table (and mark) per subnet.
+    /// A routing table (and mark) per subnet, and per network load balancer for what is on its way back to it.
     pub(crate) tables: BTreeMap<u32, BTreeMap<Ipv4Net, Hop>>,
     /// By ENI id.
     pub(crate) interfaces: BTreeMap<String, Interface>,
@@ -92,6 +95,8 @@ pub(crate) struct Interface {
     pub(crate) prefix: u8,
     pub(crate) router: Ipv4Addr,
     pub(crate) check_source: bool,
+    /// The mark of the connections it begins in its clients' names; `None`: it speaks for itself only.
+    pub(crate) flows: Option<u32>,
 }
 
 /// Everything, or why not.
@@ -137,6 +142,10 @@ fn plan_vpc(vpc: &VpcFabric) -> Result<VpcNet, PlanError> {
         tables.insert(marks[&subnet.subnet_id], plan_table(vpc, subnet, table)?);
     }
     let interfaces = plan_interfaces(vpc, &addresses)?;
+    for (eni_id, interface) in &interfaces {
+        let back = BTreeMap::from([(EVERYWHERE, Hop::Interface(eni_id.clone()))]);
+        tables.extend(interface.flows.map(|flows| (flows, back)));
+    }
     let ruleset = ruleset::vpc_ruleset(vpc, &marks, &resolvers, &interfaces)?;
     let gateway = vpc.internet_gateway.is_some();
     Ok(VpcNet { addresses, resolvers, gateway, tables, interfaces, ruleset })
@@ -148,16 +157,20 @@ fn subnet_marks(vpc: &VpcFabric) -> Result<BTreeMap<String, u32>, PlanError> {
     if ids.len() != vpc.subnets.len() {
         return Err(PlanError(format!("VPC {} has a subnet twice", vpc.vpc_id)));
     }
+    Ok(numbered(ids, |hash| (hash & 0x7fff_ffff).max(TABLE_FIRST)))
+}
+
+/// Another number for each, nearly always the same one for the same id.
+fn numbered(ids: BTreeSet<&String>, of: fn(u32) -> u32) -> BTreeMap<String, u32> {
     let mut taken = BTreeSet::new();
-    let mut marks = BTreeMap::new();
-    for id in ids {
-        let mut mark = (stable_hash(id.as_bytes()) as u32 & 0x7fff_ffff).max(TABLE_FIRST);
-        while !taken.insert(mark) {
-            mark += 1;
+    let mut number = |id: &String| {
+        let mut number = of(stable_hash(id.as_bytes()) as u32);
+        while !taken.insert(number) {
+            number += 1;
         }
-        marks.insert(id.clone(), mark);
-    }
-    Ok(marks)
+        number
+    };
+    ids.into_iter().map(|id| (id.clone(), number(id))).collect()
 }
 
 fn plan_table(
@@ -203,8 +216,11 @@ fn plan_interfaces(
 ) -> Result<BTreeMap<String, Interface>, PlanError> {
     let mut interfaces = BTreeMap::new();
     let (mut links, mut taken) = (BTreeSet::new(), router.clone());
+    let balancers = vpc.enis.iter().filter(|eni| eni.network_load_balancer).map(|eni| &eni.eni_id);
+    let flows = numbered(balancers.collect(), |hash| (hash & 0x3fff_ffff) | FLOWS_FIRST);
     for eni in &vpc.enis {
-        let interface = plan_interface(vpc, eni)?;
+        let mut interface = plan_interface(vpc, eni)?;
+        interface.flows = flows.get(&eni.eni_id).copied();
         if !taken.insert(interface.address) {
             return Err(PlanError(format!(
                 "address {} of {} is the router's or another interface's in {}",
@@ -247,7 +263,9 @@ fn plan_interface(vpc: &VpcFabric, eni: &EniFabric) -> Result<Interface, PlanErr
         address: eni.private_ip,
         prefix: subnet.cidr.prefix_len(),
         router: offset(subnet.cidr, 1),
-        check_source: eni.source_dest_check,
+        // The rules look at a balancer's sources more closely than the kernel could.
+        check_source: eni.source_dest_check && !eni.network_load_balancer,
+        flows: None,
     })
 }
 

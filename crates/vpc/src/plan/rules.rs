@@ -61,6 +61,14 @@ pub(crate) enum Match {
     PinIn(String),
     /// (incoming interface, source MAC) is a member.
     LooseIn(String),
+    IifNotIn(String),
+    /// (incoming interface, source address) is a member.
+    FromIn(String),
+    FromNotIn(String),
+    /// (incoming interface, the connection's mark) is a member.
+    FlowIn(String),
+    /// The connection has a mark.
+    FlowMarked,
     Protocol(u8),
     /// TCP or UDP, destination ports inclusive.
     Ports {
@@ -75,6 +83,11 @@ pub(crate) enum Match {
     Mark(u32),
     /// Belongs to a tracked connection, in either direction, or is an error about one.
     Established,
+    /// The first of a connection.
+    New,
+    /// From who began the connection, or back.
+    Original,
+    Reply,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -88,6 +101,12 @@ pub(crate) enum Action {
     ByOif(String),
     /// Sets the mark the map has for the incoming interface, and goes on.
     MarkByIif(String),
+    /// Sets the mark of its connection, and goes on.
+    MarkByFlow,
+    /// Its connection gets the mark the map has for the incoming interface; it goes on.
+    FlowMarkByIif(String),
+    /// (outgoing interface, source address) is a member for a while from now; it goes on.
+    Remember(String),
     DestinationNat(String),
     SourceNat(String),
     /// To the local socket on this port, whatever the destination.
@@ -118,6 +137,10 @@ pub(crate) enum SetKind {
     Pins,
     /// Link and MAC.
     LoosePins,
+    LinkAddresses,
+    LinkMarks,
+    /// Link and address, put in by packets, which go by themselves.
+    Remembered,
     MarkByLink,
     ChainByLink,
     AddressByAddress,
@@ -129,6 +152,8 @@ pub(crate) enum Key {
     Link(String),
     Pin(String, Mac, Ipv4Addr),
     LoosePin(String, Mac),
+    LinkAddress(String, Ipv4Addr),
+    LinkMark(String, u32),
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -153,6 +178,8 @@ impl Key {
             Self::Link(name) => link(name).to_vec(),
             Self::Pin(name, mac, address) => [&link(name)[..], &mac.0, &[0, 0], &address.octets()].concat(),
             Self::LoosePin(name, mac) => [&link(name)[..], &mac.0, &[0, 0]].concat(),
+            Self::LinkAddress(name, address) => [&link(name)[..], &address.octets()].concat(),
+            Self::LinkMark(name, mark) => [&link(name)[..], &mark.to_ne_bytes()].concat(),
         }
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! prerouting  -300  source   source address and MAC pinned to the link; marks with the sender's subnet
+//! prerouting  -150  speakers network load balancers in their clients' names (`preserve`)
 //! prerouting  -100  inward   public → private address, from the internet gateway
 //! input          0  router   DNS and nothing else
 //! forward      -30  gateway  through the internet gateway: only with a public address
@@ -9,6 +10,7 @@
 //! forward      -10  acl_in   receiver's network ACL, when it came from elsewhere
 //! forward        0  egress   sender's security groups, or a known connection
 //! forward       10  ingress  receiver's security groups, or a known connection
+//! postrouting    0  clients  those clients
 //! postrouting  100  outward  private → public address, to the internet gateway
 //! ```
 //!
@@ -25,7 +27,7 @@ use ferrogate_nodeapi::{
 use ipnet::Ipv4Net;
 
 use super::rules::{Action, Base, Hook, Key, Match, Rule, Ruleset, SetKind, Value, rule};
-use super::{Interface, PlanError};
+use super::{Interface, PlanError, preserve};
 use crate::addr::wire_address;
 use crate::names::{GATEWAY_LINK, stable_hash};
 
@@ -36,7 +38,7 @@ const UDP: u8 = 17;
 const PINS: &str = "pins";
 const LOOSE: &str = "loose";
 const MARKS: &str = "marks";
-const RESOLVERS: &str = "resolvers";
+pub(super) const RESOLVERS: &str = "resolvers";
 const WITH_PUBLIC: &str = "with_public";
 const PRIVATE_BY_PUBLIC: &str = "private_by_public";
 const PUBLIC_BY_PRIVATE: &str = "public_by_private";
@@ -54,7 +56,9 @@ pub(super) fn vpc_ruleset(
     check_identifiers(vpc)?;
     let mut rules = Ruleset::default();
     add_sets(&mut rules);
+    preserve::add_sets(&mut rules);
     add_base_chains(&mut rules, &vpc.cidrs);
+    preserve::add_chains(&mut rules);
     rules
         .set(RESOLVERS, SetKind::Addresses)
         .extend(resolvers.iter().map(|a| (Key::Address(*a), Value::Member)));
@@ -144,6 +148,7 @@ fn add_base_chains(rules: &mut Ruleset, cidrs: &[Ipv4Net]) {
         "gateway",
         filter(Hook::Forward, -30, true),
         vec![
+            preserve::not_in_a_clients_name(),
             rule![Oif(gateway), SourceNotIn(WITH_PUBLIC.into()) => Action::Drop],
             rule![Iif(gateway), DestinationNotIn(WITH_PUBLIC.into()) => Action::Drop],
         ],
@@ -204,28 +209,32 @@ fn add_acl(rules: &mut Ruleset, acl: &NetworkAclFabric) {
 
 fn add_group(rules: &mut Ruleset, group: &SecurityGroupFabric) {
     rules.set(members_set(&group.group_id), SetKind::Addresses);
-    let side = |rules: &mut Ruleset,
-                list: &[SecurityGroupRule],
-                cidr: fn(Ipv4Net) -> Match,
-                set: fn(String) -> Match| {
-        list.iter()
-            .map(|rule| {
-                let peer = match &rule.peer {
-                    Peer::Cidr(net) => cidr(*net),
-                    Peer::Group(id) => {
-                        // A group that is gone may still be named; it needs a set to look up.
-                        rules.set(members_set(id), SetKind::Addresses);
-                        set(members_set(id))
-                    }
-                };
-                let mut matches = vec![peer];
-                matches.extend(traffic(rule.protocol, rule.ports, rule.icmp));
-                Rule { matches, action: Action::Accept }
-            })
-            .collect::<Vec<_>>()
+    let side = |list: &[SecurityGroupRule], peers: &mut dyn FnMut(&Peer) -> Vec<Match>| {
+        let accept = |rule: &SecurityGroupRule, peer| {
+            let traffic = traffic(rule.protocol, rule.ports, rule.icmp);
+            Rule { matches: [peer].into_iter().chain(traffic).collect(), action: Action::Accept }
+        };
+        let one = |rule: &SecurityGroupRule| {
+            peers(&rule.peer).into_iter().map(|peer| accept(rule, peer)).collect::<Vec<_>>()
+        };
+        list.iter().flat_map(one).collect::<Vec<_>>()
     };
-    let ingress = side(rules, &group.ingress, Match::Source, Match::SourceIn);
-    let egress = side(rules, &group.egress, Match::Destination, Match::DestinationIn);
+    let ingress = side(&group.ingress, &mut |peer| match peer {
+        Peer::Cidr(net) => vec![Match::Source(*net)],
+        Peer::Group(id) => {
+            // A group that is gone may still be named; it needs a set to look up.
+            rules.set(members_set(id), SetKind::Addresses);
+            rules.set(balancers_set(id), SetKind::Links);
+            vec![Match::SourceIn(members_set(id)), Match::IifIn(balancers_set(id))]
+        }
+    });
+    let egress = side(&group.egress, &mut |peer| match peer {
+        Peer::Cidr(net) => vec![Match::Destination(*net)],
+        Peer::Group(id) => {
+            rules.set(members_set(id), SetKind::Addresses);
+            vec![Match::DestinationIn(members_set(id))]
+        }
+    });
     rules.chain(group_ingress_chain(&group.group_id), None, ingress);
     rules.chain(group_egress_chain(&group.group_id), None, egress);
 }
@@ -253,6 +262,14 @@ fn add_interface(rules: &mut Ruleset, eni: &EniFabric, interface: &Interface, ma
         if let Some(set) = rules.sets.get_mut(&members_set(group)) {
             set.elements.insert(address(), Value::Member);
         }
+        if interface.flows.is_some()
+            && let Some(set) = rules.sets.get_mut(&balancers_set(group))
+        {
+            set.elements.insert(link(), Value::Member);
+        }
+    }
+    if let Some(flows) = interface.flows {
+        preserve::add_balancer(rules, interface, flows);
     }
     if let Some(public) = eni.public_ip {
         let public = wire_address(public);
@@ -300,6 +317,11 @@ fn traffic(
 
 fn members_set(group: &str) -> String {
     format!("m.{group}")
+}
+
+/// Links of the network load balancers in a group: whose ever name they speak in, it is they who speak.
+fn balancers_set(group: &str) -> String {
+    format!("b.{group}")
 }
 
 fn links_set(subnet: &str) -> String {

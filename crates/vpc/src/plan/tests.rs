@@ -1,8 +1,9 @@
 //! The plan against a naive model of what AWS says.
 
+mod preserve;
 mod reach;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
 use ferrogate_nodeapi::{
@@ -120,6 +121,7 @@ prop_compose! {
                 public_ip: public.then(|| Ipv4Addr::new(127, 64, 0, i as u8)),
                 security_group_ids: groups.into_iter().map(|group| format!("sg-{group}")).collect(),
                 source_dest_check: check,
+                network_load_balancer: false,
             }).collect(),
             internet_gateway: Some("igw-1".into()),
         }
@@ -265,6 +267,9 @@ fn planned(vpc: &VpcFabric, from: End, to: End, traffic: &Traffic) -> bool {
         icmp: traffic.icmp,
         established: traffic.established,
         mark: 0,
+        reply: false,
+        flow: 0,
+        remembered: BTreeSet::new(),
     };
     let rules = &net.ruleset;
     let passed = passes(rules, Hook::Prerouting, &mut packet) && passes(rules, Hook::Forward, &mut packet);

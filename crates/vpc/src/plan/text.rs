@@ -7,6 +7,10 @@ use super::rules::{Action, Base, Chain, Hook, Key, Match, Rule, Ruleset, Set, Se
 
 /// Elements in one command: keeps lines short enough for an error message to be of use.
 const ELEMENTS_PER_COMMAND: usize = 64;
+/// Of one VPC's [`SetKind::Remembered`] sets each; one more is not remembered.
+const REMEMBERED_MAX: u32 = 65_536;
+/// From a client's last first word to the balancer's in its name: a TLS handshake, a few tries.
+const REMEMBERED_SECONDS: u32 = 60;
 
 /// Replaces whatever the table holds, in one transaction.
 pub(crate) fn whole(ruleset: &Ruleset) -> String {
@@ -32,17 +36,25 @@ pub(crate) fn add_set(text: &mut String, name: &str, set: &Set) {
         SetKind::Links => ("set", "ifname"),
         SetKind::Pins => ("set", "ifname . ether_addr . ipv4_addr"),
         SetKind::LoosePins => ("set", "ifname . ether_addr"),
+        SetKind::LinkAddresses | SetKind::Remembered => ("set", "ifname . ipv4_addr"),
+        SetKind::LinkMarks => ("set", "ifname . mark"),
         SetKind::MarkByLink => ("map", "ifname : mark"),
         SetKind::ChainByLink => ("map", "ifname : verdict"),
         SetKind::AddressByAddress => ("map", "ipv4_addr : ipv4_addr"),
     };
-    line(text, format_args!("add {noun} ip {TABLE} {name} {{ type {kind}; }}"));
+    let more = match set.kind {
+        SetKind::Remembered => {
+            format!(" size {REMEMBERED_MAX}; flags dynamic, timeout; timeout {REMEMBERED_SECONDS}s;")
+        }
+        _ => String::new(),
+    };
+    line(text, format_args!("add {noun} ip {TABLE} {name} {{ type {kind};{more} }}"));
 }
 
 pub(crate) fn delete_set(text: &mut String, name: &str, set: &Set) {
     let noun = match set.kind {
-        SetKind::Addresses | SetKind::Links | SetKind::Pins | SetKind::LoosePins => "set",
         SetKind::MarkByLink | SetKind::ChainByLink | SetKind::AddressByAddress => "map",
+        _ => "set",
     };
     line(text, format_args!("delete {noun} ip {TABLE} {name}"));
 }
@@ -93,6 +105,8 @@ fn element(key: &Key, value: &Value) -> String {
         Key::Link(link) => format!("\"{link}\""),
         Key::Pin(link, mac, address) => format!("\"{link}\" . {mac} . {address}"),
         Key::LoosePin(link, mac) => format!("\"{link}\" . {mac}"),
+        Key::LinkAddress(link, address) => format!("\"{link}\" . {address}"),
+        Key::LinkMark(link, mark) => format!("\"{link}\" . {mark}"),
     };
     match value {
         Value::Member => key,
@@ -123,6 +137,9 @@ impl fmt::Display for RuleText<'_> {
             Action::ByIif(map) => write!(f, " iifname vmap @{map}"),
             Action::ByOif(map) => write!(f, " oifname vmap @{map}"),
             Action::MarkByIif(map) => write!(f, " meta mark set iifname map @{map}"),
+            Action::MarkByFlow => write!(f, " meta mark set ct mark"),
+            Action::FlowMarkByIif(map) => write!(f, " ct mark set iifname map @{map}"),
+            Action::Remember(set) => write!(f, " update @{set} {{ oifname . ip saddr }}"),
             Action::DestinationNat(map) => write!(f, " dnat to ip daddr map @{map}"),
             Action::SourceNat(map) => write!(f, " snat to ip saddr map @{map}"),
             Action::Divert { port, mark } => write!(f, " tproxy to :{port} meta mark set {mark} accept"),
@@ -146,6 +163,11 @@ fn write_match(f: &mut fmt::Formatter<'_>, part: &Match) -> fmt::Result {
         Match::DestinationNotIn(set) => write!(f, " ip daddr != @{set}"),
         Match::PinIn(set) => write!(f, " iifname . ether saddr . ip saddr @{set}"),
         Match::LooseIn(set) => write!(f, " iifname . ether saddr @{set}"),
+        Match::IifNotIn(set) => write!(f, " iifname != @{set}"),
+        Match::FromIn(set) => write!(f, " iifname . ip saddr @{set}"),
+        Match::FromNotIn(set) => write!(f, " iifname . ip saddr != @{set}"),
+        Match::FlowIn(set) => write!(f, " iifname . ct mark @{set}"),
+        Match::FlowMarked => write!(f, " ct mark != 0"),
         Match::Protocol(protocol) => write!(f, " meta l4proto {protocol}"),
         Match::Ports { protocol, first, last } => {
             write!(f, " meta l4proto {protocol} th dport {first}")?;
@@ -163,5 +185,8 @@ fn write_match(f: &mut fmt::Formatter<'_>, part: &Match) -> fmt::Result {
         }
         Match::Mark(mark) => write!(f, " meta mark {mark}"),
         Match::Established => write!(f, " ct state established,related"),
+        Match::New => write!(f, " ct state new"),
+        Match::Original => write!(f, " ct direction original"),
+        Match::Reply => write!(f, " ct direction reply"),
     }
 }

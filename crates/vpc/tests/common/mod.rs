@@ -208,6 +208,7 @@ pub fn eni(vpc: &str, name: &str, address: &str, groups: &[&str]) -> EniFabric {
         public_ip: None,
         security_group_ids: groups.iter().map(|group| (*group).to_owned()).collect(),
         source_dest_check: true,
+        network_load_balancer: false,
     }
 }
 

@@ -256,13 +256,17 @@ impl Neighbourhood {
         Ok(Self { cidrs, subnets: subnets.into_iter().filter_map(subnet).collect() })
     }
 
+    pub(crate) fn is_inside(&self, ip: Ipv4Addr) -> bool {
+        self.cidrs.iter().any(|cidr| cidr.contains(&ip))
+    }
+
     /// The target's address and zone (`all`, or a name).
     pub(crate) fn locate(&self, target: &TargetDescription) -> Result<(Ipv4Addr, String), ApiError> {
         let id = target.id.as_deref().unwrap_or_default();
         let ip: Ipv4Addr =
             id.parse().map_err(|_| invalid(format!("The IP address '{id}' is not a valid IPv4 address")))?;
         let wanted = target.availability_zone.as_deref();
-        let inside = self.cidrs.iter().any(|cidr| cidr.contains(&ip));
+        let inside = self.is_inside(ip);
         let subnet = self.subnets.iter().find(|(cidr, _)| inside && cidr.contains(&ip));
         match (subnet, wanted) {
             (Some((_, zone)), Some(wanted)) if wanted != zone => Err(invalid(format!(

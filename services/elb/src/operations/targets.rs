@@ -81,13 +81,14 @@ pub(crate) async fn register(
     let mut located = Vec::new();
     for target in &wanted {
         let (ip, zone) = neighbourhood.locate(target)?;
-        located.push((IpAddr::V4(ip), port(&group, target)?, zone));
+        located.push((IpAddr::V4(ip), port(&group, target)?, zone, !neighbourhood.is_inside(ip)));
     }
     change(call, &group, |record| {
-        for (ip, port, zone) in &located {
+        for (ip, port, zone, outside_vpc) in &located {
             match record.targets.iter_mut().find(|known| known.ip == *ip && known.port == *port) {
                 Some(known) => {
                     known.zone = Some(zone.clone());
+                    known.outside_vpc = *outside_vpc;
                     if known.draining_since.take().is_some() {
                         known.registered = call.cx.now;
                     }
@@ -96,6 +97,7 @@ pub(crate) async fn register(
                     ip: *ip,
                     port: *port,
                     zone: Some(zone.clone()),
+                    outside_vpc: *outside_vpc,
                     registered: call.cx.now,
                     draining_since: None,
                 }),

@@ -273,6 +273,13 @@ pub(crate) fn groups(actions: &[Action]) -> impl Iterator<Item = &str> {
     tuples.flatten().filter_map(|tuple| tuple.target_group_arn.as_deref())
 }
 
+/// Those of them that get anything.
+pub(crate) fn weighted_groups(actions: &[Action]) -> impl Iterator<Item = &str> {
+    let tuples = actions.iter().filter_map(|action| action.forward_config.as_ref()?.target_groups.as_ref());
+    let weighted = tuples.flatten().filter(|tuple| tuple.weight != Some(0));
+    weighted.filter_map(|tuple| tuple.target_group_arn.as_deref())
+}
+
 /// As a node takes it. `None`: no action of those that [`check`] lets in (damage).
 pub(crate) fn assign(actions: &[Action]) -> Option<node::Action> {
     let action = actions.first()?;

@@ -191,6 +191,7 @@ fn group(record: &GroupRecord, targets: Option<&TargetsRecord>) -> node::TargetG
         port: target.port,
         availability_zone: target.zone.clone().filter(|zone| zone != "all"),
         registered_at: target.registered,
+        outside_vpc: target.outside_vpc,
         draining_since: target.draining_since,
     };
     let routing = "target_group_health.unhealthy_state_routing.minimum_healthy_targets";

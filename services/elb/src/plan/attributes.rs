@@ -131,11 +131,10 @@ const HTTP_GROUP: &[Attribute] = &[
     ROUTING_PERCENTAGE,
 ];
 
-const TCP_GROUP: &[Attribute] = &[
+/// Of all groups of network load balancers.
+const NETWORK_GROUP: &[Attribute] = &[
     DEREGISTRATION_DELAY,
-    attribute("deregistration_delay.connection_termination.enabled", "false", Values::Flag),
     CROSS_ZONE,
-    attribute("preserve_client_ip.enabled", "false", Values::Flag),
     attribute("proxy_protocol_v2.enabled", "false", Values::Flag),
     STICKINESS,
     attribute("stickiness.type", "source_ip", Values::OneOf(&["source_ip"])),
@@ -143,23 +142,19 @@ const TCP_GROUP: &[Attribute] = &[
     DNS_PERCENTAGE,
     ROUTING_COUNT,
     ROUTING_PERCENTAGE,
+];
+
+const TCP_GROUP: &[Attribute] = &[
+    attribute("deregistration_delay.connection_termination.enabled", "false", Values::Flag),
+    attribute("preserve_client_ip.enabled", "false", Values::Flag),
     attribute("target_health_state.unhealthy.connection_termination.enabled", "true", Values::Flag),
     attribute("target_health_state.unhealthy.draining_interval_seconds", "0", Values::Fixed),
 ];
 
 const UDP_GROUP: &[Attribute] = &[
-    DEREGISTRATION_DELAY,
     attribute("deregistration_delay.connection_termination.enabled", "true", Values::Flag),
-    CROSS_ZONE,
-    // AWS keeps the client's address here; this data plane does not, and says so.
-    attribute("preserve_client_ip.enabled", "false", Values::Flag),
-    attribute("proxy_protocol_v2.enabled", "false", Values::Flag),
-    STICKINESS,
-    attribute("stickiness.type", "source_ip", Values::OneOf(&["source_ip"])),
-    DNS_COUNT,
-    DNS_PERCENTAGE,
-    ROUTING_COUNT,
-    ROUTING_PERCENTAGE,
+    // Nothing else is possible, which is told in ELB's words below.
+    attribute("preserve_client_ip.enabled", "true", Values::Flag),
     attribute("target_health_state.unhealthy.connection_termination.enabled", "false", Values::Fixed),
 ];
 
@@ -203,8 +198,8 @@ pub(crate) fn of_balancer(kind: BalancerType) -> Vec<&'static Attribute> {
 pub(crate) fn of_group(protocol: &str) -> Vec<&'static Attribute> {
     match protocol {
         "HTTP" | "HTTPS" => HTTP_GROUP.iter().collect(),
-        "UDP" | "TCP_UDP" => UDP_GROUP.iter().collect(),
-        _ => TCP_GROUP.iter().collect(),
+        "UDP" | "TCP_UDP" => NETWORK_GROUP.iter().chain(UDP_GROUP).collect(),
+        _ => NETWORK_GROUP.iter().chain(TCP_GROUP).collect(),
     }
 }
 
@@ -351,12 +346,15 @@ pub(crate) fn check_group(group: &GroupRecord) -> Result<(), ApiError> {
             "Slow start is not available when 'load_balancing.algorithm.type' is '{algorithm}'"
         )));
     }
-    if !group.is_http() && value("preserve_client_ip.enabled") == "true" {
-        return Err(configuration(format!(
-            "Client IP preservation is not supported here for {} target groups; 'proxy_protocol_v2.enabled' tells \
-             targets who the client is",
-            group.protocol
-        )));
+    let with_udp = matches!(group.protocol.as_str(), "UDP" | "TCP_UDP");
+    if with_udp && value("preserve_client_ip.enabled") == "false" {
+        return Err(configuration(
+            "preserve_client_ip.enabled cannot be false if the target group protocol is UDP or TCP_UDP",
+        ));
+    }
+    // ELB "prepends a proxy protocol header to the TCP data"; what it would do to datagrams it does not say.
+    if group.protocol == "UDP" && value("proxy_protocol_v2.enabled") == "true" {
+        return Err(unsupported("proxy_protocol_v2.enabled for target groups with the UDP protocol"));
     }
     if group.protocol == "TLS" && value("stickiness.enabled") == "true" {
         return Err(configuration("Stickiness is not supported for target groups with the TLS protocol"));
@@ -416,6 +414,7 @@ mod tests {
             APPLICATION,
             NETWORK,
             HTTP_GROUP,
+            NETWORK_GROUP,
             TCP_GROUP,
             UDP_GROUP,
             TCP_LISTENER,
@@ -425,6 +424,28 @@ mod tests {
         for attribute in lists.into_iter().flatten() {
             attribute.check(attribute.default).unwrap();
         }
+    }
+
+    #[test]
+    fn the_clients_address_is_kept_where_datagrams_are_and_where_it_is_asked_for() {
+        let group = |protocol: &str, key: &str, to: &str| {
+            let mut group = crate::plan::index::tests::group();
+            group.protocol = protocol.to_owned();
+            let wanted = vec![(key.to_owned(), to.to_owned())];
+            change(&of_group(protocol), &mut group.attributes, wanted, "Target group")?;
+            check_group(&group).map(|()| is_on(&of_group(protocol), &group.attributes, key))
+        };
+        let (client_ip, proxy) = ("preserve_client_ip.enabled", "proxy_protocol_v2.enabled");
+        for protocol in ["TCP", "TLS"] {
+            assert!(!is_on(&of_group(protocol), &Attributes::new(), client_ip));
+            assert!(group(protocol, client_ip, "true").unwrap());
+        }
+        for protocol in ["UDP", "TCP_UDP"] {
+            assert!(is_on(&of_group(protocol), &Attributes::new(), client_ip));
+            assert_eq!(group(protocol, client_ip, "false").unwrap_err().code, "InvalidConfigurationRequest");
+        }
+        assert!(group("TCP_UDP", proxy, "true").unwrap());
+        assert!(group("UDP", proxy, "true").is_err());
     }
 
     #[test]

@@ -85,6 +85,7 @@ mod tests {
             ip: "10.0.0.1".parse().unwrap(),
             port: 80,
             zone: None,
+            outside_vpc: false,
             registered: Default::default(),
             draining_since: draining.then(Default::default),
         }

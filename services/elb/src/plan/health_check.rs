@@ -89,8 +89,10 @@ pub(crate) fn decide(
         5,
         300,
     )?;
-    // A shorter interval than the default timeout is fine as long as nobody has asked for the timeout.
-    let default_timeout = default_timeout.min(interval_seconds - 1);
+    // Network load balancers wait as long as the interval, if they are asked to. A shorter interval than the default
+    // timeout is fine as long as nobody has asked for the timeout.
+    let timeout_max = if of_http { interval_seconds - 1 } else { interval_seconds };
+    let default_timeout = default_timeout.min(timeout_max);
     let timeout_seconds = number(
         "Health check timeout",
         wanted.timeout_seconds,
@@ -99,7 +101,7 @@ pub(crate) fn decide(
         2,
         120,
     )?;
-    if timeout_seconds >= interval_seconds {
+    if timeout_seconds > timeout_max {
         return Err(invalid("Health check interval must be greater than the timeout."));
     }
     Ok(HealthCheckRecord {
@@ -266,6 +268,11 @@ mod tests {
                 Wanted { interval_seconds: Some(10), timeout_seconds: Some(10), ..wanted() },
                 "interval must be greater than the timeout",
             ),
+            (
+                "TCP",
+                Wanted { interval_seconds: Some(10), timeout_seconds: Some(11), ..wanted() },
+                "interval must be greater than the timeout",
+            ),
             ("HTTP", Wanted { healthy_threshold: Some(1), ..wanted() }, "'2' and '10'"),
             ("HTTP", Wanted { port: Some("70000".into()), ..wanted() }, "must be 'traffic-port'"),
         ] {
@@ -274,6 +281,8 @@ mod tests {
         }
         let short = new("HTTP", Wanted { interval_seconds: Some(5), ..wanted() }).unwrap();
         assert_eq!(short.timeout_seconds, 4);
+        let whole = Wanted { interval_seconds: Some(10), timeout_seconds: Some(10), ..wanted() };
+        assert_eq!(new("TCP", whole).unwrap().timeout_seconds, 10);
     }
 
     #[test]

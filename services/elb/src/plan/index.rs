@@ -1,11 +1,12 @@
 //! All records that nodes and resolvers depend on, by what they belong to; and what is published of them.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::Ipv4Addr;
 
-use ferrogate_nodeapi::{BalancerAssignment, Names, RecordSet, Routing, Zone};
+use ferrogate_nodeapi::{BalancerAssignment, Names, RecordSet, Routing, TargetState, Zone};
 use serde::de::DeserializeOwned;
 
+use super::actions;
 use super::assignment::{self, Parts};
 use crate::state::*;
 
@@ -22,12 +23,15 @@ pub(crate) struct Index {
     /// By group id.
     targets: HashMap<String, TargetsRecord>,
     interfaces: BTreeMap<String, InterfaceRecord>,
+    /// By `balancer/zone`.
     nodes: HashMap<String, NodeRecord>,
+    /// By `balancer/zone/group`.
+    health: HashMap<String, HealthRecord>,
 }
 
 /// Whether something published depends on the record of this key.
 pub(crate) fn concerns(key: &str) -> bool {
-    !matches!(Scope::parse(key), None | Some((_, Kind::Status | Kind::Health, _)))
+    !matches!(Scope::parse(key), None | Some((_, Kind::Status, _)))
 }
 
 impl Index {
@@ -45,7 +49,8 @@ impl Index {
             Kind::Targets => drop(self.targets.insert(id.into(), parse(value)?)),
             Kind::Interface => drop(self.interfaces.insert(key.into(), parse(value)?)),
             Kind::Node => drop(self.nodes.insert(id.into(), parse(value)?)),
-            Kind::Status | Kind::Health => {}
+            Kind::Health => drop(self.health.insert(id.into(), parse(value)?)),
+            Kind::Status => {}
         }
         Ok(())
     }
@@ -60,7 +65,8 @@ impl Index {
             Kind::Targets => drop(self.targets.remove(id)),
             Kind::Interface => drop(self.interfaces.remove(key)),
             Kind::Node => drop(self.nodes.remove(id)),
-            Kind::Status | Kind::Health => {}
+            Kind::Health => drop(self.health.remove(id)),
+            Kind::Status => {}
         }
     }
 
@@ -121,21 +127,53 @@ impl Index {
         pairs.filter(|(balancer, interface)| balancer.internal || interface.public_ip.is_some())
     }
 
-    /// A zone for each name of a balancer, with the addresses of those of its zones that take traffic. `in_vpc`: the
+    /// The groups, by id, that each balancer sends to, without those that have no targets at all.
+    fn used(&self) -> HashMap<&str, BTreeSet<&str>> {
+        let listeners = self.listeners.values().map(|one| (&one.balancer_id, &one.actions));
+        let rules = self.rules.values().map(|one| (&one.balancer_id, &one.actions));
+        let has_targets = |group: &&str| {
+            let targets = self.targets.get(*group).into_iter().flat_map(|record| &record.targets);
+            targets.into_iter().any(|target| target.draining_since.is_none())
+        };
+        let mut used: HashMap<&str, BTreeSet<&str>> = HashMap::new();
+        for (balancer, actions) in listeners.chain(rules) {
+            let ids = actions::weighted_groups(actions).filter_map(|arn| arn.rsplit('/').next());
+            used.entry(balancer).or_default().extend(ids.filter(has_targets));
+        }
+        used
+    }
+
+    /// Whether the zone's node sees a healthy target in each of these groups.
+    fn can_serve<'a>(&self, node: &str, groups: impl IntoIterator<Item = &'a &'a str>) -> bool {
+        let usable =
+            |seen: &SeenRecord| matches!(seen.state, TargetState::Healthy | TargetState::Unavailable);
+        groups.into_iter().all(|group| {
+            let health = self.health.get(&format!("{node}/{group}"));
+            health.is_some_and(|health| health.targets.values().any(usable))
+        })
+    }
+
+    /// A zone for each name of a balancer, with the addresses of those of its zones that take traffic: those with a
+    /// healthy target in each group, or all when there is none (ELB user guides, "Target group health"). `in_vpc`: the
     /// address by which a public address is reached from inside a VPC.
     pub(crate) fn names(&self, revision: u64, in_vpc: fn(Ipv4Addr) -> Ipv4Addr) -> Names {
-        let mut values: BTreeMap<&str, Vec<String>> =
+        let mut values: BTreeMap<&str, Vec<(bool, String)>> =
             self.balancers.values().map(|balancer| (balancer.dns_name.as_str(), Vec::new())).collect();
+        let used = self.used();
         for (balancer, interface) in self.zones() {
-            let node = self.nodes.get(&format!("{}/{}", balancer.id, interface.zone));
-            if !node.is_some_and(|node| node.active) {
+            let node = format!("{}/{}", balancer.id, interface.zone);
+            if !self.nodes.get(&node).is_some_and(|node| node.active) {
                 continue;
             }
+            let can_serve = self.can_serve(&node, used.get(balancer.id.as_str()).into_iter().flatten());
             let public = interface.public_ip.filter(|_| !balancer.internal).map(in_vpc);
             let address = public.unwrap_or(interface.private_ip);
-            values.entry(&balancer.dns_name).or_default().push(address.to_string());
+            values.entry(&balancer.dns_name).or_default().push((can_serve, address.to_string()));
         }
-        let zone = |(name, mut values): (&str, Vec<String>)| {
+        let zone = |(name, zones): (&str, Vec<(bool, String)>)| {
+            let some_can = zones.iter().any(|(can_serve, _)| *can_serve);
+            let served = zones.into_iter().filter(|(can_serve, _)| *can_serve || !some_can);
+            let mut values: Vec<String> = served.map(|(_, address)| address).collect();
             values.sort_unstable();
             let name = name.to_lowercase();
             let record = RecordSet {
@@ -156,4 +194,4 @@ impl Index {
 
 #[cfg(test)]
 #[path = "index_tests.rs"]
-mod tests;
+pub(crate) mod tests;

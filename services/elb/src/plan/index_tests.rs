@@ -39,7 +39,7 @@ fn balancer(internal: bool) -> BalancerRecord {
     }
 }
 
-fn group() -> GroupRecord {
+pub(crate) fn group() -> GroupRecord {
     GroupRecord {
         id: "g".into(),
         scope: scope(),
@@ -103,6 +103,7 @@ fn targets(count: u8) -> TargetsRecord {
         ip: [10, 0, 2, n].into(),
         port: 8080,
         zone: Some("us-east-1a".into()),
+        outside_vpc: false,
         registered: Default::default(),
         draining_since: None,
     };
@@ -141,6 +142,43 @@ fn a_name_has_the_addresses_of_zones_that_take_traffic() {
         put(&mut index, "/elb/1/us-east-1/node/b/us-east-1a", &active);
         assert_eq!(index.names(2, wire).zones[0].records[0].values, [address]);
     }
+}
+
+#[test]
+fn zones_without_a_healthy_target_are_left_out_unless_all_are() {
+    let mut index = index(true);
+    let mut two_zones = balancer(true);
+    let second =
+        ZoneRecord { zone: "us-east-1b".into(), subnet_id: "subnet-2".into(), ..two_zones.zones[0].clone() };
+    two_zones.zones.push(second);
+    put(&mut index, BALANCER, &two_zones);
+    let mut interface = index.interfaces.values().next().unwrap().clone();
+    (interface.zone, interface.subnet_id) = ("us-east-1b".into(), "subnet-2".into());
+    interface.private_ip = "10.0.2.9".parse().unwrap();
+    put(&mut index, "/elb/1/us-east-1/interface/b/subnet-2", &interface);
+    for zone in ["a", "b"] {
+        let active = NodeRecord { active: true, problem: None };
+        put(&mut index, &format!("/elb/1/us-east-1/node/b/us-east-1{zone}"), &active);
+    }
+    let seen = |state| {
+        let seen = SeenRecord { state, reason: None, description: None };
+        HealthRecord { targets: BTreeMap::from([("10.0.2.1 8080".to_owned(), seen)]) }
+    };
+    let values = |index: &Index| index.names(1, |ip| ip).zones[0].records[0].values.clone();
+    let all = ["10.0.1.9", "10.0.2.9"];
+    assert_eq!(values(&index), all, "there are no targets");
+    put(&mut index, "/elb/1/us-east-1/targets/g", &targets(1));
+    assert_eq!(values(&index), all, "none is healthy yet");
+    let health = |zone: &str| format!("/elb/1/us-east-1/health/b/us-east-1{zone}/g");
+    assert!(concerns(&health("a")));
+    put(&mut index, &health("a"), &seen(TargetState::Healthy));
+    assert_eq!(values(&index), ["10.0.1.9"]);
+    put(&mut index, &health("b"), &seen(TargetState::Unavailable));
+    assert_eq!(values(&index), all);
+    put(&mut index, &health("a"), &seen(TargetState::Unhealthy));
+    assert_eq!(values(&index), ["10.0.2.9"]);
+    index.delete(&health("b"));
+    assert_eq!(values(&index), all, "none is left");
 }
 
 #[test]

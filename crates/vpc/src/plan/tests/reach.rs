@@ -42,6 +42,7 @@ fn open() -> Fabric {
         public_ip: public,
         security_group_ids: vec!["sg-1".into()],
         source_dest_check: true,
+        network_load_balancer: false,
     };
     let vpc = VpcFabric {
         vpc_id: "vpc-1".into(),
