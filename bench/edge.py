@@ -1,47 +1,50 @@
 """The load balancers' data plane beside nginx and HAProxy, in front of the same two backends.
 
 All of them have two worker threads, log nothing and keep connections to the backends. Requests per second are taken at
-64 connections; latency at a fixed load that all of them can carry; processor time is what the proxy's own processes
-used, divided by the requests it answered.
+64 connections; latency at a fixed load that all of them can carry; processor time is what the proxy's own threads
+ran, divided by the requests it answered. A machine is never quiet: the proxies take turns in short rounds, each round
+is compared within itself, and the median of the rounds is told with the least and the most.
 """
 
 import json
-import os
 import pathlib
 import re
 import shutil
 import signal
 import subprocess
+import sys
 import time
 import uuid
 
 from ours import ROOT, wait_for
-from table import Row, p99
+from table import Row, median, p99
 
 EXAMPLE = ROOT / "target/release/examples/alb"
 CONNECTIONS = 64
-SECONDS = 4
+SECONDS = 1
+ROUNDS, LATENCY_ROUNDS, STREAM_ROUNDS = 4, 3, 3
 FIXED_RATE = 2000
+# A tool that is not over this long after its time is ended, and what it found by then counts as nothing.
+LATE_SECONDS = 10
 BACKENDS = [18081, 18082]
 PLAIN, TLS, TCP = 0, 1, 2
 PAGE_BYTES = 1024
-FILE_MB = 512
-TICKS = os.sysconf("SC_CLK_TCK")
+FILE_GB = 64
 
 
 def processor_seconds(pid):
-    """Of a process and its children, those that ended and those that run."""
-    total = 0.0
+    """Of all threads of a process and its children; the scheduler's own count, ticks are too coarse."""
+    total = 0
     for entry in pathlib.Path("/proc").iterdir():
         if not entry.name.isdigit():
             continue
         try:
-            fields = (entry / "stat").read_text().rsplit(")", 1)[1].split()
+            parent = int((entry / "stat").read_text().rsplit(")", 1)[1].split()[1])
+            if pid in (int(entry.name), parent):
+                total += sum(int((task / "schedstat").read_text().split()[0]) for task in (entry / "task").iterdir())
         except OSError:
             continue
-        if int(entry.name) == pid or int(fields[1]) == pid:
-            total += (int(fields[11]) + int(fields[12])) / TICKS
-    return total
+    return total / 1e9
 
 
 class Proxy:
@@ -66,7 +69,7 @@ def backends(home):
     home.chmod(0o755)
     (root / "page").write_bytes(b"x" * PAGE_BYTES)
     with open(root / "file", "wb") as file:
-        file.truncate(FILE_MB << 20)
+        file.truncate(FILE_GB << 30)
     servers = "".join(f"server {{ listen 127.0.0.1:{port} reuseport; root {root}; }}\n" for port in BACKENDS)
     return nginx(home, "backends", f"keepalive_requests 1000000; sendfile on;\n{servers}", 2)
 
@@ -110,7 +113,7 @@ def haproxy(home, base, both):
     servers = "".join(f"  server s{port} 127.0.0.1:{port}\n" for port in BACKENDS)
     config = home / "haproxy.cfg"
     config.write_text(
-        "global\n  nbthread 2\n  maxconn 16384\ndefaults\n  timeout connect 5s\n  timeout client 60s\n  timeout server 60s\n"
+        "global\n  nbthread 2\n  maxconn 4096\ndefaults\n  timeout connect 5s\n  timeout client 60s\n  timeout server 60s\n"
         f"frontend http\n  mode http\n  bind 127.0.0.1:{base + PLAIN}\n  bind 127.0.0.1:{base + TLS} ssl crt {both} alpn h2,http/1.1\n"
         "  option forwardfor\n  default_backend web\n"
         f"backend web\n  mode http\n  balance roundrobin\n  http-reuse always\n{servers}"
@@ -176,15 +179,27 @@ def assignment(base):
     }
 
 
+def bounded(command, seconds=SECONDS, codes=(0,)):
+    """The tool's output; `None` when it did not end in time, which is told."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=seconds + LATE_SECONDS)
+    except subprocess.TimeoutExpired:
+        print(f"no end of {' '.join(map(str, command))}", file=sys.stderr)
+        return None
+    if done.returncode not in codes:
+        raise RuntimeError(f"{command[0]} ended with {done.returncode}: {done.stderr}{done.stdout}")
+    return done.stdout
+
+
 def closed_loop(proxy, kind, keep):
     """Requests per second, and processor microseconds of the proxy for each."""
     scheme = "https" if kind == TLS else "http"
     command = ["wrk", "-t2", f"-c{CONNECTIONS}", f"-d{SECONDS}s"] + ([] if keep else ["-H", "Connection: close"])
     before = processor_seconds(proxy.process.pid)
-    said = subprocess.run(
-        command + [f"{scheme}://127.0.0.1:{proxy.ports[kind]}/page"], check=True, capture_output=True, text=True
-    ).stdout
+    said = bounded(command + [f"{scheme}://127.0.0.1:{proxy.ports[kind]}/page"])
     used = processor_seconds(proxy.process.pid) - before
+    if said is None:
+        return None
     if "Non-2xx" in said:
         raise RuntimeError(f"{proxy.name}: {said}")
     count = int(re.search(r"(\d+) requests in", said)[1])
@@ -192,30 +207,67 @@ def closed_loop(proxy, kind, keep):
 
 
 def fixed_load(proxy, kind, home):
-    """Milliseconds of each answer at FIXED_RATE, whatever the proxy could do."""
+    """The 99th percentile, in milliseconds, at FIXED_RATE whatever the proxy could do."""
     scheme = "https" if kind == TLS else "http"
     log = home / f"h2load-{uuid.uuid4().hex}"
     clients = 20
-    subprocess.run(
+    before = processor_seconds(proxy.process.pid)
+    said = bounded(
         ["h2load", "--h1", "-t1", f"-c{clients}", f"--rps={FIXED_RATE // clients}", f"-D{SECONDS}", f"--log-file={log}",
          f"{scheme}://127.0.0.1:{proxy.ports[kind]}/page"],
-        check=True, capture_output=True,
     )
-    return [int(line.split("\t")[2]) / 1000 for line in log.read_text().splitlines()]
+    if said is None:
+        return None
+    used = processor_seconds(proxy.process.pid) - before
+    took = [int(line.split("\t")[2]) / 1000 for line in log.read_text().splitlines()]
+    return p99(took), used / len(took) * 1e6
 
 
 def throughput(proxy):
+    """MiB per second of one download that is cut when its time is over, and processor seconds per GiB."""
     url = f"http://127.0.0.1:{proxy.ports[TCP]}/file"
-    before, began = processor_seconds(proxy.process.pid), time.perf_counter()
-    subprocess.run(["curl", "-sf", "-o", "/dev/null", url], check=True)
-    took = time.perf_counter() - began
-    return FILE_MB / took, (processor_seconds(proxy.process.pid) - before) / (FILE_MB / 1024)
+    before = processor_seconds(proxy.process.pid)
+    timed_out = 28
+    said = bounded(
+        ["curl", "-s", "-o", "/dev/null", "-m", str(SECONDS), "-w", "%{size_download} %{time_total}", url], codes=(0, timed_out)
+    )
+    if said is None:
+        return None
+    taken, took = (float(word) for word in said.split())
+    return taken / took / (1 << 20), (processor_seconds(proxy.process.pid) - before) / (taken / (1 << 30))
 
 
-def against(mine, others, more_is_better=True):
-    best = max(others.values()) if more_is_better else min(others.values())
-    goal = "goal: at least 0.8×" if more_is_better else ""
-    return f"ours is {mine / best:.2f}× the better" + (f" ({goal})" if goal else "")
+def in_turn(rounds, proxies, measure):
+    """What `measure` found of each proxy in each round; a round in which one of them failed is left out."""
+    found = {proxy.name: [] for proxy in proxies}
+    for at in range(rounds):
+        turn = {proxy.name: measure(proxy) for proxy in proxies[at % len(proxies) :] + proxies[: at % len(proxies)]}
+        if all(turn.values()):
+            for name, value in turn.items():
+                found[name].append(value)
+    if not found["Ferrogate"]:
+        raise RuntimeError("there was no round in which every proxy answered")
+    return found
+
+
+def against(found, at, more_is_better):
+    """Ours over the best of the others, within each round: 1.25× is a quarter better than it."""
+    others = {name: median([value[at] for value in values]) for name, values in found.items() if name != "Ferrogate"}
+    best = (max if more_is_better else min)(others, key=others.get)
+    ratios = [mine[at] / theirs[at] for mine, theirs in zip(found["Ferrogate"], found[best])]
+    ratios = ratios if more_is_better else [1 / ratio for ratio in ratios]
+    return f"{median(ratios):.2f}× {best} ({min(ratios):.2f} to {max(ratios):.2f})"
+
+
+def compared(what, found, value, cost, more_is_better=True):
+    rows = []
+    for name, values in found.items():
+        main, processor = (median([pair[at] for pair in values]) for at in (0, 1))
+        ratio = ""
+        if name == "Ferrogate":
+            ratio = f"{against(found, 0, more_is_better)}; processor {against(found, 1, False)}"
+        rows.append(Row(what, name, value(main), cost(processor), ratio))
+    return rows
 
 
 def balancer(tasks, home):
@@ -224,28 +276,21 @@ def balancer(tasks, home):
     pem, key, both = certificate(home)
     behind = subprocess.Popen(backends(home), stdin=subprocess.DEVNULL)
     rows, proxies = [], []
+    each, per_gib = (lambda cost: f"{cost:.1f} µs of processor each"), (lambda cost: f"{cost:.2f} s of processor per GiB")
     try:
         wait_for(("127.0.0.1", BACKENDS[0]), behind, period=0.02)
-        proxies = [nginx_proxy(home, 18100, pem, key), haproxy(home, 18200, both), ours(home, 18300, pem, key)]
+        for start in (lambda: nginx_proxy(home, 18100, pem, key), lambda: haproxy(home, 18200, both), lambda: ours(home, 18300, pem, key)):
+            proxies.append(start())
         for kind, secured in ((PLAIN, ""), (TLS, ", TLS")):
             for keep, kept in ((True, "kept connections"), (False, "a new connection each")):
+                found = in_turn(ROUNDS, proxies, lambda proxy: closed_loop(proxy, kind, keep))
                 what = f"requests through a balancer, {kept}{secured}"
-                found = {proxy.name: closed_loop(proxy, kind, keep) for proxy in proxies}
-                rates = {name: rate for name, (rate, _) in found.items()}
-                mine = rates.pop("Ferrogate")
-                for name, (rate, cost) in found.items():
-                    ratio = against(mine, rates) if name == "Ferrogate" else ""
-                    rows.append(Row(what, name, f"{rate:,.0f}/s", f"{cost:.0f} µs of processor each", ratio))
-            found = {proxy.name: p99(fixed_load(proxy, kind, home)) for proxy in proxies}
-            peers = {name: value for name, value in found.items() if name != "Ferrogate"}
-            for name, value in found.items():
-                ratio = against(value, peers, False) if name == "Ferrogate" else ""
-                rows.append(Row(f"p99 at {FIXED_RATE:,}/s, kept connections{secured}", name, "", f"{value:.2f} ms", ratio))
-        found = {proxy.name: throughput(proxy) for proxy in proxies if proxy.name != "nginx"}
-        peers = {"HAProxy": found["HAProxy"][0]}
-        for name, (rate, cost) in found.items():
-            ratio = against(rate, peers) if name == "Ferrogate" else ""
-            rows.append(Row("one stream through a TCP balancer", name, f"{rate:,.0f} MiB/s", f"{cost:.2f} s of processor per GiB", ratio))
+                rows += compared(what, found, lambda rate: f"{rate:,.0f}/s", each)
+            found = in_turn(LATENCY_ROUNDS, proxies, lambda proxy: fixed_load(proxy, kind, home))
+            what = f"p99 at {FIXED_RATE:,}/s, kept connections{secured}"
+            rows += compared(what, found, lambda worst: f"{worst:.2f} ms", each, more_is_better=False)
+        found = in_turn(STREAM_ROUNDS, proxies[1:], throughput)
+        rows += compared("one stream through a TCP balancer", found, lambda rate: f"{rate:,.0f} MiB/s", per_gib)
     finally:
         for proxy in proxies:
             proxy.stop()

@@ -12,6 +12,10 @@ use ferrogate_edge::alb::Alb;
 use ferrogate_edge::l4::Flows;
 use ferrogate_edge::{Certificates, Edge, LogKind};
 use ferrogate_nodeapi::{BalancerAssignment, Certificate, ListenerProtocol, TargetState};
+use socket2::{Domain, Socket, Type};
+
+/// Connections that wait to be accepted.
+const BACKLOG: i32 = 8192;
 
 type Fault = Box<dyn std::error::Error>;
 
@@ -41,6 +45,17 @@ fn arguments() -> Result<Arguments, Fault> {
     Ok(Arguments { assignment: serde_json::from_slice(&std::fs::read(file)?)?, certificate, threads })
 }
 
+/// One of the sockets of a port: each thread has its own, as in `ferrogate-edge`.
+fn listen(at: SocketAddr) -> std::io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(at), Type::STREAM, None)?;
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&at.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
 fn main() -> Result<(), Fault> {
     tracing_subscriber::fmt().with_writer(std::io::stderr).init();
     let Arguments { assignment, certificate, threads } = arguments()?;
@@ -60,12 +75,15 @@ fn main() -> Result<(), Fault> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build()?;
     runtime.block_on(async {
         for (port, protocol) in listeners {
-            let socket = TcpListener::bind(SocketAddr::new(address, port))?;
+            let at = SocketAddr::new(address, port);
             match protocol {
-                ListenerProtocol::Http | ListenerProtocol::Https => alb.listen(port, vec![socket])?,
+                ListenerProtocol::Http | ListenerProtocol::Https => {
+                    let sockets = (0..threads).map(|_| listen(at));
+                    alb.listen(port, sockets.collect::<std::io::Result<_>>()?)?;
+                }
                 ListenerProtocol::Tcp | ListenerProtocol::Tls => {
-                    socket.set_nonblocking(true)?;
-                    tokio::spawn(flows.clone().tcp(port, tokio::net::TcpListener::from_std(socket)?));
+                    let socket = tokio::net::TcpListener::from_std(listen(at)?)?;
+                    tokio::spawn(flows.clone().tcp(port, socket));
                 }
                 other => return Err(format!("listener {port}: {other:?} is not served here").into()),
             }

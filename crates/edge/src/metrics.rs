@@ -2,7 +2,7 @@
 //! names and sums are put together once per report.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -57,12 +57,27 @@ metrics! {
     TcpTargetResets = "TCP_Target_Reset_Count",
 }
 
+/// Threads count apart, so that they do not take a cache line from each other with every request.
+const SHARDS: usize = 8;
+
 /// The sums of a balancer, or of one of its target groups.
 pub struct Counters {
-    sums: [AtomicU64; NAMES.len()],
-    response_time: ResponseTime,
+    shards: [Shard; SHARDS],
     connections: AtomicU64,
     connections_max: AtomicU64,
+}
+
+#[repr(align(128))]
+struct Shard {
+    sums: [AtomicU64; NAMES.len()],
+    response_time: ResponseTime,
+}
+
+thread_local! {
+    static SHARD: usize = {
+        static THREADS: AtomicUsize = AtomicUsize::new(0);
+        THREADS.fetch_add(1, Relaxed) % SHARDS
+    };
 }
 
 /// `TargetResponseTime`, in microseconds.
@@ -73,9 +88,9 @@ struct ResponseTime {
     maximum: AtomicU64,
 }
 
-impl Default for Counters {
-    fn default() -> Self {
-        Counters {
+impl Shard {
+    const fn new() -> Shard {
+        Shard {
             sums: [const { AtomicU64::new(0) }; NAMES.len()],
             response_time: ResponseTime {
                 sum: AtomicU64::new(0),
@@ -83,6 +98,14 @@ impl Default for Counters {
                 minimum: AtomicU64::new(u64::MAX),
                 maximum: AtomicU64::new(0),
             },
+        }
+    }
+}
+
+impl Default for Counters {
+    fn default() -> Self {
+        Counters {
+            shards: [const { Shard::new() }; SHARDS],
             connections: AtomicU64::new(0),
             connections_max: AtomicU64::new(0),
         }
@@ -90,26 +113,31 @@ impl Default for Counters {
 }
 
 impl Counters {
+    fn shard(&self) -> &Shard {
+        &self.shards[SHARD.with(|shard| *shard)]
+    }
+
     pub fn add(&self, metric: Metric, count: u64) {
-        self.sums[metric as usize].fetch_add(count, Relaxed);
+        self.shard().sums[metric as usize].fetch_add(count, Relaxed);
     }
 
     /// Since the report before.
     pub fn count(&self, metric: Metric) -> u64 {
-        self.sums[metric as usize].load(Relaxed)
+        self.shards.iter().map(|shard| shard.sums[metric as usize].load(Relaxed)).sum()
     }
 
     /// From the request having left to the response's head.
     pub fn target_response_time(&self, took: Duration) {
         let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
-        self.response_time.sum.fetch_add(micros, Relaxed);
-        self.response_time.samples.fetch_add(1, Relaxed);
+        let times = &self.shard().response_time;
+        times.sum.fetch_add(micros, Relaxed);
+        times.samples.fetch_add(1, Relaxed);
         // Most values are no extreme: a look is cheaper than a write that others must see.
-        if micros < self.response_time.minimum.load(Relaxed) {
-            self.response_time.minimum.fetch_min(micros, Relaxed);
+        if micros < times.minimum.load(Relaxed) {
+            times.minimum.fetch_min(micros, Relaxed);
         }
-        if micros > self.response_time.maximum.load(Relaxed) {
-            self.response_time.maximum.fetch_max(micros, Relaxed);
+        if micros > times.maximum.load(Relaxed) {
+            times.maximum.fetch_max(micros, Relaxed);
         }
     }
 
@@ -118,6 +146,10 @@ impl Counters {
         let now = self.connections.fetch_add(1, Relaxed) + 1;
         self.connections_max.fetch_max(now, Relaxed);
         OpenConnection { counters: self.clone() }
+    }
+
+    fn has_counted(&self) -> bool {
+        self.shards.iter().flat_map(|shard| &shard.sums).any(|sum| sum.load(Relaxed) > 0)
     }
 
     pub fn open_connections(&self) -> u64 {
@@ -133,20 +165,23 @@ impl Counters {
             maximum,
             samples,
         };
-        for (name, sum) in NAMES.iter().zip(&self.sums) {
-            let sum = sum.swap(0, Relaxed) as f64;
+        let all = |of: fn(&ResponseTime) -> &AtomicU64, empty: u64| {
+            self.shards.iter().map(move |shard| of(&shard.response_time).swap(empty, Relaxed))
+        };
+        for (at, name) in NAMES.iter().enumerate() {
+            let sum = self.shards.iter().map(|shard| shard.sums[at].swap(0, Relaxed)).sum::<u64>() as f64;
             if sum > 0.0 {
                 out.push(metric(name, sum, sum, sum, 1));
             }
         }
-        let samples = self.response_time.samples.swap(0, Relaxed);
+        let samples = all(|times| &times.samples, 0).sum();
         if samples > 0 {
             let seconds = |micros: u64| micros as f64 / 1e6;
             out.push(metric(
                 "TargetResponseTime",
-                seconds(self.response_time.sum.swap(0, Relaxed)),
-                seconds(self.response_time.minimum.swap(u64::MAX, Relaxed)),
-                seconds(self.response_time.maximum.swap(0, Relaxed)),
+                seconds(all(|times| &times.sum, 0).sum()),
+                seconds(all(|times| &times.minimum, u64::MAX).min().unwrap_or_default()),
+                seconds(all(|times| &times.maximum, 0).max().unwrap_or_default()),
                 samples,
             ));
         }
@@ -204,7 +239,7 @@ impl Metrics {
         self.groups
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
-            .retain(|arn, counters| assigned(arn) || counters.sums.iter().any(|sum| sum.load(Relaxed) > 0));
+            .retain(|arn, counters| assigned(arn) || counters.has_counted());
     }
 }
 

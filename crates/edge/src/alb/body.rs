@@ -10,8 +10,9 @@ use bytes::Bytes;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use tokio::time::Sleep;
 
-use super::pool::Lease;
+use super::pool::{Carrier, Lease};
 use super::record::Record;
+use super::target::Broken;
 use super::wire::Wire;
 
 /// A request's body on its way to a target.
@@ -73,7 +74,9 @@ impl Body for RequestBody {
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum CutShort {
     #[error("the target broke its response off")]
-    Target(#[source] hyper::Error),
+    Target(#[source] Broken),
+    #[error("the target broke its response off")]
+    Http2(#[source] hyper::Error),
     #[error("the target sent nothing more of its response for {0:?}")]
     Idle(Duration),
 }
@@ -91,7 +94,7 @@ enum From {
 }
 
 struct TargetBody {
-    body: Incoming,
+    /// Given back when the body is over.
     lease: Option<Lease>,
     idle: Duration,
     silent: Option<(Instant, Pin<Box<Sleep>>)>,
@@ -103,12 +106,12 @@ impl ResponseBody {
         ResponseBody { from, record: Some(record) }.end_if_over()
     }
 
-    pub(crate) fn target(body: Incoming, lease: Lease, idle: Duration, record: Box<Record>) -> ResponseBody {
-        if body.is_end_stream() {
+    pub(crate) fn target(lease: Lease, idle: Duration, record: Box<Record>) -> ResponseBody {
+        if lease.is_over() {
             lease.give_back();
             return ResponseBody { from: From::Empty, record: Some(record) }.end_if_over();
         }
-        let target = TargetBody { body, lease: Some(lease), idle, silent: None };
+        let target = TargetBody { lease: Some(lease), idle, silent: None };
         ResponseBody { from: From::Target(Box::new(target)), record: Some(record) }
     }
 
@@ -131,19 +134,53 @@ impl ResponseBody {
     }
 }
 
+impl Lease {
+    /// The response has no more body.
+    pub(super) fn is_over(&self) -> bool {
+        match &self.carrier {
+            Carrier::Http1(connection) => connection.is_over(),
+            Carrier::Http2(_, body) => body.as_ref().is_none_or(Body::is_end_stream),
+        }
+    }
+
+    /// How long the rest of the response's body is.
+    pub(super) fn size_hint(&self) -> SizeHint {
+        match &self.carrier {
+            Carrier::Http1(connection) => {
+                connection.length().map_or_else(SizeHint::default, SizeHint::with_exact)
+            }
+            Carrier::Http2(_, body) => body.as_ref().map_or_else(SizeHint::default, Body::size_hint),
+        }
+    }
+
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, CutShort>>> {
+        match &mut self.carrier {
+            Carrier::Http1(connection) => {
+                connection.poll_body(cx).map(|piece| Some(piece?.map(Frame::data).map_err(CutShort::Target)))
+            }
+            Carrier::Http2(_, Some(body)) => {
+                Pin::new(body).poll_frame(cx).map(|frame| Some(frame?.map_err(CutShort::Http2)))
+            }
+            Carrier::Http2(_, None) => Poll::Ready(None),
+        }
+    }
+}
+
 impl TargetBody {
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, CutShort>>> {
-        match Pin::new(&mut self.body).poll_frame(cx) {
+        let Some(lease) = &mut self.lease else { return Poll::Ready(None) };
+        match lease.poll_frame(cx) {
             Poll::Ready(frame) => {
                 // The timer stays: the next wait would make it anew.
                 if let Some((since, _)) = &mut self.silent {
                     *since = Instant::now();
                 }
-                let over = frame.is_none() || self.body.is_end_stream();
-                if over && let Some(lease) = self.lease.take() {
+                if (frame.is_none() || lease.is_over())
+                    && let Some(lease) = self.lease.take()
+                {
                     lease.give_back();
                 }
-                Poll::Ready(frame.map(|frame| frame.map_err(CutShort::Target)))
+                Poll::Ready(frame)
             }
             Poll::Pending => self.poll_silence(cx),
         }
@@ -201,7 +238,7 @@ impl Body for ResponseBody {
         match &self.from {
             From::Empty => true,
             From::Own(_) => false,
-            From::Target(target) => target.body.is_end_stream(),
+            From::Target(target) => target.lease.as_ref().is_none_or(Lease::is_over),
         }
     }
 
@@ -209,7 +246,9 @@ impl Body for ResponseBody {
         match &self.from {
             From::Empty => SizeHint::with_exact(0),
             From::Own(body) => SizeHint::with_exact(body.len() as u64),
-            From::Target(target) => target.body.size_hint(),
+            From::Target(target) => {
+                target.lease.as_ref().map_or_else(|| SizeHint::with_exact(0), Lease::size_hint)
+            }
         }
     }
 }

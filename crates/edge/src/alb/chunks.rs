@@ -1,4 +1,5 @@
-//! How far a chunked body goes, so that the next head is looked at where it begins. Pure; nothing is decoded.
+//! How far a chunked body goes: a client's, so that the next head is looked at where it begins, and a target's, whose data
+//! is taken out. Pure.
 
 /// Hex digits of a chunk's size.
 const SIZE_DIGITS_MAX: u8 = 15;
@@ -17,6 +18,8 @@ enum At {
         digits: u8,
         size: u64,
     },
+    /// Blanks behind a target's size.
+    Pad(u64),
     Extension {
         bytes: u16,
         size: u64,
@@ -27,6 +30,7 @@ enum At {
     DataLf,
     /// At the beginning of a trailer line, or of the empty one that ends all.
     TrailerStart,
+    TrailerName,
     Trailer,
     TrailerLf,
     EndLf,
@@ -38,31 +42,57 @@ enum At {
 pub(super) struct Chunks {
     at: At,
     trailer_bytes: u16,
+    /// Old servers fill the size up with blanks. They do no harm in a response: it is framed anew.
+    padded: bool,
+}
+
+/// What comes next of a chunked body, and how many bytes of it there are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Piece {
+    Data(usize),
+    Framing(usize),
 }
 
 impl Default for Chunks {
     fn default() -> Self {
-        Chunks { at: At::Size { digits: 0, size: 0 }, trailer_bytes: 0 }
+        Chunks { at: At::Size { digits: 0, size: 0 }, trailer_bytes: 0, padded: false }
     }
 }
 
 impl Chunks {
+    pub(super) fn of_target() -> Chunks {
+        Chunks { padded: true, ..Chunks::default() }
+    }
+
+    pub(super) fn is_over(&self) -> bool {
+        self.at == At::End
+    }
+
     /// How many of the bytes belong to the body, and whether it ends there.
     pub(super) fn pass(&mut self, bytes: &[u8]) -> Result<(usize, bool), BadChunk> {
         let mut used = 0;
-        while used < bytes.len() && self.at != At::End {
-            if let At::Data(left) = self.at {
-                let rest = bytes.len() - used;
-                let take = usize::try_from(left).unwrap_or(rest).min(rest);
-                used += take;
-                let left = left - take as u64;
-                self.at = if left == 0 { At::DataCr } else { At::Data(left) };
-                continue;
-            }
+        while used < bytes.len() && !self.is_over() {
+            used += match self.piece(&bytes[used..])? {
+                Piece::Data(bytes) | Piece::Framing(bytes) => bytes,
+            };
+        }
+        Ok((used, self.is_over()))
+    }
+
+    /// Data as far as it goes, or framing up to the next data or the end; of no bytes, nothing.
+    pub(super) fn piece(&mut self, bytes: &[u8]) -> Result<Piece, BadChunk> {
+        if let At::Data(left) = self.at {
+            let take = usize::try_from(left).unwrap_or(bytes.len()).min(bytes.len());
+            let left = left - take as u64;
+            self.at = if left == 0 { At::DataCr } else { At::Data(left) };
+            return Ok(Piece::Data(take));
+        }
+        let mut used = 0;
+        while used < bytes.len() && !matches!(self.at, At::Data(_) | At::End) {
             self.at = self.next(bytes[used])?;
             used += 1;
         }
-        Ok((used, self.at == At::End))
+        Ok(Piece::Framing(used))
     }
 
     fn next(&mut self, byte: u8) -> Result<At, BadChunk> {
@@ -72,7 +102,9 @@ impl Chunks {
                 At::Size { digits: digits + 1, size: size * 16 + digit }
             }
             (At::Size { digits: 1.., size }, b'\r') => At::SizeLf(size),
-            (At::Size { digits: 1.., size }, b';') => At::Extension { bytes: 0, size },
+            (At::Size { digits: 1.., size } | At::Pad(size), b' ' | b'\t') if self.padded => At::Pad(size),
+            (At::Pad(size), b'\r') => At::SizeLf(size),
+            (At::Size { digits: 1.., size } | At::Pad(size), b';') => At::Extension { bytes: 0, size },
             (At::Extension { size, .. }, b'\r') => At::SizeLf(size),
             (At::Extension { bytes, size }, byte) if text(byte) && bytes < EXTENSION_BYTES_MAX => {
                 At::Extension { bytes: bytes + 1, size }
@@ -82,9 +114,14 @@ impl Chunks {
             (At::DataCr, b'\r') => At::DataLf,
             (At::DataLf, b'\n') => At::Size { digits: 0, size: 0 },
             (At::TrailerStart, b'\r') => At::EndLf,
-            (At::TrailerStart | At::Trailer, byte)
-                if text(byte) && self.trailer_bytes < TRAILER_BYTES_MAX =>
+            (At::TrailerStart | At::TrailerName, byte)
+                if token(byte) && self.trailer_bytes < TRAILER_BYTES_MAX =>
             {
+                self.trailer_bytes += 1;
+                At::TrailerName
+            }
+            (At::TrailerName, b':') => At::Trailer,
+            (At::Trailer, byte) if text(byte) && self.trailer_bytes < TRAILER_BYTES_MAX => {
                 self.trailer_bytes += 1;
                 At::Trailer
             }
@@ -94,6 +131,11 @@ impl Chunks {
             _ => return Err(BadChunk),
         })
     }
+}
+
+/// Of a field's name.
+fn token(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
 
 fn text(byte: u8) -> bool {
@@ -137,9 +179,27 @@ mod tests {
             "4\r\nwiki\n",
             "0\r\nX: y\n\r\n",
             "0\r\nX: \0\r\n",
+            "0\r\nno field\r\n\r\n",
+            "0\r\n: v\r\n\r\n",
         ] {
             assert_eq!(all(text), Err(BadChunk), "{text:?}");
         }
+    }
+
+    #[test]
+    fn data_is_taken_out() {
+        let bytes = b"4 \r\nwiki\r\n3;x\r\nped\r\n0\r\nT: v\r\n\r\nGET";
+        let (mut chunks, mut used, mut data) = (Chunks::of_target(), 0, Vec::new());
+        while !chunks.is_over() {
+            match chunks.piece(&bytes[used..]).unwrap() {
+                Piece::Framing(bytes) => used += bytes,
+                Piece::Data(count) => {
+                    data.extend_from_slice(&bytes[used..used + count]);
+                    used += count;
+                }
+            }
+        }
+        assert_eq!((&data[..], &bytes[used..]), (&b"wikiped"[..], &b"GET"[..]));
     }
 
     proptest! {

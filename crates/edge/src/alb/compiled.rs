@@ -21,6 +21,8 @@ pub struct Compiled {
 
 pub(crate) struct HttpListener {
     pub(crate) port: u16,
+    /// The same, as a header's value.
+    pub(crate) port_text: HeaderValue,
     /// `None`: HTTP.
     pub(crate) tls: Option<TlsListener>,
     rules: Vec<HttpRule>,
@@ -119,7 +121,8 @@ impl HttpListener {
             action: action(&listener.listener_arn, &listener.default_action, groups, listener.port)?,
         };
         let headers = HeaderAttributes::new(listener)?;
-        Ok(HttpListener { port: listener.port, tls, rules, default, headers })
+        let port = listener.port;
+        Ok(HttpListener { port, port_text: port.into(), tls, rules, default, headers })
     }
 
     /// The first rule by priority whose conditions hold, and how many were looked at.

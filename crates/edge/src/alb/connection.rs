@@ -1,9 +1,11 @@
 //! One connection of a client: TLS, HTTP/1.1 or HTTP/2, until it ends, is idle, too old, or its listener goes.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
+use futures_util::future::BoxFuture;
+use http::HeaderValue;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use jiff::Timestamp;
@@ -13,6 +15,7 @@ use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
+use super::compiled::HttpListener;
 use super::guard::Guard;
 use super::head::HEAD_BYTES_MAX;
 use super::record::time;
@@ -42,10 +45,20 @@ pub(crate) struct Connection {
     /// Of the listener.
     pub(crate) port: u16,
     pub(crate) peer: SocketAddr,
-    pub(crate) local: SocketAddr,
+    /// The peer's address as a header's value, once a request needed it.
+    client_ip: OnceLock<HeaderValue>,
     pub(crate) tls: Option<Tls>,
-    /// `TID_…`: the same in the connection log and in the access log.
-    pub(crate) trace_id: String,
+    /// The same in the connection log and in the access log.
+    pub(crate) trace_id: TraceId,
+}
+
+/// `TID_…`
+pub(crate) struct TraceId([u64; 2]);
+
+impl std::fmt::Display for TraceId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "TID_{:016x}{:016x}", self.0[0], self.0[1])
+    }
 }
 
 /// What was agreed on in the handshake.
@@ -60,6 +73,11 @@ pub(crate) struct Tls {
 impl Connection {
     pub(crate) fn scheme(&self) -> &'static str {
         if self.tls.is_some() { "https" } else { "http" }
+    }
+
+    pub(crate) fn client_ip(&self) -> &HeaderValue {
+        let text = || HeaderValue::try_from(self.peer.ip().to_string());
+        self.client_ip.get_or_init(|| text().unwrap_or(HeaderValue::from_static("unknown")))
     }
 
     pub(crate) fn is_http2(&self) -> bool {
@@ -80,24 +98,36 @@ pub(crate) async fn serve(
     counters.add(Metric::NewConnections, 1);
     let live = worker.live();
     let Some(listener) = live.http.listener(port) else { return };
-    let Ok(local) = tcp.local_addr() else { return };
     let connection = Connection {
         worker: worker.clone(),
         wire: Arc::default(),
         port,
         peer: SocketAddr::new(peer.ip().to_canonical(), peer.port()),
-        local,
+        client_ip: OnceLock::new(),
         tls: None,
-        trace_id: format!("TID_{:016x}{:016x}", random::next(), random::next()),
+        trace_id: TraceId([random::next(), random::next()]),
     };
     let logged = live.assignment.attributes.connection_logs.is_some();
-    let Some(tls) = &listener.tls else {
-        if logged {
-            log(&connection, None, Ok(()));
-        }
+    if listener.tls.is_some() {
+        let listener = listener.clone();
         drop(live);
-        return requests(connection, tcp, stop).await;
-    };
+        return Box::pin(handshake(connection, listener, logged, tcp, stop)).await;
+    }
+    if logged {
+        log(&connection, None, Ok(()));
+    }
+    drop(live);
+    requests(connection, tcp, stop).await;
+}
+
+async fn handshake(
+    connection: Connection,
+    listener: Arc<HttpListener>,
+    logged: bool,
+    tcp: TcpStream,
+    stop: watch::Receiver<bool>,
+) {
+    let Some(tls) = &listener.tls else { return };
     let began = Instant::now();
     let accepting = TlsAcceptor::from(tls.config.clone()).accept(tcp);
     let accepted = match tokio::time::timeout(TLS_TIME_MAX, Box::pin(accepting)).await {
@@ -111,12 +141,12 @@ pub(crate) async fn serve(
             if logged {
                 log(&connection, Some(began.elapsed()), Ok(()));
             }
-            drop(live);
+            drop(listener);
             requests(connection, stream, stop).await;
         }
         Err(error) => {
             tracing::debug!(%error, "a TLS handshake failed");
-            counters.add(Metric::ClientTlsErrors, 1);
+            connection.worker.edge.metrics.balancer.add(Metric::ClientTlsErrors, 1);
             if logged {
                 log(&connection, Some(began.elapsed()), Err(tls::HANDSHAKE_FAILED));
             }
@@ -161,7 +191,8 @@ fn log(connection: &Connection, handshake: Option<Duration>, result: Result<(), 
     connection.worker.edge.logs.push(LogKind::Connection, line);
 }
 
-async fn requests<S>(connection: Connection, stream: S, stop: watch::Receiver<bool>)
+/// Boxed, so that it is in place once and for all.
+fn requests<S>(connection: Connection, stream: S, stop: watch::Receiver<bool>) -> BoxFuture<'static, ()>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -176,10 +207,11 @@ where
     let wire = connection.wire.clone();
     if connection.is_http2() {
         let guard = Guard::http2(stream, wire, counters, idle);
-        return Box::pin(http2(connection, TokioIo::new(guard), age, stop)).await;
+        return Box::pin(http2(connection, TokioIo::new(guard), age, stop));
     }
     let guard = Guard::http1(stream, wire, counters, idle);
-    Box::pin(http1(connection, TokioIo::new(guard), age, stop)).await;
+    let guard = if connection.tls.is_none() { guard.ended_by_drop() } else { guard };
+    Box::pin(http1(connection, TokioIo::new(guard), age, stop))
 }
 
 /// Runs a connection until it is over; when it is to end, the requests under way are finished.

@@ -1,24 +1,25 @@
 //! A forward action: a target is chosen, the request sent, its response relayed.
 
+use std::future::poll_fn;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
-use std::time::Duration;
 
 use ferrogate_nodeapi::{ProtocolVersion, TargetProtocol};
 use http::{
-    HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header, request, uri,
+    HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header, request, response, uri,
 };
 use hyper::body::Incoming;
+use hyper::client::conn::http2;
 
 use super::body::{RequestBody, ResponseBody};
 use super::choose::Eligible;
 use super::compiled::{Forward, Routed};
 use super::head::Class;
 use super::headers::{self, Origin};
-use super::pool::{ConnectError, Lease, Sender};
+use super::pool::{Carrier, ConnectError, Lease};
 use super::record::{Kind, trace_text};
 use super::request::{CONNECTION, Exchange, host, now_seconds};
 use super::sticky;
+use super::target::Connection;
 use super::upgrade;
 use crate::metrics::Metric;
 use crate::rules::Transformed;
@@ -55,12 +56,9 @@ pub(crate) async fn forward(
         };
     match send(&mut exchange, group, &target, parts, body).await {
         Err(failure) => exchange.error(failure.status()),
-        Ok((response, _)) if response.status() == StatusCode::SWITCHING_PROTOCOLS && client.is_none() => {
-            exchange.error(502)
-        }
-        Ok((response, lease)) => {
+        Ok((head, lease)) => {
             let relay = Relay { action, routed, target: &target, now };
-            relay.response(exchange, response, lease, client)
+            relay.response(exchange, head, lease, client)
         }
     }
 }
@@ -119,7 +117,8 @@ fn prepare(
     let tls = exchange.connection.tls.as_ref().map(|tls| (tls.version, tls.cipher));
     let origin = Origin {
         client: exchange.connection.peer,
-        listener_port: exchange.listener.port,
+        client_ip: exchange.connection.client_ip(),
+        listener_port: &exchange.listener.port_text,
         tls,
         names: &exchange.listener.headers,
     };
@@ -232,9 +231,10 @@ async fn send(
     target: &Arc<TargetEntry>,
     mut parts: request::Parts,
     mut body: RequestBody,
-) -> Result<(Response<Incoming>, Lease), Failure> {
+) -> Result<(response::Parts, Lease), Failure> {
     let worker = exchange.connection.worker.clone();
     let ambiguous = exchange.record.verdict.class >= Class::Ambiguous;
+    let safe = matches!(parts.method, Method::GET | Method::HEAD | Method::OPTIONS);
     let mut fresh = ambiguous;
     for attempt in 0.. {
         let mut lease =
@@ -242,22 +242,24 @@ async fn send(
                 Ok(lease) => lease,
                 Err(error) => return Err(not_connected(exchange, target, error)),
             };
-        lease.last.store(ambiguous, Relaxed);
-        let repeatable = lease.reused
-            && body.is_empty()
-            && matches!(parts.method, Method::GET | Method::HEAD | Method::OPTIONS);
-        let again = repeatable.then(|| parts.clone());
+        lease.last = ambiguous;
+        let repeatable = lease.reused && safe && body.is_empty();
         exchange.record.request_left();
-        match send_once(exchange, &mut lease, Request::from_parts(parts, body)).await {
-            Sent::Answered(response) => return Ok((response, lease)),
-            Sent::NeverLeft(request) if lease.reused => (parts, body) = request.into_parts(),
-            Sent::Broken if again.is_some() => {
-                (parts, body) =
-                    (again.unwrap_or_else(|| Request::new(()).into_parts().0), RequestBody::Empty);
+        let sent = match &mut lease.carrier {
+            Carrier::Http1(connection) => send_http1(exchange, connection, parts, body).await,
+            Carrier::Http2(sender, answered) => {
+                send_http2(exchange, sender, answered, parts, body, repeatable).await
+            }
+        };
+        match sent {
+            Sent::Answered(head) => return Ok((head, lease)),
+            Sent::NeverLeft(again) if lease.reused => (parts, body) = again,
+            Sent::Broken(Some(again)) if repeatable => {
+                (parts, body) = (again, RequestBody::Empty);
                 fresh = true;
             }
             Sent::Timeout => return Err(Failure::Timeout),
-            Sent::NeverLeft(_) | Sent::Broken => {
+            Sent::NeverLeft(_) | Sent::Broken(_) => {
                 exchange.record.count(Metric::TargetConnectionErrors);
                 return Err(Failure::Broken);
             }
@@ -276,27 +278,55 @@ fn not_connected(exchange: &Exchange, target: &TargetEntry, error: ConnectError)
 }
 
 enum Sent {
-    Answered(Response<Incoming>),
+    Answered(response::Parts),
     /// The connection was closed before a byte of it was written.
-    NeverLeft(Request<RequestBody>),
-    Broken,
+    NeverLeft((request::Parts, RequestBody)),
+    /// With the request's head, if it is still there.
+    Broken(Option<request::Parts>),
     Timeout,
 }
 
-async fn send_once(exchange: &Exchange, lease: &mut Lease, request: Request<RequestBody>) -> Sent {
-    let idle = exchange.idle_timeout();
-    let result = match &mut lease.sender {
-        Sender::Http1(sender) => answer(exchange, idle, sender.try_send_request(request)).await,
-        Sender::Http2(sender) => answer(exchange, idle, sender.try_send_request(request)).await,
-    };
-    match result {
+async fn send_http1(
+    exchange: &Exchange,
+    connection: &mut Connection,
+    parts: request::Parts,
+    body: RequestBody,
+) -> Sent {
+    connection.begin(&parts, body);
+    match answer(exchange, poll_fn(|cx| connection.poll_reply(cx))).await {
         None => Sent::Timeout,
-        Some(Ok(response)) => Sent::Answered(response),
+        Some(Ok(head)) => Sent::Answered(head),
+        Some(Err(error)) => {
+            tracing::debug!(%error, "a target broke off");
+            if connection.is_untouched() {
+                return Sent::NeverLeft((parts, connection.take_back()));
+            }
+            Sent::Broken(Some(parts))
+        }
+    }
+}
+
+async fn send_http2(
+    exchange: &Exchange,
+    sender: &mut http2::SendRequest<RequestBody>,
+    answered: &mut Option<Incoming>,
+    parts: request::Parts,
+    body: RequestBody,
+    repeatable: bool,
+) -> Sent {
+    let again = repeatable.then(|| parts.clone());
+    match answer(exchange, sender.try_send_request(Request::from_parts(parts, body))).await {
+        None => Sent::Timeout,
+        Some(Ok(response)) => {
+            let (head, body) = response.into_parts();
+            *answered = Some(body);
+            Sent::Answered(head)
+        }
         Some(Err(mut error)) => match error.take_message() {
-            Some(request) => Sent::NeverLeft(request),
+            Some(request) => Sent::NeverLeft(request.into_parts()),
             None => {
                 tracing::debug!(error = %error.error(), "a target broke off");
-                Sent::Broken
+                Sent::Broken(again)
             }
         },
     }
@@ -304,8 +334,8 @@ async fn send_once(exchange: &Exchange, lease: &mut Lease, request: Request<Requ
 
 /// Waits for the response's head, as long as the request's body still moves or the target has been silent for less than
 /// the idle timeout.
-async fn answer<T>(exchange: &Exchange, idle: Duration, sending: impl Future<Output = T>) -> Option<T> {
-    let wire = &exchange.connection.wire;
+async fn answer<T>(exchange: &Exchange, sending: impl Future<Output = T>) -> Option<T> {
+    let (wire, idle) = (&exchange.connection.wire, exchange.idle_timeout());
     let mut sending = std::pin::pin!(sending);
     loop {
         let before = wire.progress();
@@ -329,39 +359,40 @@ impl Relay<'_> {
     fn response(
         &self,
         mut exchange: Exchange,
-        mut response: Response<Incoming>,
+        mut head: response::Parts,
         lease: Lease,
         client: Option<hyper::upgrade::OnUpgrade>,
     ) -> Response<ResponseBody> {
-        exchange.record.target_answered(response.status().as_u16(), response.headers());
-        if response.status() == StatusCode::SWITCHING_PROTOCOLS
-            && let Some(client) = client
-        {
-            return upgrade::accept(exchange, response, client);
+        if head.status == StatusCode::SWITCHING_PROTOCOLS {
+            return match (client, lease.carrier) {
+                (Some(client), Carrier::Http1(connection)) => {
+                    exchange.record.target_answered(head.status.as_u16(), &head.headers);
+                    upgrade::accept(exchange, head, connection.into_tunnel(), client)
+                }
+                // Nobody asked for it.
+                _ => exchange.error(502),
+            };
         }
+        exchange.record.target_answered(head.status.as_u16(), &head.headers);
         let idle = exchange.idle_timeout();
-        let upgraded = response.headers_mut();
-        headers::strip_hop_by_hop(upgraded);
+        headers::strip_hop_by_hop(&mut head.headers);
         let https = exchange.listener.is_https();
-        sticky::set(&exchange.live.http, self.action, self.routed, self.target, https, self.now, upgraded);
-        let (mut parts, body) = response.into_parts();
-        frame_response(&mut parts.headers, &body, &parts.status);
-        parts.version = Version::HTTP_11;
+        let (http, now) = (&exchange.live.http, self.now);
+        sticky::set(http, self.action, self.routed, self.target, https, now, &mut head.headers);
+        frame_response(&mut head, &lease);
+        head.version = Version::HTTP_11;
         // AWS: after an ambiguous request both connections are closed.
         if exchange.record.verdict.class >= Class::Ambiguous && !exchange.connection.is_http2() {
-            parts.headers.insert(CONNECTION, HeaderValue::from_static("close"));
+            head.headers.insert(CONNECTION, HeaderValue::from_static("close"));
         }
-        Response::from_parts(parts, ResponseBody::target(body, lease, idle, exchange.record))
+        Response::from_parts(head, ResponseBody::target(lease, idle, exchange.record))
     }
 }
 
 /// A body whose end only its framing tells has no length; a HEAD's or 304's length is the target's word.
-fn frame_response(headers: &mut HeaderMap, body: &Incoming, status: &StatusCode) {
-    use hyper::body::Body as _;
-    if !body.is_end_stream() && body.size_hint().exact().is_none() {
-        headers.remove(header::CONTENT_LENGTH);
-    }
-    if *status == StatusCode::NO_CONTENT {
-        headers.remove(header::CONTENT_LENGTH);
+fn frame_response(head: &mut response::Parts, lease: &Lease) {
+    let unknown = !lease.is_over() && lease.size_hint().exact().is_none();
+    if unknown || head.status == StatusCode::NO_CONTENT {
+        head.headers.remove(header::CONTENT_LENGTH);
     }
 }

@@ -60,6 +60,8 @@ pub(crate) struct Guard<S> {
     /// Of `pending`, what was searched for the end of the head.
     seen: usize,
     ended: bool,
+    /// The stream says no farewell of its own: dropping it is all there is to its end, and a call less.
+    drop_ends: bool,
     times: Times,
 }
 
@@ -86,6 +88,11 @@ impl<S> Guard<S> {
         Guard::new(io, wire, counters, idle, State::Tunnel)
     }
 
+    /// For a stream whose end needs no more than to be dropped: TCP without TLS.
+    pub(crate) fn ended_by_drop(self) -> Guard<S> {
+        Guard { drop_ends: true, ..self }
+    }
+
     fn new(io: S, wire: Arc<Wire>, counters: Arc<Counters>, idle: Duration, state: State) -> Guard<S> {
         let now = Instant::now();
         let times = Times {
@@ -98,7 +105,8 @@ impl<S> Guard<S> {
             linger: None,
         };
         let pending = BytesMut::new();
-        Guard { io, wire, counters, state, pending, cleared: 0, seen: 0, ended: false, times }
+        let (cleared, seen, ended, drop_ends) = (0, 0, false, false);
+        Guard { io, wire, counters, state, pending, cleared, seen, ended, drop_ends, times }
     }
 
     /// Looks at what came; more of it may be cleared after that.
@@ -264,10 +272,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Guard<S> {
         }
     }
 
+    fn is_unread(&self) -> bool {
+        matches!(self.state, State::Refused | State::Body(_) | State::Chunked(_))
+    }
+
     /// Reads and drops what a refused client still sends.
     fn poll_linger(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let unread = matches!(self.state, State::Refused | State::Body(_) | State::Chunked(_));
-        if !unread || self.ended {
+        if !self.is_unread() || self.ended {
             return Poll::Ready(());
         }
         let times = &mut self.times;
@@ -358,7 +369,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Guard<S> {
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        if this.times.linger.is_none() {
+        let drop_is_enough = this.drop_ends && !this.is_unread() && !matches!(this.state, State::Tunnel);
+        if this.times.linger.is_none() && !drop_is_enough {
             ready!(Pin::new(&mut this.io).poll_shutdown(cx))?;
         }
         this.poll_linger(cx).map(Ok)

@@ -24,7 +24,9 @@ const TRACE_BYTES_MAX: usize = 1024;
 /// The connection a request came by.
 pub(crate) struct Origin<'a> {
     pub(crate) client: SocketAddr,
-    pub(crate) listener_port: u16,
+    /// Its address as a header's value.
+    pub(crate) client_ip: &'a HeaderValue,
+    pub(crate) listener_port: &'a HeaderValue,
     /// Version and cipher suite, on HTTPS.
     pub(crate) tls: Option<(&'static str, &'static str)>,
     pub(crate) names: &'a HeaderAttributes,
@@ -36,24 +38,50 @@ pub(crate) fn too_many_forwarders(headers: &HeaderMap) -> bool {
     addresses.sum::<usize>() > FORWARDED_FOR_MAX
 }
 
+const HOPS: usize = 6;
+/// Meant for this hop only.
+static HOP_BY_HOP: [HeaderName; HOPS] = [
+    header::CONNECTION,
+    KEEP_ALIVE,
+    PROXY_CONNECTION,
+    header::TRANSFER_ENCODING,
+    header::UPGRADE,
+    header::TRAILER,
+];
+
 /// Removes what is meant for this hop only, and what the `Connection` header says is.
 pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap) {
-    if headers.contains_key(header::CONNECTION) {
+    // Most messages have none or one of them: a look at the names there are is cheaper than a search for each.
+    let mut found = [false; HOPS];
+    for name in headers.keys() {
+        if let Some(at) = HOP_BY_HOP.iter().position(|hop| hop == name) {
+            found[at] = true;
+        }
+    }
+    if found[0] {
         let named: Vec<HeaderName> = headers
             .get_all(header::CONNECTION)
             .into_iter()
             .flat_map(|line| line.as_bytes().split(|byte| *byte == b','))
-            .filter_map(|name| HeaderName::from_bytes(name.trim_ascii()).ok())
+            .map(<[u8]>::trim_ascii)
+            .filter(|name| !is_option(name))
+            .filter_map(|name| HeaderName::from_bytes(name).ok())
             .filter(may_be_named)
             .collect();
         for name in named {
             headers.remove(name);
         }
-        headers.remove(header::CONNECTION);
     }
-    for name in [KEEP_ALIVE, PROXY_CONNECTION, header::TRANSFER_ENCODING, header::UPGRADE, header::TRAILER] {
-        headers.remove(name);
+    for (hop, found) in HOP_BY_HOP.iter().zip(found) {
+        if found {
+            headers.remove(hop);
+        }
     }
+}
+
+/// What `Connection` says of the connection, and no header's name.
+fn is_option(word: &[u8]) -> bool {
+    word.eq_ignore_ascii_case(b"close") || word.eq_ignore_ascii_case(b"keep-alive")
 }
 
 /// A client must not take away what the balancer adds, or what frames the message.
@@ -83,7 +111,12 @@ pub(crate) fn drop_invalid(headers: &mut HeaderMap) -> bool {
 /// Adds what ALB adds.
 pub(crate) fn add_forwarded(headers: &mut HeaderMap, attributes: &BalancerAttributes, origin: &Origin<'_>) {
     match attributes.xff_header_processing {
-        XffProcessing::Append => append_client(headers, attributes.xff_client_port, origin.client),
+        XffProcessing::Append if attributes.xff_client_port || headers.contains_key(X_FORWARDED_FOR) => {
+            append_client(headers, attributes.xff_client_port, origin.client);
+        }
+        XffProcessing::Append => {
+            headers.insert(X_FORWARDED_FOR, origin.client_ip.clone());
+        }
         XffProcessing::Preserve => {}
         XffProcessing::Remove => {
             headers.remove(X_FORWARDED_FOR);
@@ -91,7 +124,7 @@ pub(crate) fn add_forwarded(headers: &mut HeaderMap, attributes: &BalancerAttrib
     }
     let proto = if origin.tls.is_some() { "https" } else { "http" };
     headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(proto));
-    headers.insert(X_FORWARDED_PORT, origin.listener_port.into());
+    headers.insert(X_FORWARDED_PORT, origin.listener_port.clone());
     // What a client says about its TLS is never believed.
     headers.remove(&origin.names.tls_version);
     headers.remove(&origin.names.tls_cipher_suite);
@@ -128,41 +161,58 @@ fn append_client(headers: &mut HeaderMap, with_port: bool, client: SocketAddr) {
 pub(crate) fn trace(headers: &mut HeaderMap, now_seconds: u64) -> HeaderValue {
     let id = TraceId::new(now_seconds);
     let came = headers.get(X_AMZN_TRACE_ID).and_then(|value| value.to_str().ok());
-    let text = match came.filter(|text| !text.is_empty() && text.len() <= TRACE_BYTES_MAX) {
-        None => format!("Root={id}"),
-        Some(came) => {
-            let mut text = String::with_capacity(came.len() + 48);
-            let fields = || came.split(';').map(str::trim).filter(|field| !field.is_empty());
-            let own = if fields().any(|field| field.starts_with("Root=")) { "Self" } else { "Root" };
-            // Writing to a String does not fail.
-            write!(text, "{own}={id}").ok();
-            for field in fields().filter(|field| !field.starts_with("Self=")) {
-                text.push(';');
-                text.push_str(field);
-            }
-            text
+    let value = match came.filter(|text| !text.is_empty() && text.len() <= TRACE_BYTES_MAX) {
+        None => {
+            let mut root = *b"Root=1-00000000-000000000000000000000000";
+            root[5..].copy_from_slice(&id.text());
+            HeaderValue::from_bytes(&root)
         }
+        Some(came) => HeaderValue::try_from(continued(came, &id)),
     };
-    let value = HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static("Root=-"));
+    let value = value.unwrap_or(HeaderValue::from_static("Root=-"));
     headers.insert(X_AMZN_TRACE_ID, value.clone());
     value
 }
 
+fn continued(came: &str, id: &TraceId) -> String {
+    let mut text = String::with_capacity(came.len() + 48);
+    let fields = || came.split(';').map(str::trim).filter(|field| !field.is_empty());
+    let own = if fields().any(|field| field.starts_with("Root=")) { "Self" } else { "Root" };
+    text.push_str(own);
+    text.push('=');
+    text.extend(id.text().map(char::from));
+    for field in fields().filter(|field| !field.starts_with("Self=")) {
+        text.push(';');
+        text.push_str(field);
+    }
+    text
+}
+
 struct TraceId {
-    seconds: u64,
+    seconds: u32,
     high: u32,
     low: u64,
 }
 
 impl TraceId {
     fn new(seconds: u64) -> TraceId {
-        TraceId { seconds, high: random::next() as u32, low: random::next() }
+        TraceId { seconds: seconds as u32, high: random::next() as u32, low: random::next() }
+    }
+
+    /// `1-67891233-` and 24 digits more; every request has one, so no formatter is asked.
+    fn text(&self) -> [u8; 35] {
+        let mut text = *b"1-00000000-000000000000000000000000";
+        put_hex(&mut text[2..10], self.seconds.into());
+        put_hex(&mut text[11..19], self.high.into());
+        put_hex(&mut text[19..], self.low);
+        text
     }
 }
 
-impl std::fmt::Display for TraceId {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "1-{:08x}-{:08x}{:016x}", self.seconds, self.high, self.low)
+fn put_hex(digits: &mut [u8], mut number: u64) {
+    for digit in digits.iter_mut().rev() {
+        *digit = b"0123456789abcdef"[(number & 15) as usize];
+        number >>= 4;
     }
 }
 

@@ -11,13 +11,15 @@ mod forward;
 pub mod fuzzing;
 mod guard;
 pub mod head;
-mod headers;
+pub(crate) mod headers;
 mod page;
 mod pool;
-mod random;
+pub(crate) mod random;
 mod record;
+mod reply;
 mod request;
 mod sticky;
+mod target;
 mod upgrade;
 mod wire;
 mod workers;
@@ -39,4 +41,41 @@ pub(crate) fn pass_chunks(pieces: &[&[u8]]) -> Result<(usize, bool), &'static st
         }
     }
     Ok(passed)
+}
+
+/// For the fuzz target: status, headers and body of the response in these pieces; `None` if it is none, or none yet.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) fn read_reply(pieces: &[&[u8]]) -> Option<(u16, usize, Vec<u8>)> {
+    let (mut buffer, mut seen, mut reply) = (bytes::BytesMut::new(), 0, None);
+    for piece in pieces {
+        buffer.extend_from_slice(piece);
+        if reply.is_none() {
+            reply = reply::take(&mut buffer, &mut seen, &http::Method::GET).ok()?;
+        }
+    }
+    let reply = reply?;
+    let (status, headers) = (reply.parts.status.as_u16(), reply.parts.headers.len());
+    let mut body = Vec::new();
+    match reply.framing {
+        reply::Framing::Close => body.extend_from_slice(&buffer),
+        reply::Framing::Length(length) => {
+            let length = usize::try_from(length).unwrap_or(usize::MAX).min(buffer.len());
+            body.extend_from_slice(&buffer[..length]);
+        }
+        reply::Framing::Chunked => {
+            let mut chunks = chunks::Chunks::of_target();
+            let mut rest = &buffer[..];
+            while !rest.is_empty() && !chunks.is_over() {
+                let used = match chunks.piece(rest).ok()? {
+                    chunks::Piece::Framing(bytes) => bytes,
+                    chunks::Piece::Data(bytes) => {
+                        body.extend_from_slice(&rest[..bytes]);
+                        bytes
+                    }
+                };
+                rest = &rest[used..];
+            }
+        }
+    }
+    Some((status, headers, body))
 }

@@ -1,17 +1,18 @@
 //! Connections to targets. Each worker has its own and shares none: a connection is used on the thread that polls it.
 
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use ferrogate_nodeapi::{ProtocolVersion, TargetProtocol};
-use hyper::client::conn::{http1, http2};
+use hyper::body::Incoming;
+use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
 use super::body::RequestBody;
+use super::reply::HEAD_BYTES_MAX;
+use super::target::{Connection, Stream};
 use super::workers::{WORKERS_MAX, Worker};
 use crate::metrics::Metric;
 use crate::state::{Group, TargetEntry};
@@ -22,17 +23,17 @@ const CONNECT_TIME_MAX: Duration = Duration::from_secs(10);
 const IDLE_MAX: usize = 1024;
 /// HTTP/2 connections to one target of one worker; each carries many requests.
 const HTTP2_CONNECTIONS_MAX: usize = 8;
-/// Head of a response: ALB takes 32K.
-const RESPONSE_HEAD_BYTES_MAX: usize = 64 * 1024;
 
 /// The idle connections of one target, by worker.
 pub(crate) struct IdleConnections {
     by_worker: [Mutex<Idle>; WORKERS_MAX],
 }
 
+/// Threads do not share a cache line.
 #[derive(Default)]
+#[repr(align(128))]
 struct Idle {
-    http1: Vec<(http1::SendRequest<RequestBody>, Instant)>,
+    http1: Vec<(Box<Connection>, Instant)>,
     http2: Vec<http2::SendRequest<RequestBody>>,
 }
 
@@ -52,7 +53,7 @@ impl IdleConnections {
     /// Closes what was idle too long or is closed already.
     pub(crate) fn sweep(&self, worker: usize, idle: Duration) {
         let mut all = self.of(worker);
-        all.http1.retain(|(sender, since)| !sender.is_closed() && since.elapsed() < idle);
+        all.http1.retain_mut(|(connection, since)| since.elapsed() < idle && connection.is_usable());
         all.http2.retain(|sender| !sender.is_closed());
     }
 }
@@ -74,16 +75,18 @@ pub(crate) enum ConnectError {
 pub(crate) struct Lease {
     worker: Arc<Worker>,
     target: Arc<TargetEntry>,
-    pub(crate) sender: Sender,
+    pub(super) carrier: Carrier,
     /// It carried a request before: the target may have closed it in this very moment.
-    pub(crate) reused: bool,
+    pub(super) reused: bool,
     /// Not to be used again, whatever the target says.
-    pub(crate) last: AtomicBool,
+    pub(super) last: bool,
 }
 
-pub(crate) enum Sender {
-    Http1(http1::SendRequest<RequestBody>),
-    Http2(http2::SendRequest<RequestBody>),
+/// What takes a request to the target and brings the response.
+pub(super) enum Carrier {
+    Http1(Box<Connection>),
+    /// One of many streams, and the body of its response once there is one.
+    Http2(http2::SendRequest<RequestBody>, Option<Incoming>),
 }
 
 impl Lease {
@@ -94,49 +97,45 @@ impl Lease {
         target: &Arc<TargetEntry>,
         fresh: bool,
     ) -> Result<Lease, ConnectError> {
-        let lease = |sender, reused| Lease {
+        let lease = |carrier, reused| Lease {
             worker: worker.clone(),
             target: target.clone(),
-            sender,
+            carrier,
             reused,
-            last: AtomicBool::new(false),
+            last: false,
         };
         let http2 = group.config.protocol_version != ProtocolVersion::Http1;
-        if !fresh && let Some(sender) = idle(worker, target, http2) {
-            return Ok(lease(sender, true));
+        if !fresh && let Some(carrier) = idle(worker, target, http2) {
+            return Ok(lease(carrier, true));
         }
-        Box::pin(connect(worker, group, target, http2)).await.map(|sender| lease(sender, false))
+        Box::pin(connect(worker, group, target, http2)).await.map(|carrier| lease(carrier, false))
     }
 
     /// The response is over: the next request may have the connection.
-    pub(crate) fn give_back(self) {
-        let Sender::Http1(sender) = self.sender else { return };
-        if self.last.load(Relaxed) || sender.is_closed() || self.target.is_draining() {
+    pub(super) fn give_back(self) {
+        let Carrier::Http1(mut connection) = self.carrier else { return };
+        if self.last || !connection.is_free() || self.target.is_draining() {
             return;
         }
+        connection.rest();
         let mut idle = self.target.idle.of(self.worker.index);
         if idle.http1.len() < IDLE_MAX {
-            idle.http1.push((sender, Instant::now()));
+            idle.http1.push((connection, Instant::now()));
         }
     }
 }
 
-fn idle(worker: &Worker, target: &TargetEntry, http2: bool) -> Option<Sender> {
+fn idle(worker: &Worker, target: &TargetEntry, http2: bool) -> Option<Carrier> {
     let mut idle = target.idle.of(worker.index);
     if http2 {
         idle.http2.retain(|sender| !sender.is_closed());
         let at = super::random::below(idle.http2.len() as u64) as usize;
-        return idle.http2.get(at).cloned().map(Sender::Http2);
+        return idle.http2.get(at).cloned().map(|sender| Carrier::Http2(sender, None));
     }
-    // The newest first: the others grow old and go. One whose last response is not quite over is left for later.
-    let mut at = idle.http1.len();
-    while at > 0 {
-        at -= 1;
-        let (sender, since) = &idle.http1[at];
-        if sender.is_closed() || since.elapsed() >= worker.idle_timeout() {
-            idle.http1.swap_remove(at);
-        } else if sender.is_ready() {
-            return Some(Sender::Http1(idle.http1.swap_remove(at).0));
+    // The newest first: the others grow old and go.
+    while let Some((mut connection, since)) = idle.http1.pop() {
+        if since.elapsed() < worker.idle_timeout() && connection.is_usable() {
+            return Some(Carrier::Http1(connection));
         }
     }
     None
@@ -147,60 +146,39 @@ async fn connect(
     group: &Group,
     target: &Arc<TargetEntry>,
     http2: bool,
-) -> Result<Sender, ConnectError> {
+) -> Result<Carrier, ConnectError> {
     let connected = tokio::time::timeout(CONNECT_TIME_MAX, TcpStream::connect(target.address()));
     let tcp = connected.await.map_err(|_| ConnectError::Timeout)?.map_err(ConnectError::Refused)?;
     tcp.set_nodelay(true).map_err(ConnectError::Refused)?;
-    if group.config.protocol != TargetProtocol::Https {
-        return handshake(worker, target, http2, tcp).await;
-    }
-    let config = if http2 { &worker.target_tls_http2 } else { &worker.target_tls };
-    let name = crate::l4::tls::server_name(target.key.ip);
-    let tls = TlsConnector::from(config.clone()).connect(name, tcp);
-    // ALB: 502 for a handshake that fails or takes too long.
-    let late = |_| ConnectError::Tls(std::io::ErrorKind::TimedOut.into());
-    let tls = tokio::time::timeout(CONNECT_TIME_MAX, tls).await.map_err(late)?.map_err(ConnectError::Tls)?;
-    handshake(worker, target, http2, tls).await
-}
-
-async fn handshake<S>(
-    worker: &Arc<Worker>,
-    target: &Arc<TargetEntry>,
-    http2: bool,
-    stream: S,
-) -> Result<Sender, ConnectError>
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
+    let stream = if group.config.protocol == TargetProtocol::Https {
+        let config = if http2 { &worker.target_tls_http2 } else { &worker.target_tls };
+        let name = crate::l4::tls::server_name(target.key.ip);
+        let tls = TlsConnector::from(config.clone()).connect(name, tcp);
+        // ALB: 502 for a handshake that fails or takes too long.
+        let late = |_| ConnectError::Tls(std::io::ErrorKind::TimedOut.into());
+        let tls = tokio::time::timeout(CONNECT_TIME_MAX, tls).await.map_err(late)?;
+        Stream::Tls(Box::new(tls.map_err(ConnectError::Tls)?))
+    } else {
+        Stream::Tcp(tcp)
+    };
     let open = worker.edge.metrics.balancer.connection();
     worker.edge.metrics.balancer.add(Metric::NewConnections, 1);
-    let io = TokioIo::new(stream);
-    if http2 {
-        let (sender, connection) = http2::Builder::new(TokioExecutor::new())
-            .timer(TokioTimer::new())
-            .max_header_list_size(RESPONSE_HEAD_BYTES_MAX as u32)
-            .handshake(io)
-            .await
-            .map_err(ConnectError::Protocol)?;
-        tokio::spawn(async move {
-            let _open = open;
-            connection.await.ok();
-        });
-        let mut idle = target.idle.of(worker.index);
-        if idle.http2.len() < HTTP2_CONNECTIONS_MAX {
-            idle.http2.push(sender.clone());
-        }
-        return Ok(Sender::Http2(sender));
+    if !http2 {
+        return Ok(Carrier::Http1(Box::new(Connection::new(stream, open))));
     }
-    let (sender, connection) = http1::Builder::new()
-        .title_case_headers(true)
-        .max_buf_size(RESPONSE_HEAD_BYTES_MAX)
-        .handshake(io)
+    let (sender, connection) = http2::Builder::new(TokioExecutor::new())
+        .timer(TokioTimer::new())
+        .max_header_list_size(HEAD_BYTES_MAX as u32)
+        .handshake(TokioIo::new(stream))
         .await
         .map_err(ConnectError::Protocol)?;
     tokio::spawn(async move {
         let _open = open;
-        connection.with_upgrades().await.ok();
+        connection.await.ok();
     });
-    Ok(Sender::Http1(sender))
+    let mut idle = target.idle.of(worker.index);
+    if idle.http2.len() < HTTP2_CONNECTIONS_MAX {
+        idle.http2.push(sender.clone());
+    }
+    Ok(Carrier::Http2(sender, None))
 }

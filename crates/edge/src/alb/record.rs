@@ -13,6 +13,7 @@ use jiff::Timestamp;
 use super::connection::Connection;
 use super::head::Verdict;
 use super::wire::Arrival;
+use super::workers::Current;
 use crate::logs::LogKind;
 use crate::metrics::{Counters, Metric};
 use crate::state::{Live, Outstanding};
@@ -24,7 +25,7 @@ const CLIENT_CLOSED: u16 = 460;
 
 pub(crate) struct Record {
     connection: Arc<Connection>,
-    live: Arc<Live>,
+    live: Current,
     began: Instant,
     head_bytes: u64,
     pub(crate) request_body_bytes: Arc<AtomicU64>,
@@ -69,12 +70,12 @@ pub(crate) struct Line {
 impl Record {
     pub(crate) fn begin<B>(
         connection: &Arc<Connection>,
-        live: &Arc<Live>,
+        live: &Current,
         request: &Request<B>,
         arrival: Option<&Arrival>,
     ) -> Box<Record> {
         let logged = logs(&live.assignment.attributes);
-        let line = logged.then(|| Box::new(Line::begin(connection, request, arrival)));
+        let line = logged.then(|| Box::new(Line::begin(connection, live, request, arrival)));
         Box::new(Record {
             connection: connection.clone(),
             live: live.clone(),
@@ -217,7 +218,12 @@ fn head_bytes(headers: &HeaderMap) -> u64 {
 }
 
 impl Line {
-    fn begin<B>(connection: &Connection, request: &Request<B>, arrival: Option<&Arrival>) -> Line {
+    fn begin<B>(
+        connection: &Connection,
+        live: &Live,
+        request: &Request<B>,
+        arrival: Option<&Arrival>,
+    ) -> Line {
         let agent = request.headers().get(header::USER_AGENT);
         let mut line = Line {
             user_agent: agent
@@ -229,7 +235,8 @@ impl Line {
         line.request = match arrival.and_then(|arrival| arrival.fault.as_ref()) {
             // What came is no request: ELB writes what it could not read as a dash.
             Some(_) => {
-                format!("- {}://{}:{}- -", connection.scheme(), connection.local.ip(), connection.port)
+                let address = live.assignment.network.private_ip;
+                format!("- {}://{address}:{}- -", connection.scheme(), connection.port)
             }
             None => {
                 let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok());

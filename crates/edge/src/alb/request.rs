@@ -16,9 +16,9 @@ use super::head::{Class, Fault};
 use super::headers;
 use super::page::{self, After};
 use super::record::{Kind, Record};
+use super::workers::Current;
 use crate::metrics::Metric;
 use crate::rules::{Redirect, RedirectSource, RequestView, Transformed};
-use crate::state::Live;
 
 /// "The redirect URL is too long": 507.
 const REDIRECT_BYTES_MAX: usize = 8 * 1024;
@@ -27,7 +27,7 @@ const GRPC: &[u8] = b"application/grpc";
 /// A request on its way through the balancer, with the configuration it began with.
 pub(crate) struct Exchange {
     pub(crate) connection: Arc<Connection>,
-    pub(crate) live: Arc<Live>,
+    pub(crate) live: Current,
     pub(crate) listener: Arc<HttpListener>,
     pub(crate) record: Box<Record>,
 }
@@ -47,33 +47,36 @@ impl Exchange {
     }
 }
 
-pub(crate) async fn handle(
+/// The record begins at once, not with the first poll: a client that closed behind its request is counted, too.
+pub(crate) fn handle(
     connection: Arc<Connection>,
     request: Request<Incoming>,
-) -> Result<Response<ResponseBody>, Infallible> {
+) -> impl Future<Output = Result<Response<ResponseBody>, Infallible>> {
     let live = connection.worker.live();
     let arrival = connection.wire.take_arrival();
     if arrival.is_none() {
         connection.wire.begin();
     }
     let record = Record::begin(&connection, &live, &request, arrival.as_ref());
-    let kept = connection.clone();
     let fault = arrival.and_then(|arrival| arrival.fault);
-    let Some(listener) = live.http.listener(connection.port).cloned() else {
-        // The listener was removed a moment ago; this connection is about to be closed.
-        let after = if connection.is_http2() { After::KeepAlive } else { After::Close };
-        return Ok(page::error(503, after, record));
-    };
-    let exchange = Exchange { connection, live, listener: listener.clone(), record };
-    let mut response = match screen(&exchange, &request, fault.as_ref()) {
-        Err(status) => exchange.close(status),
-        Ok(()) => route(exchange, request).await,
-    };
-    finish(&listener, &mut response);
-    if response.status() != http::StatusCode::SWITCHING_PROTOCOLS {
-        kept.wire.decide_upgrade(false);
+    async move {
+        let kept = connection.clone();
+        let Some(listener) = live.http.listener(connection.port).cloned() else {
+            // The listener was removed a moment ago; this connection is about to be closed.
+            let after = if connection.is_http2() { After::KeepAlive } else { After::Close };
+            return Ok(page::error(503, after, record));
+        };
+        let exchange = Exchange { connection, live, listener: listener.clone(), record };
+        let mut response = match screen(&exchange, &request, fault.as_ref()) {
+            Err(status) => exchange.close(status),
+            Ok(()) => route(exchange, request).await,
+        };
+        finish(&listener, &mut response);
+        if response.status() != http::StatusCode::SWITCHING_PROTOCOLS {
+            kept.wire.decide_upgrade(false);
+        }
+        Ok(response)
     }
-    Ok(response)
 }
 
 /// What every response gets from the listener's attributes.

@@ -6,9 +6,8 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use http::{HeaderValue, Response, header};
-use hyper::body::Incoming;
-use hyper::upgrade::{OnUpgrade, Upgraded};
+use http::{HeaderValue, Response, header, response};
+use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf, copy_bidirectional};
 
@@ -16,16 +15,16 @@ use super::body::ResponseBody;
 use super::headers;
 use super::record::{Kind, Record};
 use super::request::{CONNECTION, Exchange};
+use super::target::Tunnel;
 
 /// 101 to the client; the bytes go through until one side ends or nothing has moved for the idle timeout.
 pub(crate) fn accept(
     mut exchange: Exchange,
-    mut response: Response<Incoming>,
+    mut parts: response::Parts,
+    target: Tunnel,
     client: OnUpgrade,
 ) -> Response<ResponseBody> {
-    let target = hyper::upgrade::on(&mut response);
-    let protocol = response.headers().get(header::UPGRADE).cloned();
-    let (mut parts, _) = response.into_parts();
+    let protocol = parts.headers.get(header::UPGRADE).cloned();
     headers::strip_hop_by_hop(&mut parts.headers);
     parts.headers.remove(header::CONTENT_LENGTH);
     parts.headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
@@ -39,13 +38,13 @@ pub(crate) fn accept(
     Response::from_parts(parts, ResponseBody::nothing())
 }
 
-async fn tunnel(client: OnUpgrade, target: OnUpgrade, idle: Duration, mut record: Box<Record>) {
-    let (Ok(client), Ok(target)) = tokio::join!(client, target) else { return };
+async fn tunnel(client: OnUpgrade, target: Tunnel, idle: Duration, mut record: Box<Record>) {
+    let Ok(client) = client.await else { return };
     let moved = AtomicU64::new(0);
     let sent = AtomicU64::new(0);
     let mut client =
         Metered { io: TokioIo::new(client), moved: &moved, read: &record.request_body_bytes.clone() };
-    let mut target = Metered { io: TokioIo::new(target), moved: &moved, read: &sent };
+    let mut target = Metered { io: target, moved: &moved, read: &sent };
     let copying = copy_bidirectional(&mut client, &mut target);
     let mut copying = std::pin::pin!(copying);
     loop {
@@ -59,13 +58,13 @@ async fn tunnel(client: OnUpgrade, target: OnUpgrade, idle: Duration, mut record
     record.sent(usize::try_from(sent.load(Relaxed)).unwrap_or(usize::MAX));
 }
 
-struct Metered<'a> {
-    io: TokioIo<Upgraded>,
+struct Metered<'a, S> {
+    io: S,
     moved: &'a AtomicU64,
     read: &'a AtomicU64,
 }
 
-impl AsyncRead for Metered<'_> {
+impl<S: AsyncRead + Unpin> AsyncRead for Metered<'_, S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -82,7 +81,7 @@ impl AsyncRead for Metered<'_> {
     }
 }
 
-impl AsyncWrite for Metered<'_> {
+impl<S: AsyncWrite + Unpin> AsyncWrite for Metered<'_, S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.io).poll_write(cx, bytes)
     }

@@ -10,6 +10,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use rustls::ClientConfig;
+use socket2::SockRef;
 use tokio::sync::{mpsc, watch};
 
 use super::connection;
@@ -27,6 +28,9 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// Idle connections to targets are looked at this often.
 const SWEEP_PERIOD: Duration = Duration::from_secs(5);
 
+/// The configuration as one thread holds it: each request takes and drops the outer count, which no other thread touches.
+pub(crate) type Current = Arc<Arc<Live>>;
+
 /// What belongs to one thread.
 pub(crate) struct Worker {
     pub(crate) index: usize,
@@ -34,16 +38,16 @@ pub(crate) struct Worker {
     pub(crate) target_tls: Arc<ClientConfig>,
     pub(crate) target_tls_http2: Arc<ClientConfig>,
     /// The configuration with its version, so that a request takes no lock that another thread holds.
-    cached: Mutex<(u64, Arc<Live>)>,
+    cached: Mutex<(u64, Current)>,
     connections: AtomicUsize,
 }
 
 impl Worker {
-    pub(crate) fn live(&self) -> Arc<Live> {
+    pub(crate) fn live(&self) -> Current {
         let version = self.edge.version();
         let mut cached = self.cached.lock().unwrap_or_else(PoisonError::into_inner);
         if cached.0 != version {
-            *cached = (version, self.edge.live());
+            *cached = (version, Arc::new(self.edge.live()));
         }
         cached.1.clone()
     }
@@ -78,7 +82,7 @@ impl Alb {
                 edge: edge.clone(),
                 target_tls: target_tls.clone(),
                 target_tls_http2: target_tls_http2.clone(),
-                cached: Mutex::new((edge.version(), edge.live())),
+                cached: Mutex::new((edge.version(), Arc::new(edge.live()))),
                 connections: AtomicUsize::new(0),
             });
             let (commands, queue) = mpsc::channel(COMMANDS_MAX);
@@ -105,6 +109,8 @@ impl Alb {
         for (at, (commands, _)) in self.workers.iter().enumerate() {
             let socket = sockets[at % sockets.len()].try_clone()?;
             socket.set_nonblocking(true)?;
+            // Connections that are accepted have it from their listener: one call less for each.
+            SockRef::from(&socket).set_tcp_nodelay(true)?;
             commands.try_send(Command::Listen(port, socket)).map_err(gone)?;
         }
         ports.push(port);
@@ -208,7 +214,6 @@ async fn accept(
                     worker.edge.metrics.balancer.add(Metric::RejectedConnections, 1);
                     continue;
                 };
-                tcp.set_nodelay(true).ok();
                 let serving = connection::serve(worker.clone(), tcp, peer, port, connections.clone());
                 tokio::spawn(async move {
                     let _slot = slot;
@@ -248,4 +253,22 @@ impl Drop for Slot {
     fn drop(&mut self) {
         self.worker.connections.fetch_sub(1, Relaxed);
     }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn size_of_future<A, B, C, D, E, F>(_: fn(A, B, C, D, E) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    /// A connection that is accepted is copied some times before it is polled.
+    #[test]
+    fn a_new_connection_is_small() {
+        let bytes = size_of_future(connection::serve);
+        assert!(bytes <= CONNECTION_BYTES_MAX, "{bytes}");
+    }
+
+    const CONNECTION_BYTES_MAX: usize = 1024;
 }

@@ -1,6 +1,7 @@
 //! An application load balancer on 127.0.0.1: real sockets, real targets, clients down to the byte.
 
 mod configuration;
+mod faults;
 mod forwarding;
 mod hostile;
 mod logs;
@@ -8,3 +9,4 @@ mod lying_targets;
 mod stickiness;
 mod support;
 mod tls_and_http2;
+mod wire;

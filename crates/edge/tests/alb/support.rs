@@ -21,6 +21,7 @@ pub(crate) fn target(address: SocketAddr) -> Target {
         port: address.port(),
         availability_zone: None,
         registered_at: jiff::Timestamp::UNIX_EPOCH,
+        outside_vpc: false,
         draining_since: None,
     }
 }

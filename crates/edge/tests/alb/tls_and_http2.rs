@@ -20,31 +20,42 @@ use crate::support::*;
 
 /// Self-signed, for these names.
 fn certificate(names: &[&str]) -> Arc<Certificate> {
-    let folder = tempfile::tempdir().unwrap();
-    let file = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
-    let names: Vec<String> = names.iter().map(|name| format!("DNS:{name}")).collect();
-    let made = std::process::Command::new("openssl")
-        .args([
-            "req",
-            "-x509",
-            "-newkey",
-            "ec",
-            "-pkeyopt",
-            "ec_paramgen_curve:prime256v1",
-            "-nodes",
-            "-days",
-            "2",
-        ])
-        .args(["-subj", "/CN=test", "-addext", &format!("subjectAltName={}", names.join(","))])
-        .args(["-keyout", &file("key"), "-out", &file("pem")])
-        .output()
-        .unwrap();
-    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-    let read = |name: &str| std::fs::read_to_string(file(name)).unwrap();
-    Arc::new(Certificate { chain_pem: read("pem"), private_key_pem: read("key") })
+    certificate_of(names, None)
 }
 
-fn https(arns: &[&str]) -> impl FnOnce(&mut BalancerAssignment) + use<> {
+/// … and of this time: from, to.
+pub(crate) fn certificate_of(names: &[&str], times: Option<[&str; 2]>) -> Arc<Certificate> {
+    let folder = tempfile::tempdir().unwrap();
+    let names: Vec<String> = names.iter().map(|name| format!("DNS:{name}")).collect();
+    let configuration = format!(
+        "[ca]\ndefault_ca = own\n[own]\ndatabase = issued\nnew_certs_dir = .\nrand_serial = yes\ndefault_md = sha256\n\
+         policy = any\nx509_extensions = names\n[any]\ncommonName = supplied\n[names]\nsubjectAltName = {}\n",
+        names.join(",")
+    );
+    std::fs::write(folder.path().join("configuration"), configuration).unwrap();
+    std::fs::write(folder.path().join("issued"), "").unwrap();
+    let openssl = |arguments: &str, more: &[&str]| {
+        let mut command = std::process::Command::new("openssl");
+        let made = command.current_dir(&folder).args(arguments.split(' ')).args(more).output().unwrap();
+        assert!(made.status.success(), "{arguments}: {}", String::from_utf8_lossy(&made.stderr));
+    };
+    openssl(
+        "req -new -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -subj /CN=test -keyout key -out request",
+        &[],
+    );
+    let of_time = match times {
+        Some([from, to]) => ["-startdate", from, "-enddate", to].to_vec(),
+        None => vec!["-days", "2"],
+    };
+    openssl(
+        "ca -batch -config configuration -selfsign -keyfile key -in request -out certificate -notext",
+        &of_time,
+    );
+    let read = |name: &str| std::fs::read_to_string(folder.path().join(name)).unwrap();
+    Arc::new(Certificate { chain_pem: read("certificate"), private_key_pem: read("key") })
+}
+
+pub(crate) fn https(arns: &[&str]) -> impl FnOnce(&mut BalancerAssignment) + use<> {
     let arns: Vec<String> = arns.iter().map(|arn| (*arn).to_owned()).collect();
     move |assignment| {
         let listener = &mut assignment.listeners[0];
@@ -111,7 +122,7 @@ async fn tls(
     TlsConnector::from(Arc::new(config)).connect(name, tcp).await
 }
 
-async fn https_client(balancer: &Balancer, name: &str) -> (Client<TlsStream<TcpStream>>, Vec<u8>) {
+pub(crate) async fn https_client(balancer: &Balancer, name: &str) -> (Client<TlsStream<TcpStream>>, Vec<u8>) {
     let stream = tls(balancer.address, name, b"http/1.1", rustls::ALL_VERSIONS).await.unwrap();
     let shown = stream.get_ref().1.peer_certificates().unwrap()[0].to_vec();
     (Client::new(stream), shown)
@@ -303,9 +314,8 @@ async fn grpc_keeps_its_trailers() {
     task.abort();
 }
 
-#[tokio::test]
-async fn a_target_speaks_tls_with_any_certificate() {
-    let made = certificate(&["nobody"]);
+/// A target that answers "over TLS" with this certificate.
+pub(crate) async fn serve_tls(made: &Certificate) -> (Target, tokio::task::JoinHandle<()>) {
     let chain = CertificateDer::pem_slice_iter(made.chain_pem.as_bytes());
     let key = PrivateKeyDer::from_pem_slice(made.private_key_pem.as_bytes()).unwrap();
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
@@ -330,6 +340,12 @@ async fn a_target_speaks_tls_with_any_certificate() {
             );
         }
     });
+    (secured, task)
+}
+
+#[tokio::test]
+async fn a_target_speaks_tls_with_any_certificate() {
+    let (secured, task) = serve_tls(&certificate(&["nobody"])).await;
     let plain = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let no_tls = target(plain.local_addr().unwrap());
     let talking = tokio::spawn(async move {
