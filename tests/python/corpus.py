@@ -153,10 +153,18 @@ def served(names):
     network = {"awsvpcConfiguration": {"subnets": [names["subnet"]]}}
     web = {"name": "web", "image": "busybox", "portMappings": [{"containerPort": 80}]}
     ecs.register_task_definition(**{**BASES["web"], "family": "corpus-port", "containerDefinitions": [web]})
+    ports = [{"containerPort": 80, "name": "http", "appProtocol": "http"}, {"containerPort": 81, "name": "tcp"}]
+    ports += [{"containerPort": 82, "name": "udp", "protocol": "udp"}, {"containerPortRange": "90-95", "name": "range"}]
+    named = {**web, "portMappings": ports}
+    ecs.register_task_definition(**{**BASES["web"], "family": "corpus-named", "containerDefinitions": [named]})
     service = {"cluster": "corpus", "taskDefinition": "corpus", "desiredCount": 0, "launchType": "FARGATE"}
     for name in ("corpus", "corpus-gone"):
         ecs.create_service(**service, serviceName=name, networkConfiguration=network)
     ecs.delete_service(cluster="corpus", service="corpus-gone")
+    endpoint = {"portName": "http", "discoveryName": "taken", "clientAliases": [{"port": 80, "dnsName": "taken"}]}
+    connect = {"enabled": True, "namespace": "corpus-http", "services": [endpoint]}
+    connected = {**service, "taskDefinition": "corpus-named", "serviceName": "corpus-connected"}
+    ecs.create_service(**connected, networkConfiguration=network, serviceConnectConfiguration=connect)
     external = {"deploymentController": {"type": "EXTERNAL"}, "desiredCount": 1}
     ecs.create_service(cluster="corpus", serviceName="corpus-external", **external)
 

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use ferrogate_nodeapi::{Condition, Transform};
 use http::{HeaderMap, Method};
 
-use crate::alb::{head, pass_chunks};
+use crate::alb::{head, pass_chunks, read_reply};
 use crate::rules::{Conditions, Redirect, RedirectSource, RequestView, Transforms};
 
 /// A connection's first bytes: the verdict does not depend on how they were cut into packets, and what passes is read
@@ -35,6 +35,13 @@ pub fn requests(input: &[u8]) {
         head::Framing::None => assert!(!has("transfer-encoding")),
     }
     chunks(&bytes[head.bytes..], cut);
+}
+
+/// What a target says: however it was cut into packets, it is one response with one body, or none.
+pub fn replies(input: &[u8]) {
+    let Some((cut, bytes)) = input.split_first() else { return };
+    let (first, second) = bytes.split_at(usize::from(*cut) % (bytes.len() + 1));
+    assert_eq!(read_reply(&[bytes]), read_reply(&[first, second]));
 }
 
 /// However a chunked body is cut, it ends at the same byte.
@@ -113,6 +120,11 @@ mod tests {
     #[test]
     fn seeds_of_requests_and_what_is_near_them() {
         seeds("edge_requests").iter().for_each(|seed| around(seed, super::requests));
+    }
+
+    #[test]
+    fn seeds_of_replies_and_what_is_near_them() {
+        seeds("edge_replies").iter().for_each(|seed| around(seed, super::replies));
     }
 
     #[test]

@@ -10,11 +10,14 @@
 //!  alb/      HTTP, HTTPS        l4/  TCP, TLS, UDP   health/
 //! ```
 //!
+//! `connect/` is another thing that the process can be: the proxy of one task (docs/adr/0015).
+//!
 //! `alb/` top-down: `workers` accept → `connection` (TLS, HTTP/1.1 or HTTP/2) → `guard` (reads each HTTP/1 head before
 //! anything else does) → `request` (one request: [`rules`] → action) → `choose` (a target) → `forward` (pool, send,
 //! relay) → `record` (access log, metrics).
 
 pub mod alb;
+pub mod connect;
 pub mod control;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzz;

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::net::{SocketAddrV4, TcpListener};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
@@ -14,6 +15,8 @@ use rustix::thread::{Gid, Uid};
 use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
 };
+
+use super::listeners::tcp;
 
 /// The kernel's own name for who owns nothing.
 const NOBODY: u32 = 65_534;
@@ -35,12 +38,14 @@ pub struct Arguments {
     pub socket: PathBuf,
     /// `--join`, any number of times: `cgroup.procs` of the cgroups it belongs to.
     pub joins: Vec<PathBuf>,
+    /// `--listen`, any number of times, for a task's proxy: all it ever listens on.
+    pub listens: Vec<SocketAddrV4>,
 }
 
 #[derive(Debug, thiserror::Error)]
 pub enum ConfineError {
     #[error(
-        "usage: ferrogate-edge --socket <path> [--join <cgroup.procs>]…; it is started by the ferrogate agent"
+        "usage: ferrogate-edge --socket <path> [--join <cgroup.procs>]… [--listen <address>:<port>]…; it is started by the ferrogate agent"
     )]
     Usage,
     #[error("cannot {what} {path}")]
@@ -50,6 +55,8 @@ pub enum ConfineError {
         #[source]
         source: io::Error,
     },
+    #[error("cannot listen on {0}")]
+    Listen(SocketAddrV4, #[source] io::Error),
     #[error("cannot {0}")]
     Kernel(&'static str, #[source] io::Error),
     #[error("cannot filter system calls")]
@@ -66,6 +73,10 @@ impl Arguments {
             match name.to_str() {
                 Some("--socket") => parsed.socket = value,
                 Some("--join") => parsed.joins.push(value),
+                Some("--listen") => {
+                    let address = value.to_str().and_then(|value| value.parse().ok());
+                    parsed.listens.push(address.ok_or(ConfineError::Usage)?);
+                }
                 _ => return Err(ConfineError::Usage),
             }
         }
@@ -77,7 +88,7 @@ impl Arguments {
 }
 
 /// Takes what only root may have, then is nobody. Called once, while there is one thread.
-pub fn confine(arguments: &Arguments) -> Result<UnixListener, ConfineError> {
+pub fn confine(arguments: &Arguments) -> Result<(UnixListener, Vec<TcpListener>), ConfineError> {
     let path = |what, path: &Path| {
         let path = path.to_owned();
         move |source| ConfineError::Path { what, path, source }
@@ -85,7 +96,13 @@ pub fn confine(arguments: &Arguments) -> Result<UnixListener, ConfineError> {
     for file in &arguments.joins {
         std::fs::write(file, "0").map_err(path("join", file))?;
     }
-    for (name, value) in SETTINGS {
+    let listen = |address: &SocketAddrV4| {
+        tcp((*address).into(), false).map_err(|source| ConfineError::Listen(*address, source))
+    };
+    let listeners = arguments.listens.iter().map(listen).collect::<Result<Vec<_>, _>>()?;
+    // A task's namespace is its containers': nothing in it is changed.
+    let settings = if listeners.is_empty() { SETTINGS } else { &[] };
+    for (name, value) in settings {
         let file = Path::new("/proc/sys/net").join(name);
         match std::fs::write(&file, value) {
             // A kernel without it: the bind of a low port will tell.
@@ -118,7 +135,7 @@ pub fn confine(arguments: &Arguments) -> Result<UnixListener, ConfineError> {
     rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)
         .map_err(kernel("keep its memory to itself"))?;
     filter()?;
-    Ok(listener)
+    Ok((listener, listeners))
 }
 
 /// Two filters, as one has one answer only. The C library takes "no such call" for a reason to clone without `clone3`,
@@ -237,6 +254,9 @@ mod tests {
         let parsed = parse(&["--socket", "/run/x/control.sock", "--join", "/a", "--join", "/b"]).unwrap();
         assert_eq!(parsed.socket, Path::new("/run/x/control.sock"));
         assert_eq!(parsed.joins, [Path::new("/a"), Path::new("/b")]);
+        let parsed = parse(&["--socket", "/a/b", "--listen", "127.0.0.1:80"]).unwrap();
+        assert_eq!(parsed.listens, [SocketAddrV4::new(std::net::Ipv4Addr::LOCALHOST, 80)]);
+        assert!(matches!(parse(&["--socket", "/a/b", "--listen", "80"]), Err(ConfineError::Usage)));
         for wrong in [&[][..], &["--socket"], &["--socket", "file"], &["--sockt", "/a/b"]] {
             assert!(matches!(parse(wrong), Err(ConfineError::Usage)), "{wrong:?}");
         }

@@ -171,7 +171,7 @@ fn wanted(assignment: &BalancerAssignment) -> BTreeSet<Key> {
         .collect()
 }
 
-fn tcp(address: SocketAddr, shared: bool) -> io::Result<std::net::TcpListener> {
+pub(super) fn tcp(address: SocketAddr, shared: bool) -> io::Result<std::net::TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     // Connections of a former process may still be closing.
     socket.set_reuse_address(true)?;

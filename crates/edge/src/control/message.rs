@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use ferrogate_nodeapi::{BalancerAssignment, BalancerReport, Certificate};
 use serde::{Deserialize, Serialize};
 
+use crate::connect::ConnectConfiguration;
+
 /// Of the protocol. Another version is not spoken to: the agent ends that process and starts its own.
 pub const VERSION: u32 = 1;
 
@@ -16,6 +18,8 @@ pub enum ToEdge {
     Hello { version: u32 },
     /// Replaces the former one whole.
     Configure(Box<Configuration>),
+    /// To a task's proxy.
+    Connect(Box<ConnectConfiguration>),
     /// To a report or lines. Not `taken`: the control plane did not hear of it.
     Answer { sequence: u64, taken: bool },
 }

@@ -12,6 +12,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 
 use super::link::{Link, LinkError, SEND_PATIENCE};
 use super::message::{Configuration, FromEdge, ToEdge, VERSION};
+use crate::connect::ConnectConfiguration;
 
 /// Without a change of state.
 const REPORT_PERIOD: Duration = Duration::from_secs(5);
@@ -33,6 +34,11 @@ const SERIES_MAX: usize = 10_000;
 pub trait Governed: Send + Sync + 'static {
     /// Replaces what was. Problems are part of the reports that follow.
     async fn configure(&self, configuration: Configuration);
+
+    /// What a task's proxy does.
+    async fn connect(&self, _: ConnectConfiguration) {
+        tracing::error!("this process carries a load balancer: it is no task's proxy");
+    }
 
     /// Of the configuration in force; 0: none yet.
     fn generation(&self) -> u64;
@@ -179,6 +185,7 @@ async fn session(
                     subject.configure(*configuration).await;
                     report_at = Instant::now();
                 }
+                ToEdge::Connect(configuration) => subject.connect(*configuration).await,
                 ToEdge::Answer { sequence, taken } => unsaid.settle(sequence, taken),
             },
             changed = changes.changed() => {

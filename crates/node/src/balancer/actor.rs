@@ -16,10 +16,10 @@ use super::certificates::Certificates;
 use super::process::{EdgeLink, Place};
 use super::{BalancerError, Shared, Wanted};
 
-const RESTART_MIN: Duration = Duration::from_millis(100);
+pub(crate) const RESTART_MIN: Duration = Duration::from_millis(100);
 const RESTART_MAX: Duration = Duration::from_secs(30);
 /// A process that lived so long is no sick one: its restart is quick again.
-const HEALTHY_LIFE: Duration = Duration::from_secs(60);
+pub(crate) const HEALTHY_LIFE: Duration = Duration::from_secs(60);
 /// A new version of a certificate is served within this time.
 const CERTIFICATE_PERIOD: Duration = Duration::from_secs(60);
 /// One that could not be got is asked for again.
@@ -69,7 +69,7 @@ impl Actor {
                 },
                 Err(error) => error,
             };
-            let eni = &self.place.eni_id;
+            let eni = &self.place.id;
             tracing::warn!(%error, eni, "a load balancer does not run as it should");
             if began.elapsed() > HEALTHY_LIFE {
                 pause = RESTART_MIN;
@@ -91,7 +91,7 @@ impl Actor {
         let fabric = &self.shared.fabric;
         fabric.create_netns(&self.place.netns).await?;
         fabric.attach(&assignment.network.eni_id, &self.place.netns).await?;
-        let (balancer, eni) = (assignment.load_balancer_arn.as_str(), self.place.eni_id.as_str());
+        let (balancer, eni) = (assignment.load_balancer_arn.as_str(), self.place.id.as_str());
         let found = match self.place.connect().await {
             Ok(found) => found,
             Err(error) => {
@@ -107,7 +107,7 @@ impl Actor {
             None => {
                 self.place.kill().await?;
                 self.child = None;
-                let started = self.place.start(&self.shared.edge.program, fabric).await?;
+                let started = self.place.start(&self.shared.edge.program, fabric, &[]).await?;
                 let (child, link, _) = started;
                 tracing::info!(balancer, eni, pid = child.id(), "a load balancer's process was started");
                 self.child = Some(child);
@@ -226,13 +226,13 @@ impl Actor {
             // Killed: reaped here, so that it is no zombie.
             let _ = child.wait().await;
         }
-        tracing::info!(eni = self.place.eni_id, "a load balancer's process was ended");
+        tracing::info!(eni = self.place.id, "a load balancer's process was ended");
         Ok(())
     }
 }
 
 /// Waits for ever where there is no child.
-async fn ended(child: &mut Option<Child>) -> String {
+pub(crate) async fn ended(child: &mut Option<Child>) -> String {
     match child {
         Some(child) => match child.wait().await {
             Ok(status) => status.to_string(),

@@ -9,9 +9,9 @@
 //! The process goes on without the agent; what stands is found by name: `<run_dir>/edge/<instance>.<eni>/` with its
 //! socket and its log, the cgroup `ferrogate/<instance>/.edges/<eni>`, the namespace `lb-<eni>`.
 
-mod actor;
+pub(crate) mod actor;
 mod certificates;
-mod process;
+pub(crate) mod process;
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -62,7 +62,7 @@ pub enum BalancerError {
     },
     #[error(transparent)]
     Vpc(#[from] ferrogate_vpc::Error),
-    #[error("ferrogate-edge ended at once, {status}: {said}")]
+    #[error("ferrogate-edge ended, {status}: {said}")]
     Ended { status: String, said: String },
     #[error("ferrogate-edge does not answer: {0}")]
     Silent(String),
@@ -146,7 +146,7 @@ impl Balancers {
     }
 
     fn spawn(&mut self, eni_id: String, wanted: Wanted) {
-        let place = match Place::new(&self.shared.edge.run_dir, &self.shared.instance, &eni_id) {
+        let place = match Place::of_balancer(&self.shared.edge.run_dir, &self.shared.instance, &eni_id) {
             Ok(place) => place,
             Err(error) => {
                 tracing::error!(%error, eni = eni_id, "a load balancer has no place here");
@@ -167,7 +167,7 @@ pub async fn end_balancers(
     fabric: &VpcFabric,
 ) -> Result<(), BalancerError> {
     for eni_id in process::leftovers(run_dir, instance) {
-        let place = Place::new(run_dir, instance, &eni_id)?;
+        let place = Place::of_balancer(run_dir, instance, &eni_id)?;
         place.end(fabric).await?;
     }
     process::remove_parents(run_dir, instance).await

@@ -1,7 +1,8 @@
-//! One `ferrogate-edge` process: where it is, how it begins and how it ends.
+//! One `ferrogate-edge` process, of a balancer or of a task: where it is, how it begins and how it ends.
 
 use std::fs;
 use std::io;
+use std::net::SocketAddrV4;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -21,7 +22,7 @@ use super::BalancerError;
 const DIR: &str = "edge";
 pub(super) const SOCKET_FILE: &str = "control.sock";
 const LOG_FILE: &str = "edge.log";
-/// Of its log, shown when it ended at once.
+/// Of its log, shown when it ended.
 const SAID_BYTES_MAX: usize = 2000;
 /// Cgroups of balancers' processes, beside those of tasks.
 const CGROUP: &str = ".edges";
@@ -30,6 +31,8 @@ const MEMORY_BYTES_MAX: u64 = 1 << 30;
 const THREADS_MAX: u64 = 256;
 /// As much as a task of one vCPU when the machine is short of it.
 const CPU_SHARES: u64 = 1024;
+/// Of a task's, beside its containers: what AWS says to add to the task's size for it.
+const TASK_CPU_SHARES: u64 = 256;
 /// From its start to its first word.
 const START_PATIENCE: Duration = Duration::from_secs(10);
 const CONNECT_RETRY: Duration = Duration::from_millis(5);
@@ -37,20 +40,36 @@ const CONNECT_RETRY: Duration = Duration::from_millis(5);
 const KILL_PATIENCE: Duration = Duration::from_secs(30);
 
 /// The agent's end of the connection.
-pub(super) type EdgeLink = Link<ToEdge, FromEdge>;
+pub(crate) type EdgeLink = Link<ToEdge, FromEdge>;
 
-/// Where one balancer's process is, whether it runs or not.
+/// Below a task's sandbox, and below its cgroup: gone with them.
+const TASK_DIR: &str = "connect";
+const TASK_CGROUP: &str = ".connect";
+
+/// What of a former process's log stays in front of the next one's.
+const LOG_KEPT_BYTES_MAX: u64 = 1 << 20;
+
+/// What a task's proxy says of itself.
+pub(crate) fn task_log(sandbox_dir: &Path) -> PathBuf {
+    sandbox_dir.join(TASK_DIR).join(LOG_FILE)
+}
+
+/// Where one process is, whether it runs or not.
 #[derive(Clone, Debug)]
-pub(super) struct Place {
+pub(crate) struct Place {
     /// Root's alone.
     dir: PathBuf,
     cgroup: PathBuf,
-    pub(super) netns: String,
-    pub(super) eni_id: String,
+    resources: Resources,
+    /// What a former process said is kept: somebody reads it.
+    keeps_log: bool,
+    pub(crate) netns: String,
+    /// Of the interface, or of the task.
+    pub(crate) id: String,
 }
 
 impl Place {
-    pub(super) fn new(run_dir: &Path, instance: &str, eni_id: &str) -> Result<Self, BalancerError> {
+    pub(super) fn of_balancer(run_dir: &Path, instance: &str, eni_id: &str) -> Result<Self, BalancerError> {
         let plain = |c: char| c.is_ascii_alphanumeric() || c == '-';
         if eni_id.is_empty() || !eni_id.chars().all(plain) {
             let path = run_dir.join(eni_id);
@@ -60,13 +79,32 @@ impl Place {
         Ok(Self {
             dir: run_dir.join(DIR).join(format!("{instance}.{eni_id}")),
             cgroup: cgroup_root(instance).join(eni_id),
+            resources: Resources {
+                cpu_shares: Some(CPU_SHARES),
+                memory_max_bytes: Some(MEMORY_BYTES_MAX),
+                pids_max: Some(THREADS_MAX),
+                ..Resources::default()
+            },
+            keeps_log: false,
             netns: format!("lb-{eni_id}"),
-            eni_id: eni_id.to_owned(),
+            id: eni_id.to_owned(),
         })
     }
 
+    /// Of a task whose sandbox stands. What it takes is the task's: it has no limit of its own.
+    pub(crate) fn of_task(sandbox_dir: &Path, instance: &str, task_id: &str) -> Self {
+        Self {
+            dir: sandbox_dir.join(TASK_DIR),
+            cgroup: Path::new("ferrogate").join(instance).join(task_id).join(TASK_CGROUP),
+            resources: Resources { cpu_shares: Some(TASK_CPU_SHARES), ..Resources::default() },
+            keeps_log: true,
+            netns: task_id.to_owned(),
+            id: task_id.to_owned(),
+        }
+    }
+
     /// To the process that runs there; `None`: none does.
-    pub(super) async fn connect(&self) -> Result<Option<(EdgeLink, u64)>, BalancerError> {
+    pub(crate) async fn connect(&self) -> Result<Option<(EdgeLink, u64)>, BalancerError> {
         match UnixStream::connect(self.dir.join(SOCKET_FILE)).await {
             Ok(stream) => greet(stream).await.map(Some),
             Err(error)
@@ -78,23 +116,30 @@ impl Place {
         }
     }
 
-    /// Starts one in its namespace, which stands. None may run.
-    pub(super) async fn start(
+    /// Starts one in its namespace, which stands; a task's listens there and nowhere else. None may run.
+    pub(crate) async fn start(
         &self,
         program: &Path,
         fabric: &VpcFabric,
+        listens: &[SocketAddrV4],
     ) -> Result<(Child, EdgeLink, u64), BalancerError> {
         let joins = self.prepare().await?;
         let socket = self.dir.join(SOCKET_FILE);
         // Appended to, so that the process can cut its own log.
         let log = fs::OpenOptions::new().create(true).append(true).mode(0o600).open(self.dir.join(LOG_FILE));
-        let log = log.and_then(|log| log.set_len(0).map(|()| log));
+        let log = log.and_then(|log| {
+            if !self.keeps_log || log.metadata()?.len() > LOG_KEPT_BYTES_MAX {
+                log.set_len(0)?;
+            }
+            Ok(log)
+        });
         let log = log.map_err(|source| self.io("write", LOG_FILE, source))?;
         let mut command = Command::new(program);
         command
             .arg("--socket")
             .arg(&socket)
             .args(joins.iter().flat_map(|file| [Path::new("--join"), file.as_path()]))
+            .args(listens.iter().flat_map(|address| ["--listen".to_owned(), address.to_string()]))
             .env_clear()
             .current_dir("/")
             .stdin(Stdio::null())
@@ -136,13 +181,7 @@ impl Place {
             made.map_err(|source| place.io("make", "", source))?;
             remove_file(&place.dir.join(SOCKET_FILE))?;
             let cgroups = cgroups()?;
-            let resources = Resources {
-                cpu_shares: Some(CPU_SHARES),
-                memory_max_bytes: Some(MEMORY_BYTES_MAX),
-                pids_max: Some(THREADS_MAX),
-                ..Resources::default()
-            };
-            cgroups.create(&place.cgroup, &resources).map_err(|source| BalancerError::Io {
+            cgroups.create(&place.cgroup, &place.resources).map_err(|source| BalancerError::Io {
                 what: "make the cgroup",
                 path: place.cgroup.clone(),
                 source,
@@ -153,7 +192,7 @@ impl Place {
     }
 
     /// Ends the process, if there is one; returns when it is gone. Namespace and files stay.
-    pub(super) async fn kill(&self) -> Result<(), BalancerError> {
+    pub(crate) async fn kill(&self) -> Result<(), BalancerError> {
         let place = self.clone();
         blocking(move || {
             cgroups()?.kill_tree(&place.cgroup, KILL_PATIENCE).map_err(|source| BalancerError::Io {
@@ -165,10 +204,10 @@ impl Place {
         .await
     }
 
-    /// Ends it and removes all that is of it.
+    /// Ends a balancer's and removes all that is of it.
     pub(super) async fn end(&self, fabric: &VpcFabric) -> Result<(), BalancerError> {
         self.kill().await?;
-        fabric.detach(&self.eni_id).await?;
+        fabric.detach(&self.id).await?;
         fabric.delete_netns(&self.netns).await?;
         let place = self.clone();
         blocking(move || {
@@ -188,7 +227,7 @@ impl Place {
     }
 
     /// The end of what it wrote.
-    pub(super) fn said(&self) -> String {
+    pub(crate) fn said(&self) -> String {
         let text = fs::read(self.dir.join(LOG_FILE)).unwrap_or_default();
         let from = text.len().saturating_sub(SAID_BYTES_MAX);
         String::from_utf8_lossy(&text[from..]).trim().to_owned()

@@ -3,9 +3,9 @@
 use ferrogate_api::{ApiError, ecs};
 use ferrogate_store::{Json, Txn};
 
-use super::{check_count, exec_logging, page, tags};
+use super::{check_count, exec_logging, namespaces, page, tags};
 use crate::call::Call;
-use crate::errors::{cluster_not_found, invalid, refuse, unsupported};
+use crate::errors::{cluster_not_found, invalid, unsupported};
 use crate::lifecycle::Status;
 use crate::names::{self, DEFAULT_CLUSTER, is_name};
 use crate::operations::capacity_providers::{check_providers, check_strategy};
@@ -20,6 +20,7 @@ pub(crate) fn new_record(name: &str) -> ClusterRecord {
         capacity_providers: Vec::new(),
         default_capacity_provider_strategy: Vec::new(),
         execute_command: None,
+        connect_namespace: None,
         tags: Tags::new(),
         deleted_at: None,
     }
@@ -56,7 +57,6 @@ pub(crate) async fn create(
     call: &Call<'_>,
     input: ecs::CreateClusterRequest,
 ) -> Result<ecs::CreateClusterResponse, ApiError> {
-    refuse(&[("serviceConnectDefaults", input.service_connect_defaults.is_some())])?;
     let execute_command = exec_logging::checked(input.configuration)?;
     check_settings(input.settings.as_deref())?;
     let name = input.cluster_name.filter(|name| !name.is_empty()).unwrap_or_else(|| DEFAULT_CLUSTER.into());
@@ -69,11 +69,13 @@ pub(crate) async fn create(
     let strategy = input.default_capacity_provider_strategy.unwrap_or_default();
     check_providers(&capacity_providers)?;
     check_strategy(&strategy, &capacity_providers)?;
+    let tags = tags::checked(input.tags)?;
     let wanted = ClusterRecord {
         capacity_providers,
         default_capacity_provider_strategy: strategy,
         execute_command,
-        tags: tags::checked(input.tags)?,
+        connect_namespace: connect_namespace(call, input.service_connect_defaults).await?.flatten(),
+        tags,
         ..new_record(&name)
     };
     let made = call
@@ -96,6 +98,7 @@ fn agrees(wanted: &ClusterRecord, found: &ClusterRecord) -> bool {
     let strategy = &wanted.default_capacity_provider_strategy;
     (wanted.capacity_providers.is_empty() || wanted.capacity_providers == found.capacity_providers)
         && (strategy.is_empty() || *strategy == found.default_capacity_provider_strategy)
+        && (wanted.connect_namespace.is_none() || wanted.connect_namespace == found.connect_namespace)
         && (wanted.execute_command.is_none() || wanted.execute_command == found.execute_command)
         && (wanted.tags.is_empty() || wanted.tags == found.tags)
 }
@@ -164,6 +167,10 @@ fn shape(call: &Call<'_>, cluster: &ClusterRecord, include: &Include) -> ecs::Cl
         configuration: exec_logging::shape(cluster).filter(|_| include.configurations),
         capacity_providers: Some(cluster.capacity_providers.clone()),
         default_capacity_provider_strategy: Some(cluster.default_capacity_provider_strategy.clone()),
+        service_connect_defaults: cluster
+            .connect_namespace
+            .clone()
+            .map(|namespace| ecs::ClusterServiceConnectDefaults { namespace: Some(namespace) }),
         ..Default::default()
     }
 }
@@ -273,24 +280,38 @@ pub(crate) async fn update(
     call: &Call<'_>,
     input: ecs::UpdateClusterRequest,
 ) -> Result<ecs::UpdateClusterResponse, ApiError> {
-    refuse(&[("serviceConnectDefaults", input.service_connect_defaults.is_some())])?;
-    let wanted = exec_logging::checked(input.configuration)?;
+    let execute_command = exec_logging::checked(input.configuration)?;
     let mut cluster = with_settings(call, input.cluster.as_deref(), input.settings.as_deref())?;
-    if let Some(wanted) = wanted {
+    let namespace = connect_namespace(call, input.service_connect_defaults).await?;
+    if execute_command.is_some() || namespace.is_some() {
         let name = call.cluster(input.cluster.as_deref())?.record.name;
         let written = call
             .update::<ClusterRecord>(&call.scope.cluster(&name), |found| {
                 let found = found.filter(|found| found.status == ClusterStatus::Active);
-                let record = ClusterRecord {
-                    execute_command: Some(wanted.clone()),
-                    ..found.ok_or_else(cluster_not_found)?
-                };
+                let mut record = found.ok_or_else(cluster_not_found)?;
+                record.execute_command = execute_command.clone().or(record.execute_command);
+                record.connect_namespace = namespace.clone().unwrap_or(record.connect_namespace);
                 Ok(Some(record))
             })
             .await?;
         cluster = shape(call, &written.ok_or_else(cluster_not_found)?, &Include::all());
     }
     Ok(ecs::UpdateClusterResponse { cluster: Some(cluster) })
+}
+
+/// The ARN of the namespace that `serviceConnectDefaults` asks for; `Some(None)`: it asks for none, `None`: it is not there.
+async fn connect_namespace(
+    call: &Call<'_>,
+    defaults: Option<ecs::ClusterServiceConnectDefaultsRequest>,
+) -> Result<Option<Option<String>>, ApiError> {
+    match defaults.map(|defaults| defaults.namespace.unwrap_or_default()) {
+        None => Ok(None),
+        Some(namespace) if namespace.is_empty() => Ok(Some(None)),
+        Some(namespace) => {
+            let found = Box::pin(namespaces::existing_or_made(call, &namespace)).await?;
+            Ok(Some(Some(found.arn)))
+        }
+    }
 }
 
 pub(crate) fn update_settings(

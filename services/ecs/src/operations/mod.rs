@@ -7,6 +7,7 @@ pub(crate) mod definitions;
 pub(crate) mod exec_logging;
 pub(crate) mod execute_command;
 pub(crate) mod launch;
+pub(crate) mod namespaces;
 pub(crate) mod network;
 pub(crate) mod new_task;
 pub(crate) mod overrides;

@@ -5,6 +5,7 @@ use jiff::Timestamp;
 
 use super::overrides::{Effective, container_records};
 use crate::lifecycle::Lifecycle;
+use crate::state::connect::TaskConnect;
 use crate::state::service::Scheduling;
 use crate::state::{NetworkRecord, Scope, Tags, TaskRecord, uuid};
 
@@ -23,6 +24,7 @@ pub(crate) struct NewTask<'a> {
     pub platform_version: String,
     pub default_log_mode: String,
     pub tags: Tags,
+    pub connect: Option<TaskConnect>,
     pub scheduling: Option<Scheduling>,
     pub now: Timestamp,
 }
@@ -55,6 +57,7 @@ impl NewTask<'_> {
             default_log_mode: self.default_log_mode.clone(),
             attachment_id: uuid(),
             network: network.clone(),
+            connect: self.connect.clone().map(|connect| TaskConnect { attachment_id: uuid(), ..connect }),
             tags: self.tags.clone(),
             eni: None,
             node: None,

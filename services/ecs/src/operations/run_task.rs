@@ -161,6 +161,7 @@ fn new_task<'a>(
         platform_version: plan.platform_version.clone(),
         default_log_mode: settings::effective(&*call.service.store, call.cx, DEFAULT_LOG_DRIVER_MODE),
         tags: plan.tags.clone(),
+        connect: None,
         scheduling: None,
         now: call.cx.now,
     }

@@ -8,12 +8,14 @@ use crate::definition::FARGATE;
 use crate::lifecycle::ContainerProgress;
 use crate::state::{ContainerRecord, TaskRecord};
 
-const ATTACHMENT_TYPE: &str = "ElasticNetworkInterface";
+pub(crate) const ATTACHMENT_TYPE: &str = "ElasticNetworkInterface";
+/// ECS API reference, Attachment.
+const CONNECT_ATTACHMENT_TYPE: &str = "Service Connect";
 
 pub(crate) fn task(task: &TaskRecord, with_tags: bool) -> ecs::Task {
     let life = &task.lifecycle;
     ecs::Task {
-        attachments: Some(vec![attachment(task)]),
+        attachments: Some(std::iter::once(attachment(task)).chain(connect_attachment(task)).collect()),
         attributes: Some(attributes(task)),
         availability_zone: Some(task.network.availability_zone.clone()),
         capacity_provider_name: task.capacity_provider.clone(),
@@ -75,6 +77,27 @@ fn attachment(task: &TaskRecord) -> ecs::Attachment {
         status: Some(task.lifecycle.attachment_status().into()),
         details: Some(details),
     }
+}
+
+/// What the task serves by Service Connect. Its proxy is the node's: there is no container to be named.
+fn connect_attachment(task: &TaskRecord) -> Option<ecs::Attachment> {
+    let connect = task.connect.as_ref()?;
+    let mut details = Vec::new();
+    for service in &connect.services {
+        let name = service.discovery_name.as_ref().or(service.port_name.as_ref());
+        details.extend(service.port_name.as_ref().map(|name| pair("portName", name)));
+        details.extend(name.map(|name| pair("discoveryName", name)));
+        let aliases = serde_json::to_string(&service.client_aliases).unwrap_or_default();
+        details.push(pair("clientAliases", aliases));
+        details
+            .extend(service.ingress_port_override.map(|port| pair("ingressPortOverride", port.to_string())));
+    }
+    Some(ecs::Attachment {
+        id: Some(connect.attachment_id.clone()),
+        r#type: Some(CONNECT_ATTACHMENT_TYPE.into()),
+        status: Some(task.lifecycle.attachment_status().into()),
+        details: Some(details),
+    })
 }
 
 /// What the task really runs in is told as an attribute of its own: AWS has no word for it.

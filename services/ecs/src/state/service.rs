@@ -9,9 +9,11 @@
 
 use ferrogate_api::ecs;
 use ferrogate_model::Arn;
+use ferrogate_nodeapi::ConnectClient;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::connect::{ConnectSpec, EndpointInstance};
 use super::{NetworkRecord, Scope, Tags};
 use crate::plan::service::{
     Accounted, DeploymentStatus, Launches, RolloutState, ServiceDeploymentStatus, Stability, StageRun,
@@ -225,6 +227,8 @@ pub(crate) struct Spec {
     pub load_balancers: Vec<ecs::LoadBalancer>,
     #[serde(default)]
     pub registries: Vec<ecs::ServiceRegistry>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub connect: Option<ConnectSpec>,
 }
 
 impl Spec {
@@ -248,6 +252,9 @@ pub(crate) struct ServiceRevisionRecord {
     /// 19 digits.
     pub id: String,
     pub created_at: Timestamp,
+    /// What its tasks can call by Service Connect: all that there was in the namespace when it was made.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub clients: Vec<ConnectClient>,
     #[serde(flatten)]
     pub spec: Spec,
 }
@@ -418,6 +425,9 @@ pub(crate) struct Scheduling {
     pub targets: Vec<TargetRecord>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub instance: Option<InstanceRecord>,
+    /// Of Service Connect.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub endpoints: Vec<EndpointInstance>,
     pub accounted: Accounted,
     #[serde(default)]
     pub ended_unhealthy: bool,
@@ -431,6 +441,7 @@ impl Scheduling {
         Self {
             targets: Vec::new(),
             instance: None,
+            endpoints: Vec::new(),
             accounted: Accounted::New,
             ended_unhealthy: false,
             released: false,
@@ -439,7 +450,7 @@ impl Scheduling {
 
     /// Somebody may still send it connections.
     pub(crate) fn is_registered(&self) -> bool {
-        !self.targets.is_empty() || self.instance.is_some()
+        !self.targets.is_empty() || self.instance.is_some() || !self.endpoints.is_empty()
     }
 }
 
@@ -484,17 +495,18 @@ impl ServiceRecord {
         shown
     }
 
-    /// Drops those that are over and that nothing can go back to.
-    pub(crate) fn prune(&mut self) {
+    /// Drops those that are over and that nothing can go back to. Gives their revisions.
+    pub(crate) fn prune(&mut self) -> Vec<String> {
         let mut kept = 0;
-        self.deployments.retain(|one| {
+        let dropped = self.deployments.extract_if(.., |one| {
             if one.status != DeploymentStatus::Inactive {
-                return true;
+                return false;
             }
             let completed = one.rollout_state == RolloutState::Completed;
             kept += usize::from(completed);
-            completed && kept <= COMPLETED_KEPT
+            !completed || kept > COMPLETED_KEPT
         });
+        dropped.map(|one| one.revision).collect()
     }
 }
 

@@ -239,14 +239,12 @@ fn of_another(service: &str, error: ApiError) -> ApiError {
 
 /// What this version does not bring to a service's tasks.
 pub(super) fn refuse_unsupported(
-    service_connect: bool,
     volumes: bool,
     lattice: bool,
     gateways: bool,
     monitoring: bool,
 ) -> Result<(), ApiError> {
     refuse(&[
-        ("serviceConnectConfiguration", service_connect),
         ("volumeConfigurations", volumes),
         ("vpcLatticeConfigurations", lattice),
         ("gatewayConnectors", gateways),

@@ -1,12 +1,15 @@
 //! A new deployment: a service revision, and the record of how it is brought out.
 
 use ferrogate_model::{digits, hex_id};
+use ferrogate_nodeapi::ConnectClient;
 use ferrogate_store::{Json, Store, Txn, range_json};
 use jiff::Timestamp;
 
 use super::configuration::{self, ROLLING};
+use super::connect;
 use crate::events::{self, Named};
 use crate::plan::service::{Deployment, DeploymentStatus, RolloutState, ServiceDeploymentStatus};
+use crate::state::connect::look_at;
 use crate::state::service::{
     DeploymentRecord, RevisionSummary, ServiceDeploymentRecord, ServiceKey, ServiceRecord,
     ServiceRevisionRecord, TaskSetRecord,
@@ -20,7 +23,8 @@ const SERVICE_DEPLOYMENT_ID_CHARACTERS: usize = 21;
 /// Deploys `service.spec`. What was PRIMARY is being replaced from now on.
 pub(super) fn begin(store: &dyn Store, service: &mut ServiceRecord, now: Timestamp, txn: Txn) -> Txn {
     let key = service.key();
-    let (txn, revision) = put_revision(service, now, txn);
+    let (txn, clients) = connect::offer(store, &key, &service.spec, now, txn);
+    let (txn, revision) = put_revision(service, clients, now, txn);
     let mut made = deployment(revision.clone(), now);
     made.target_groups = target_groups(service);
     let id: String = hex_id().chars().take(SERVICE_DEPLOYMENT_ID_CHARACTERS).collect();
@@ -58,7 +62,9 @@ pub(super) fn begin(store: &dyn Store, service: &mut ServiceRecord, now: Timesta
     let reason = made.rollout_reason.clone();
     txn = events::deployment_state_change(txn, &key, Named::DEPLOYMENT_IN_PROGRESS, &made.id, &reason, now);
     service.deployments.insert(0, made);
-    service.prune();
+    for dropped in service.prune() {
+        txn = look_at(store, &key, &dropped, txn);
+    }
     forget_old(store, &key, service, txn).put_json(key.deployment(&id), &record)
 }
 
@@ -100,7 +106,7 @@ pub(super) fn begin_task_set(
     now: Timestamp,
     txn: Txn,
 ) -> (Txn, DeploymentRecord) {
-    let (txn, revision) = put_revision(service, now, txn);
+    let (txn, revision) = put_revision(service, Vec::new(), now, txn);
     let mut made = deployment(revision, now);
     made.status = DeploymentStatus::Active;
     made.target_groups =
@@ -110,9 +116,15 @@ pub(super) fn begin_task_set(
     (txn, made)
 }
 
-fn put_revision(service: &ServiceRecord, now: Timestamp, txn: Txn) -> (Txn, String) {
+fn put_revision(
+    service: &ServiceRecord,
+    clients: Vec<ConnectClient>,
+    now: Timestamp,
+    txn: Txn,
+) -> (Txn, String) {
     let id = digits(19);
-    let record = ServiceRevisionRecord { id: id.clone(), created_at: now, spec: service.spec.clone() };
+    let spec = service.spec.clone();
+    let record = ServiceRevisionRecord { id: id.clone(), created_at: now, clients, spec };
     (txn.put_json(service.key().revision(&id), &record), id)
 }
 

@@ -6,8 +6,8 @@ use ferrogate_store::{Store, Txn};
 use super::attachments::{self, refuse_unsupported};
 use super::spec::{self, Asked, By};
 use super::{
-    PROPAGATE_TAGS, SERVICES_PER_CLUSTER_MAX, begin, client_token, configuration, desired_count, find,
-    grace_period, shape,
+    PROPAGATE_TAGS, SERVICES_PER_CLUSTER_MAX, begin, client_token, configuration, connect, desired_count,
+    find, grace_period, shape,
 };
 use crate::call::Call;
 use crate::errors::{invalid, unsupported, unsupported_feature};
@@ -53,6 +53,13 @@ pub(crate) async fn create(
     };
     let mut spec = asked.over(None, definition.as_ref(), &cluster.record)?;
     attachments::check(&spec, &configuration, definition.as_ref().map(|found| &found.definition))?;
+    let connect = input.service_connect_configuration.take().zip(definition.as_ref());
+    let connect = connect
+        .map(|(asked, found)| {
+            let drafts = connect::check(&asked, &found.definition, &configuration, None)?;
+            Ok::<_, ApiError>((asked, drafts))
+        })
+        .transpose()?;
     let exec = input.enable_execute_command == Some(true);
     spec::check_exec(exec, definition.as_ref())?;
     let service = ServiceRecord {
@@ -96,6 +103,10 @@ pub(crate) async fn create(
     if controller == DeploymentController::Ecs {
         spec::resolve(call, &mut spec).await?;
         Box::pin(attachments::look_up(call, &spec)).await?;
+        if let Some((asked, drafts)) = connect {
+            let joined = connect::join(call, &key, asked, drafts, &cluster.record);
+            spec.connect = Some(Box::pin(joined).await?);
+        }
     }
     let service = ServiceRecord { spec, ..service };
     let made = call
@@ -163,7 +174,6 @@ fn check_quota(store: &dyn Store, key: &ServiceKey) -> Result<(), ApiError> {
 fn refuse(input: &ecs::CreateServiceRequest) -> Result<(), ApiError> {
     let is_set = |count: Option<usize>| count.is_some_and(|count| count > 0);
     refuse_unsupported(
-        input.service_connect_configuration.as_ref().is_some_and(|one| one.enabled == Some(true)),
         is_set(input.volume_configurations.as_ref().map(Vec::len)),
         is_set(input.vpc_lattice_configurations.as_ref().map(Vec::len)),
         is_set(input.gateway_connectors.as_ref().map(Vec::len)),
@@ -225,6 +235,10 @@ fn check_external(
         return Ok(());
     }
     let is_set = |count: Option<usize>| count.is_some_and(|count| count > 0);
+    let connects = input.service_connect_configuration.as_ref().is_some_and(|one| one.enabled == Some(true));
+    if connects {
+        return Err(invalid("Service Connect is supported with the deployment controller ECS only."));
+    }
     for (name, named) in [
         ("taskDefinition", input.task_definition.is_some()),
         ("networkConfiguration", input.network_configuration.is_some()),

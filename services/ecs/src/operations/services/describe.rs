@@ -9,6 +9,7 @@ use crate::definition::FARGATE;
 use crate::errors::invalid;
 use crate::names;
 use crate::operations::clusters::missing;
+use crate::operations::namespaces;
 use crate::operations::{check_count, one_of, page};
 use crate::state::service::{ServiceKey, ServiceRecord, ServiceStatus};
 
@@ -66,12 +67,19 @@ pub(crate) fn list(
     Ok(ecs::ListServicesResponse { service_arns: Some(arns), next_token: page.next_token })
 }
 
-/// No service is in a namespace: Service Connect is refused when a service is made.
-pub(crate) fn list_by_namespace(
-    _call: &Call<'_>,
+/// Of every cluster, those that only call among them.
+pub(crate) async fn list_by_namespace(
+    call: &Call<'_>,
     input: ecs::ListServicesByNamespaceRequest,
 ) -> Result<ecs::ListServicesByNamespaceResponse, ApiError> {
-    let none: Vec<String> = Vec::new();
-    page(none, |item| item, input.next_token.as_deref(), input.max_results)?;
-    Ok(ecs::ListServicesByNamespaceResponse { service_arns: Some(Vec::new()), next_token: None })
+    let namespace = namespaces::existing(call, input.namespace.as_deref().unwrap_or_default()).await?;
+    let all: Vec<Json<ServiceRecord>> = call.range(&call.scope.services());
+    let members = all.into_iter().map(|found| found.record).filter(|service| {
+        service.status == ServiceStatus::Active
+            && service.spec.membership().is_some_and(|one| one.namespace_id == namespace.id)
+    });
+    let arns: Vec<String> = members.map(|service| service.key().arn()).collect();
+    let count = input.max_results.or(Some(PAGE_DEFAULT));
+    let page = page(arns, |arn| arn, input.next_token.as_deref(), count)?;
+    Ok(ecs::ListServicesByNamespaceResponse { service_arns: Some(page.items), next_token: page.next_token })
 }

@@ -4,6 +4,7 @@
 mod attachments;
 pub(crate) mod begin;
 pub(crate) mod configuration;
+mod connect;
 pub(crate) mod create;
 pub(crate) mod delete;
 pub(crate) mod deployments;

@@ -7,6 +7,7 @@ use super::task_set_shape;
 use crate::operations::launch::PLATFORM_VERSION;
 use crate::operations::tags;
 use crate::plan::service::DeploymentStatus;
+use crate::state::connect::Endpoint;
 use crate::state::service::{
     DeploymentController, DeploymentRecord, ServiceEventsRecord, ServiceKey, ServiceRecord,
     ServiceRevisionRecord, Spec,
@@ -136,11 +137,22 @@ fn deployment(store: &dyn Store, key: &ServiceKey, one: &DeploymentRecord) -> ec
         launch_type: spec.launch_type.clone(),
         platform_version: resolved_version(&spec),
         platform_family: Some(PLATFORM_FAMILY.into()),
+        service_connect_resources: resources(key, &spec),
+        service_connect_configuration: spec.connect.map(|connect| connect.configuration),
         network_configuration: spec.network_configuration,
         rollout_state: Some(one.rollout_state.name().into()),
         rollout_state_reason: Some(one.rollout_reason.clone()),
         ..Default::default()
     }
+}
+
+fn resources(key: &ServiceKey, spec: &Spec) -> Option<Vec<ecs::ServiceConnectServiceResource>> {
+    let resource = |one: &Endpoint| ecs::ServiceConnectServiceResource {
+        discovery_name: Some(one.discovery_name.clone()),
+        discovery_arn: Some(key.scope.cloud_map_arn(format!("service/{}", one.service_id))),
+    };
+    let endpoints = spec.endpoints();
+    (!endpoints.is_empty()).then(|| endpoints.iter().map(resource).collect())
 }
 
 pub(super) fn service_revision(
@@ -179,6 +191,7 @@ pub(super) fn service_revision(
         network_configuration: spec.network_configuration.clone(),
         container_images: Some(definition.container_definitions.iter().flatten().map(image).collect()),
         guard_duty_enabled: Some(false),
+        service_connect_configuration: spec.connect.as_ref().map(|connect| connect.configuration.clone()),
         created_at: Some(found.created_at),
         resolved_configuration: (!balancers.is_empty())
             .then(|| ecs::ResolvedConfiguration { load_balancers: Some(balancers), ..Default::default() }),

@@ -5,7 +5,7 @@ use ferrogate_api::{ApiError, ecs};
 use super::attachments::{self, refuse_unsupported};
 use super::create::{check_placement, checked_rebalancing, controller, propagate};
 use super::spec::{self, Asked, By};
-use super::{active, begin, change, configuration, desired_count, grace_period, key, shape};
+use super::{active, begin, change, configuration, connect, desired_count, grace_period, key, shape};
 use crate::call::Call;
 use crate::errors::{invalid, unsupported};
 use crate::events::{self, Named};
@@ -45,12 +45,27 @@ pub(crate) async fn update(
         let definition = definition.as_ref().map(|found| &found.definition);
         attachments::check(&wanted, &configuration, definition)?;
     }
+    let again = named.is_some() || input.force_new_deployment == Some(true);
+    let connect = asked_of_connect(&mut input, &found, again).zip(definition.as_ref());
+    let connect = connect
+        .map(|(asked, of)| {
+            let drafts = connect::check(&asked, &of.definition, &configuration, Some(&found.spec))?;
+            Ok::<_, ApiError>((asked, drafts))
+        })
+        .transpose()?;
+    if connect.is_none() {
+        connect::check_strategy(!wanted.endpoints().is_empty(), &configuration)?;
+    }
     spec::check_exec(input.enable_execute_command.unwrap_or(found.exec_enabled), definition.as_ref())?;
     if wants_network {
         spec::resolve(call, &mut wanted).await?;
     }
     if looks_up {
         Box::pin(attachments::look_up(call, &wanted)).await?;
+    }
+    if let Some((asked, drafts)) = connect {
+        let joined = connect::join(call, &key, asked, drafts, &cluster);
+        wanted.connect = Some(Box::pin(joined).await?);
     }
     let before = found.spec.clone();
     let store = &*call.service.store;
@@ -73,6 +88,17 @@ pub(crate) async fn update(
     })
     .await?;
     Ok(ecs::UpdateServiceResponse { service: Some(shape::service(store, &updated, true)) })
+}
+
+/// What is asked for, or, for a new definition, what there is: its ports are looked up again.
+fn asked_of_connect(
+    input: &mut ecs::UpdateServiceRequest,
+    service: &ServiceRecord,
+    again: bool,
+) -> Option<ecs::ServiceConnectConfiguration> {
+    let before = service.spec.connect.as_ref().filter(|_| again);
+    let asked = input.service_connect_configuration.take();
+    asked.or_else(|| before.map(|connect| connect.configuration.clone()))
 }
 
 /// The definition that the service has, whatever its status is.
@@ -105,7 +131,8 @@ fn take(spec: &mut Spec, before: &Spec, wanted: &Spec) {
         network_configuration,
         networks,
         load_balancers,
-        registries
+        registries,
+        connect
     );
 }
 
@@ -138,7 +165,6 @@ fn apply(service: &mut ServiceRecord, input: &ecs::UpdateServiceRequest) -> Resu
 fn refuse(input: &ecs::UpdateServiceRequest, service: &ServiceRecord) -> Result<(), ApiError> {
     let is_set = |count: Option<usize>| count.is_some_and(|count| count > 0);
     refuse_unsupported(
-        input.service_connect_configuration.as_ref().is_some_and(|one| one.enabled == Some(true)),
         is_set(input.volume_configurations.as_ref().map(Vec::len)),
         is_set(input.vpc_lattice_configurations.as_ref().map(Vec::len)),
         is_set(input.gateway_connectors.as_ref().map(Vec::len)),
@@ -154,6 +180,7 @@ fn refuse(input: &ecs::UpdateServiceRequest, service: &ServiceRecord) -> Result<
         return Ok(());
     }
     for (name, named) in [
+        ("serviceConnectConfiguration", input.service_connect_configuration.is_some()),
         ("taskDefinition", input.task_definition.is_some()),
         ("networkConfiguration", input.network_configuration.is_some()),
         ("platformVersion", input.platform_version.is_some()),
