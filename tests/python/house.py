@@ -1,7 +1,8 @@
 """A part of the house, inside its container.
 
 `serve`: answers over HTTP who it is, until SIGTERM, which ends it at once: who is still sent requests then fails them.
-Its health check fails from the beginning with BROKEN=1, else as soon as somebody asks for …/break.
+Its health check fails from the beginning with BROKEN=1, else as soon as somebody asks for …/break. With FLAPPING=1 it fails
+in every other second, and what was answered is printed.
 `call NAME`: looks the name up and asks every address it gets, again and again; a line of JSON for each time.
 """
 
@@ -24,6 +25,7 @@ WHO = {
     "revision": os.environ.get("REVISION", ""),
     "host": socket.gethostname(),
 }
+flapping = os.environ.get("FLAPPING") == "1"
 broken = threading.Event()
 
 
@@ -36,7 +38,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
         time.sleep(int(urllib.parse.parse_qs(url.query).get("ms", ["0"])[0]) / 1000)
         status = 200
         if url.path == "/health":
-            status = 503 if broken.is_set() else 200
+            status = 503 if broken.is_set() or (flapping and int(time.time()) % 2) else 200
+            if flapping:
+                print(status, flush=True)
         elif url.path.endswith("/break"):
             broken.set()
         body = json.dumps(WHO).encode() + b"\n"

@@ -1,6 +1,6 @@
-"""Constant load: `load.py URL...` asks them in turn from several threads until its input ends.
+"""Constant load: `load.py [--close] URL...` asks them in turn from several threads until its input ends.
 
-Half of the threads keep their connections, the others make a new one for each request. Each line of input, also `end`,
+Half of the threads (none with --close) keep their connections, the others make a new one for each request. Each line of input, also `end`,
 after which nothing new is asked and what is asked is awaited, is answered by a line of JSON: `requests` and `failed` of all the time, the first `failures`, `slowest_ms`, and `answers`: how often each
 body came since the line before.
 """
@@ -99,10 +99,12 @@ def run(seen, urls, keeps):
 seen = Seen()
 ending = threading.Event()
 threads = []
+closes = sys.argv[1] == "--close"
+asked = sys.argv[2:] if closes else sys.argv[1:]
 for index in range(THREADS):
     # Not all the same one first.
-    urls = sys.argv[1:][index % (len(sys.argv) - 1) :] + sys.argv[1:][: index % (len(sys.argv) - 1)]
-    arguments = (seen, itertools.cycle(urls), index % 2 == 0)
+    urls = asked[index % len(asked) :] + asked[: index % len(asked)]
+    arguments = (seen, itertools.cycle(urls), index % 2 == 0 and not closes)
     threads.append(threading.Thread(target=run, args=arguments, daemon=True))
     threads[-1].start()
 for line in sys.stdin:

@@ -3,6 +3,8 @@
 
 mod load;
 mod parts;
+mod shifts;
+mod turmoil;
 
 use std::collections::BTreeMap;
 

@@ -1,5 +1,7 @@
 //! Services with real containers: kept, rolled out, rolled back, scaled, deleted.
 
+mod zones;
+
 use std::process::Child;
 
 use ferrogate_tests::{Cluster, Keys, TaskRun, eventually, until};

@@ -44,6 +44,7 @@ operations! {
         delete_task_set(DeleteTaskSetRequest) -> DeleteTaskSetResponse = services::task_sets::delete;
         deregister_task_definition(DeregisterTaskDefinitionRequest) -> DeregisterTaskDefinitionResponse = definitions::deregister;
         execute_command(ExecuteCommandRequest) -> ExecuteCommandResponse = execute_command::execute;
+        list_services_by_namespace(ListServicesByNamespaceRequest) -> ListServicesByNamespaceResponse = services::describe::list_by_namespace;
         put_account_setting(PutAccountSettingRequest) -> PutAccountSettingResponse = settings::put;
         put_account_setting_default(PutAccountSettingDefaultRequest) -> PutAccountSettingDefaultResponse = settings::put_default;
         put_cluster_capacity_providers(PutClusterCapacityProvidersRequest) -> PutClusterCapacityProvidersResponse = clusters::put_capacity_providers;
@@ -76,7 +77,6 @@ operations! {
         list_container_instances(ListContainerInstancesRequest) -> ListContainerInstancesResponse = absent::list_container_instances;
         list_service_deployments(ListServiceDeploymentsRequest) -> ListServiceDeploymentsResponse = services::deployments::list;
         list_services(ListServicesRequest) -> ListServicesResponse = services::describe::list;
-        list_services_by_namespace(ListServicesByNamespaceRequest) -> ListServicesByNamespaceResponse = services::describe::list_by_namespace;
         list_tags_for_resource(ListTagsForResourceRequest) -> ListTagsForResourceResponse = tags::list;
         list_task_definition_families(ListTaskDefinitionFamiliesRequest) -> ListTaskDefinitionFamiliesResponse = definitions::list_families;
         list_task_definitions(ListTaskDefinitionsRequest) -> ListTaskDefinitionsResponse = definitions::list;

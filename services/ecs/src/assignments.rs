@@ -4,12 +4,14 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use ferrogate_nodeapi::TaskAssignment;
+use ferrogate_nodeapi::{Connect, TaskAssignment};
 use ferrogate_store::{Change, Json, Kv, Store, Watch, WatchError};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use crate::plan::assignment::assignment;
+use crate::plan::assignment::{assignment, proxy_logs};
+use crate::plan::connect::of_task;
+use crate::state::service::{ServiceKey, ServiceRevisionRecord};
 use crate::state::{self, TaskKey, TaskRecord};
 
 type List = Arc<Vec<TaskAssignment>>;
@@ -28,17 +30,45 @@ struct Shared {
     lists: BTreeMap<String, watch::Sender<List>>,
 }
 
+/// In every shape that is asked for, so that a change of one task costs as much as its node is large and no more.
 #[derive(Default)]
 struct Held {
-    /// By the task's key in the store.
-    tasks: BTreeMap<Arc<str>, OnNode>,
+    /// By node, then by the task's key in the store.
+    nodes: BTreeMap<Arc<str>, BTreeMap<Arc<str>, TaskAssignment>>,
+    /// The node of each task, by its key.
+    places: HashMap<Arc<str>, Arc<str>>,
     /// Keys by task ARN.
     keys: HashMap<String, Arc<str>>,
+    /// How many there are by availability zone.
+    zones: BTreeMap<String, usize>,
 }
 
-struct OnNode {
-    node: String,
-    assignment: TaskAssignment,
+impl Held {
+    fn get_mut(&mut self, key: &str) -> Option<(Arc<str>, &mut TaskAssignment)> {
+        let node = self.places.get(key)?;
+        Some((Arc::clone(node), self.nodes.get_mut(node)?.get_mut(key)?))
+    }
+
+    fn insert(&mut self, key: &Arc<str>, node: &str, assignment: TaskAssignment) {
+        self.remove(key);
+        let node =
+            self.nodes.get_key_value(node).map_or_else(|| Arc::from(node), |(node, _)| Arc::clone(node));
+        *self.zones.entry(assignment.availability_zone.clone()).or_default() += 1;
+        self.keys.insert(assignment.task_arn.clone(), Arc::clone(key));
+        self.places.insert(Arc::clone(key), Arc::clone(&node));
+        self.nodes.entry(node).or_default().insert(Arc::clone(key), assignment);
+    }
+
+    /// `false`: it was not there.
+    fn remove(&mut self, key: &str) -> bool {
+        let task = self.places.remove(key).and_then(|node| self.nodes.get_mut(&node)?.remove(key));
+        let Some(task) = task else { return false };
+        self.keys.remove(&task.task_arn);
+        if let Some(count) = self.zones.get_mut(&task.availability_zone) {
+            *count -= 1;
+        }
+        true
+    }
 }
 
 /// What a change means for a node.
@@ -82,26 +112,19 @@ impl Assignments {
     /// Reads a task that is on a node.
     pub(crate) fn with<R>(&self, task_arn: &str, read: impl FnOnce(&TaskAssignment) -> R) -> Option<R> {
         let held = self.shared.held();
-        let task = held.tasks.get(held.keys.get(task_arn)?)?;
-        Some(read(&task.assignment))
+        let key = held.keys.get(task_arn)?;
+        Some(read(held.nodes.get(held.places.get(key)?)?.get(key)?))
     }
 
     /// Tasks by availability zone.
     pub(crate) fn zones(&self) -> BTreeMap<String, usize> {
-        let mut zones = BTreeMap::new();
-        for task in self.shared.held().tasks.values() {
-            *zones.entry(task.assignment.availability_zone.clone()).or_default() += 1;
-        }
-        zones
+        self.shared.held().zones.clone()
     }
 
     /// Tasks by node.
     pub(crate) fn load(&self) -> BTreeMap<String, usize> {
-        let mut load = BTreeMap::new();
-        for task in self.shared.held().tasks.values() {
-            *load.entry(task.node.clone()).or_default() += 1;
-        }
-        load
+        let held = self.shared.held();
+        held.nodes.iter().map(|(node, tasks)| (node.as_ref().to_owned(), tasks.len())).collect()
     }
 }
 
@@ -151,7 +174,7 @@ impl Shared {
     async fn take_all(&self, watch: &mut Watch) -> Result<(), WatchError> {
         loop {
             let mut next = Some(watch.next().await?);
-            let mut told: HashSet<String> = HashSet::new();
+            let mut told: HashSet<Arc<str>> = HashSet::new();
             let mut taken = 0;
             {
                 let mut held = self.held();
@@ -172,20 +195,20 @@ impl Shared {
         }
     }
 
-    fn take(&self, held: &mut Held, change: &Change, told: &mut HashSet<String>) {
+    fn take(&self, held: &mut Held, change: &Change, told: &mut HashSet<Arc<str>>) {
         // Something newer is on its way: nobody has to see this any more.
         let newest = self.store.get(&change.key).map(|kv| kv.mod_revision);
         if newest != change.kv.as_ref().map(|kv| kv.mod_revision) {
             return;
         }
-        let before = held.tasks.get(&change.key).map(|task| task.node.clone());
+        let before = held.places.get(&change.key).cloned();
         let effect = match &change.kv {
             Some(kv) => self.put(held, kv),
             None => forget(held, &change.key),
         };
         if effect == Effect::Tell {
             told.extend(before);
-            told.extend(held.tasks.get(&change.key).map(|task| task.node.clone()));
+            told.extend(held.places.get(&change.key).cloned());
         }
     }
 
@@ -194,14 +217,14 @@ impl Shared {
         let Some(node) = task.node.as_ref().filter(|_| task.lifecycle.status().is_on_a_node()) else {
             return forget(held, &kv.key);
         };
-        if let Some(known) = held.tasks.get_mut(&kv.key)
-            && known.node == *node
+        if let Some((place, known)) = held.get_mut(&kv.key)
+            && *place == **node
         {
             let (desired, sequence) = (task.node_desired().into(), task.lifecycle.reported_sequence());
-            let tell = known.assignment.desired != desired;
-            let quiet = known.assignment.reported_sequence != sequence;
-            known.assignment.desired = desired;
-            known.assignment.reported_sequence = sequence;
+            let tell = known.desired != desired;
+            let quiet = known.reported_sequence != sequence;
+            known.desired = desired;
+            known.reported_sequence = sequence;
             return match (tell, quiet) {
                 (true, _) => Effect::Tell,
                 (false, true) => Effect::Quiet,
@@ -209,7 +232,9 @@ impl Shared {
             };
         }
         let definition = state::get_definition(&*self.store, &task.scope(), &task.family, task.revision);
-        let Some(assignment) = definition.and_then(|definition| assignment(&task, &definition)) else {
+        let connect = connect(&*self.store, &task);
+        let Some(assignment) = definition.and_then(|definition| assignment(&task, &definition, connect))
+        else {
             tracing::error!(
                 task = task.arn(),
                 definition = task.definition_arn(),
@@ -217,15 +242,15 @@ impl Shared {
             );
             return Effect::None;
         };
-        held.keys.insert(assignment.task_arn.clone(), Arc::clone(&kv.key));
-        held.tasks.insert(Arc::clone(&kv.key), OnNode { node: node.clone(), assignment });
+        held.insert(&kv.key, node, assignment);
         Effect::Tell
     }
 
     /// The list with what the follower may not have seen yet: a node that begins trusts its reported sequences.
     fn refreshed(&self, node: &str) -> Vec<TaskAssignment> {
         let mut held = self.held();
-        let keys: Vec<Arc<str>> = held.tasks.keys().cloned().collect();
+        let keys: Vec<Arc<str>> =
+            held.nodes.get(node).into_iter().flat_map(BTreeMap::keys).cloned().collect();
         for kv in keys.iter().filter_map(|key| self.store.get(key)) {
             self.put(&mut held, &kv);
         }
@@ -233,7 +258,7 @@ impl Shared {
     }
 
     fn list(&self, held: &Held, node: &str) -> Vec<TaskAssignment> {
-        held.tasks.values().filter(|task| task.node == node).map(|task| task.assignment.clone()).collect()
+        held.nodes.get(node).into_iter().flat_map(BTreeMap::values).cloned().collect()
     }
 
     fn publish(&self, held: &Held, node: &str) {
@@ -243,14 +268,19 @@ impl Shared {
     }
 }
 
+/// Of the task's service revision, which never changes.
+pub(crate) fn connect(store: &dyn Store, task: &TaskRecord) -> Option<Connect> {
+    let revision = &task.connect.as_ref()?.revision;
+    let key = ServiceKey::new(&task.scope(), &task.cluster, task.service_name()?).revision(revision);
+    let Some(Json { record, .. }) = ferrogate_store::get_json::<ServiceRevisionRecord>(store, &key) else {
+        tracing::error!(task = task.arn(), revision, "a task's service revision is gone");
+        return None;
+    };
+    of_task(&record.spec, &record.clients, proxy_logs(task, &record.spec))
+}
+
 fn forget(held: &mut Held, key: &str) -> Effect {
-    match held.tasks.remove(key) {
-        Some(task) => {
-            held.keys.remove(&task.assignment.task_arn);
-            Effect::Tell
-        }
-        None => Effect::None,
-    }
+    if held.remove(key) { Effect::Tell } else { Effect::None }
 }
 
 /// `/ecs/<account>/<region>/task/…`

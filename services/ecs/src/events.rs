@@ -8,11 +8,12 @@
 //! them has to follow.
 
 use ferrogate_store::Txn;
+use jiff::fmt::temporal::DateTimePrinter;
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::operations::shape;
+use crate::operations::shape::{self, ATTACHMENT_TYPE};
 use crate::state::service::{ServiceKey, ServiceRecord};
 use crate::state::{Scope, TaskRecord, uuid};
 
@@ -31,6 +32,7 @@ pub(crate) struct EventRecord {
     pub detail_type: String,
     pub source: String,
     pub account: String,
+    /// To the second.
     pub time: Timestamp,
     pub region: String,
     pub resources: Vec<String>,
@@ -63,7 +65,39 @@ pub(crate) fn key_at(scope: &Scope, at: Timestamp) -> String {
     format!("{}{:020}", prefix_of(scope), at.as_nanosecond().max(0))
 }
 
-fn put(txn: Txn, scope: &Scope, detail_type: &str, at: Timestamp, resource: String, detail: Value) -> Txn {
+/// As ECS writes a time: to the millisecond.
+fn written(at: Timestamp) -> String {
+    DateTimePrinter::new().precision(Some(3)).timestamp_to_string(&at)
+}
+
+/// What has a name of its own in events: times are texts, an interface is an `eni`; tags are not told.
+fn as_told(value: &mut Value) {
+    match value {
+        Value::Array(all) => all.iter_mut().for_each(as_told),
+        Value::Object(members) => {
+            members.remove("tags");
+            for (name, value) in members {
+                let time = value.as_str().filter(|_| name.ends_with("At")).and_then(|text| text.parse().ok());
+                match time {
+                    Some(at) => *value = json!(written(at)),
+                    None if *value == ATTACHMENT_TYPE => *value = json!("eni"),
+                    None => as_told(value),
+                }
+            }
+        }
+        _ => {}
+    }
+}
+
+fn put(
+    txn: Txn,
+    scope: &Scope,
+    detail_type: &str,
+    at: Timestamp,
+    resource: String,
+    mut detail: Value,
+) -> Txn {
+    as_told(&mut detail);
     let id = uuid();
     let key = format!("{}-{id}", key_at(scope, at));
     let event = EventRecord {
@@ -72,7 +106,7 @@ fn put(txn: Txn, scope: &Scope, detail_type: &str, at: Timestamp, resource: Stri
         detail_type: detail_type.into(),
         source: "aws.ecs".into(),
         account: scope.account.clone(),
-        time: at,
+        time: Timestamp::from_second(at.as_second()).unwrap_or(at),
         region: scope.region.clone(),
         resources: vec![resource],
         detail,

@@ -7,6 +7,8 @@
 //! - Nodes see the service by [`EcsService::assignments`] and [`EcsService::report`] (`node.rs`).
 //! - A service's tasks are started and stopped by its scheduler: a pure planner (`plan/service`) that is told what is
 //!   wanted and what is seen, and a controller (`controllers/services`) that does what it says.
+//! - Service Connect: a service's named ports are endpoints of a Cloud Map namespace (`state/connect.rs`). A deployment is told
+//!   of those that are there when it begins; its tasks' proxies are the node's.
 //! - What happens is told to EventBridge by records (`events.rs`).
 //! - EC2 is called as `ecs.amazonaws.com`, roles are tried out as `ecs-tasks.amazonaws.com`: both by the AWS API.
 //!

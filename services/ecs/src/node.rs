@@ -3,12 +3,12 @@
 use std::sync::Arc;
 
 use ferrogate_api::ecs;
-use ferrogate_nodeapi::{LogConfiguration, TaskAssignment, TaskReport};
+use ferrogate_nodeapi::{Connect, LogConfiguration, TaskAssignment, TaskReport};
 use ferrogate_store::{StoreError, Txn};
 use tokio::sync::watch;
 
 use crate::EcsService;
-use crate::assignments::read_task;
+use crate::assignments::{self, read_task};
 use crate::lifecycle::Event;
 use crate::plan::assignment::log_configuration;
 use crate::state;
@@ -37,6 +37,11 @@ pub enum ReportError {
     Store(#[from] StoreError),
     #[error("the tasks that were reported changed {ATTEMPTS_MAX} times meanwhile")]
     Contended,
+}
+
+/// By the name that the proxy has among the containers.
+fn of_proxy(connect: &Connect, container: &str) -> Option<LogConfiguration> {
+    connect.logs.as_ref().filter(|logs| logs.container == container).map(|logs| logs.to.clone())
 }
 
 impl EcsService {
@@ -105,10 +110,13 @@ impl EcsService {
         })
     }
 
-    /// Where a container's output goes; `None`: no such task or container, or it has no log configuration.
+    /// Where the output of a container or of a Service Connect proxy goes; `None`: no such task or container, or it has no log configuration.
     pub fn log_configuration(&self, task_arn: &str, container: &str) -> Option<LogConfiguration> {
         let on_node = self.assignments.with(task_arn, |task| {
-            task.containers.iter().find(|one| one.name == container).and_then(|one| one.logs.clone())
+            match task.containers.iter().find(|one| one.name == container) {
+                Some(found) => found.logs.clone(),
+                None => task.connect.as_ref().and_then(|connect| of_proxy(connect, container)),
+            }
         });
         if let Some(configuration) = on_node {
             return configuration;
@@ -116,7 +124,9 @@ impl EcsService {
         // Output may arrive after the task has left its node.
         let task = read_task(&*self.store, task_arn)?.record;
         let definition = state::get_definition(&*self.store, &task.scope(), &task.family, task.revision)?;
-        let record = task.containers.iter().find(|one| one.name == container)?;
+        let Some(record) = task.containers.iter().find(|one| one.name == container) else {
+            return of_proxy(&assignments::connect(&*self.store, &task)?, container);
+        };
         let containers = definition.container_definitions.unwrap_or_default();
         let definition = containers.iter().find(|one| one.name.as_deref() == Some(container))?;
         log_configuration(&task, record, definition)

@@ -9,6 +9,7 @@
 //! /ecs/<account>/<region>/setting/<name>/<principal>     operations/settings.rs
 //! /ecs/<account>/<region>/client-token/<cluster>/<token> what an idempotent RunTask made
 //! /ecs/<account>/<region>/service…                       services, see `service.rs`
+//! /ecs/<account>/<region>/connect/<namespace id>         Service Connect, see `connect.rs`
 //! /ecs-work/<queue>/…                                    what controllers have to look at, see `Queue`
 //! /events/…                                              what EventBridge is told, see `events.rs`
 //! ```
@@ -16,6 +17,7 @@
 //! The work queues hold keys only, written in the same transaction as the record they follow from, so that a
 //! controller wakes and reads as much as there is to do and not as much as there is.
 
+pub(crate) mod connect;
 pub(crate) mod service;
 
 use std::collections::BTreeMap;
@@ -29,6 +31,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::events;
 use crate::lifecycle::{Desired, Event, Lifecycle, Status};
+use connect::TaskConnect;
 use service::Scheduling;
 
 pub(crate) type Tags = BTreeMap<String, String>;
@@ -187,6 +190,8 @@ pub(crate) enum Queue {
     Forget,
     /// Task definitions that are DELETE_IN_PROGRESS.
     DeleteDefinition,
+    /// Namespaces in which an endpoint of Service Connect may be nobody's any more.
+    Connect,
 }
 
 impl Queue {
@@ -196,6 +201,7 @@ impl Queue {
             Self::Deprovision => "/ecs-work/deprovision/",
             Self::Forget => "/ecs-work/forget/",
             Self::DeleteDefinition => "/ecs-work/delete-definition/",
+            Self::Connect => "/ecs-work/connect/",
         }
     }
 
@@ -229,6 +235,9 @@ pub(crate) struct ClusterRecord {
     /// `None`: as by DEFAULT.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub execute_command: Option<ecs::ExecuteCommandConfiguration>,
+    /// ARN of the Cloud Map namespace of `serviceConnectDefaults`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub connect_namespace: Option<String>,
     #[serde(default)]
     pub tags: Tags,
     /// When it became INACTIVE.
@@ -334,6 +343,9 @@ pub(crate) struct TaskRecord {
     pub attachment_id: String,
     pub network: NetworkRecord,
     pub containers: Vec<ContainerRecord>,
+    /// `None`: no part in Service Connect.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub connect: Option<TaskConnect>,
     /// Written by `operations/tags.rs` after RunTask.
     #[serde(default)]
     pub tags: Tags,

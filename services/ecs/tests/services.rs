@@ -360,8 +360,8 @@ async fn refused() {
         ),
         (
             json!({ "serviceConnectConfiguration": { "enabled": true } }),
-            "ClientException",
-            "'serviceConnectConfiguration'",
+            "InvalidParameterException",
+            "A namespace is required to use Service Connect",
         ),
         (json!({ "volumeConfigurations": [{ "name": "v" }] }), "ClientException", "'volumeConfigurations'"),
         (
@@ -446,6 +446,69 @@ async fn a_role_that_cannot_be_had() {
     cluster.0.cloud.refused_roles.lock().unwrap().clear();
     let stable = cluster.until_stable().await;
     assert_eq!(messages(&stable).iter().filter(|text| text.contains("failed to launch")).count(), 1);
+}
+
+/// A launch that is refused before there is a task is a failed task.
+#[tokio::test]
+async fn launches_that_are_refused_trip_the_breaker() {
+    let cluster = Cluster::new().await;
+    let breaker = json!({ "deploymentCircuitBreaker": { "enable": true, "rollback": true } });
+    cluster.create(json!({ "deploymentConfiguration": breaker })).await.unwrap();
+    let first = cluster.until_stable().await.deployments.unwrap().remove(0).id;
+    let role = "arn:aws:iam::123456789012:role/app";
+    cluster.0.register(with(sample(), json!({ "taskRoleArn": role }))).await.unwrap();
+    cluster.0.cloud.refused_roles.lock().unwrap().insert(role.to_owned());
+    cluster.update(json!({ "taskDefinition": "sample-fargate-app:2" })).await.unwrap();
+    cluster
+        .until(
+            "back",
+            |_| Nature::Runs,
+            |service| is_stable(service) && service.deployments.as_ref().unwrap()[0].id == first,
+        )
+        .await;
+    let events = messages(&cluster.describe().await);
+    let launch = "(service web) failed to launch a task with (error ECS was unable to assume the role";
+    assert_eq!(events.iter().filter(|text| text.starts_with(launch)).count(), 1, "{events:#?}");
+    assert!(
+        events.iter().any(|text| text.ends_with("deployment failed: tasks failed to start.")),
+        "{events:#?}"
+    );
+    let request = input(json!({ "service": "web" }));
+    let listed = cluster.0.service.list_service_deployments(&cluster.0.cx(), request).await.unwrap();
+    let arn = listed.service_deployments.unwrap().remove(0).service_deployment_arn.unwrap();
+    let request = input(json!({ "serviceDeploymentArns": [arn] }));
+    let described = cluster.0.service.describe_service_deployments(&cluster.0.cx(), request).await.unwrap();
+    let deployment = described.service_deployments.unwrap().remove(0);
+    assert_eq!(deployment.status.as_deref(), Some("ROLLBACK_SUCCESSFUL"));
+    let breaker = deployment.deployment_circuit_breaker.unwrap();
+    assert_eq!((breaker.status.as_deref(), breaker.threshold), (Some("TRIGGERED"), Some(3)));
+    // Two tasks each time.
+    assert_eq!(breaker.failure_count, Some(4));
+}
+
+/// As AWS does it: there is a task, and it stops.
+#[tokio::test]
+async fn without_an_address_the_others_stay() {
+    let cluster = Cluster::new().await;
+    cluster.create(json!({})).await.unwrap();
+    cluster.until_stable().await;
+    let there = cluster.tasks("RUNNING").await.len();
+    *cluster.0.cloud.addresses.lock().unwrap() = Some(there);
+    cluster.update(json!({ "desiredCount": there + 1 })).await.unwrap();
+    let delayed = |service: &ferrogate_api::ecs::Service| {
+        let said = messages(service);
+        said.contains(&"(service web) is unable to consistently start tasks successfully.".to_owned())
+    };
+    cluster.until("it is said", |_| Nature::Runs, delayed).await;
+    for task in cluster.tasks("STOPPED").await {
+        let reason = task.stopped_reason.unwrap();
+        assert_eq!(task.stop_code.as_deref(), Some("TaskFailedToStart"));
+        assert!(reason.ends_with(": InsufficientFreeAddressesInSubnet"), "{reason}");
+    }
+    assert_eq!(cluster.describe().await.running_count, i32::try_from(there).ok());
+    *cluster.0.cloud.addresses.lock().unwrap() = None;
+    cluster.until_stable().await;
+    assert_eq!(cluster.tasks("RUNNING").await.len(), there + 1);
 }
 
 #[tokio::test]

@@ -25,6 +25,8 @@ impl Load {
     pub(super) fn of(mut command: Command, urls: &[String]) -> Self {
         let mut child = command
             .args(urls)
+            // It keeps true time, whatever clock the cluster lives by: Python cannot sleep by another one.
+            .env_remove("LD_PRELOAD")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -64,6 +66,26 @@ impl Load {
     pub(super) fn ends(self) {
         let told = self.ask("end");
         assert_eq!(told["failed"], 0, "{told:#}");
+    }
+
+    /// The part of the next `of` answers that `revision` gives.
+    #[track_caller]
+    pub(super) fn share(&self, revision: &str, of: u64) -> f64 {
+        // What is under way is not of the next ones.
+        self.goes_on(32);
+        let (mut own, mut all) = (0, 0);
+        until(&format!("{of} answers"), || {
+            let told = self.told();
+            assert_eq!(told["failed"], 0, "{told:#}");
+            for (body, count) in told["answers"].as_object().expect("answers") {
+                let who: Value = serde_json::from_str(body).unwrap_or_else(|error| panic!("{error}: {body}"));
+                let count = count.as_u64().expect("a number");
+                all += count;
+                own += if who["revision"] == *revision { count } else { 0 };
+            }
+            (all >= of).then_some(())
+        });
+        own as f64 / all as f64
     }
 
     /// The revisions that answer now.

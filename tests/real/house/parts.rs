@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use ferrogate_tests::{Cluster, eventually};
+use ferrogate_tests::{Cluster, Setup, eventually};
 use serde_json::{Value, json};
 
 /// What runs in the parts' containers.
@@ -43,7 +43,11 @@ pub(super) struct Part<'a> {
 
 impl House {
     pub(super) fn start() -> Self {
-        let cluster = Cluster::start();
+        Self::start_with(Setup::default())
+    }
+
+    pub(super) fn start_with(setup: Setup) -> Self {
+        let cluster = Cluster::start_with(setup);
         cluster.boto().ok("ecs", "create_cluster", json!({}));
         let subnets = subnets(&cluster);
         let front = group(&cluster, "front");
@@ -61,8 +65,17 @@ impl House {
         });
         let answer = cluster.boto().ok("elbv2", "create_listener", input);
         let listener = text(&answer["Listeners"][0]["ListenerArn"]);
-        cluster.aws(&["elbv2", "wait", "load-balancer-available", "--load-balancer-arns", &balancer]).ok();
-        Self { cluster, subnets, balancer, listener, back }
+        let house = Self { cluster, subnets, balancer, listener, back };
+        house.available(&house.balancer);
+        house
+    }
+
+    pub(super) fn available(&self, balancer: &str) {
+        eventually("the load balancer is active", || {
+            let input = json!({ "LoadBalancerArns": [balancer] });
+            let answer = self.cluster.boto().ok("elbv2", "describe_load_balancers", input);
+            answer["LoadBalancers"][0]["State"]["Code"] == "active"
+        });
     }
 
     /// A revision of a part: what it runs, of which image.
@@ -76,25 +89,36 @@ impl House {
         text(&definition["taskDefinitionArn"])
     }
 
-    /// A service with a target group and a rule for `/<name>/*`.
-    pub(super) fn open(&self, name: &'static str, desired: u32, priority: u32, more: Value) -> Part<'_> {
+    /// A target group of this protocol whose targets' health is what they say of it.
+    pub(super) fn target_group(&self, name: &str, protocol: &str) -> String {
         let boto = self.cluster.boto();
         let input = json!({
-            "Name": name, "Protocol": "HTTP", "Port": PORT, "TargetType": "ip", "VpcId": self.cluster.network().vpc,
-            "HealthCheckPath": "/health", "HealthCheckIntervalSeconds": 5, "HealthCheckTimeoutSeconds": 3,
-            "HealthyThresholdCount": 2, "UnhealthyThresholdCount": 2,
+            "Name": name, "Protocol": protocol, "Port": PORT, "TargetType": "ip", "VpcId": self.cluster.network().vpc,
+            "HealthCheckProtocol": "HTTP", "HealthCheckPath": "/health", "HealthCheckIntervalSeconds": 5,
+            "HealthCheckTimeoutSeconds": 3, "HealthyThresholdCount": 2, "UnhealthyThresholdCount": 2,
         });
         let answer = boto.ok("elbv2", "create_target_group", input);
         let target_group = text(&answer["TargetGroups"][0]["TargetGroupArn"]);
         let attributes = json!([{ "Key": "deregistration_delay.timeout_seconds", "Value": DELAY_SECONDS }]);
         let input = json!({ "TargetGroupArn": target_group, "Attributes": attributes });
         boto.ok("elbv2", "modify_target_group_attributes", input);
+        target_group
+    }
+
+    /// The rule that forwards `/<name>/*`.
+    pub(super) fn rule(&self, name: &str, priority: u32, target_group: &str) -> String {
         let input = json!({
             "ListenerArn": self.listener, "Priority": priority,
             "Conditions": [{ "Field": "path-pattern", "Values": [format!("/{name}/*")] }],
             "Actions": [{ "Type": "forward", "TargetGroupArn": target_group }],
         });
-        boto.ok("elbv2", "create_rule", input);
+        text(&self.cluster.boto().ok("elbv2", "create_rule", input)["Rules"][0]["RuleArn"])
+    }
+
+    /// A service with a target group and a rule for `/<name>/*`.
+    pub(super) fn open(&self, name: &'static str, desired: u32, priority: u32, more: Value) -> Part<'_> {
+        let target_group = self.target_group(name, "HTTP");
+        self.rule(name, priority, &target_group);
         let balanced = json!({
             "loadBalancers": [{ "targetGroupArn": target_group, "containerName": "app", "containerPort": PORT }],
         });
@@ -114,7 +138,7 @@ impl House {
         self.cluster.boto().ok("ecs", "create_service", with(input, more));
     }
 
-    /// As a deployment pipeline waits.
+    /// As a deployment pipeline waits: it looks every 15 seconds.
     pub(super) fn stable(&self, services: &[&str]) {
         let mut arguments = vec!["ecs", "wait", "services-stable", "--services"];
         arguments.extend(services);
@@ -167,6 +191,17 @@ impl Part<'_> {
         }
         let answer = boto.ok("ecs", "describe_tasks", json!({ "tasks": arns }));
         answer["tasks"].as_array().expect("tasks").clone()
+    }
+
+    /// What the waiter `services_stable` looks at, without its pauses.
+    pub(super) fn settles(&self) {
+        eventually(&format!("{} is stable", self.name), || {
+            let service = self.describe();
+            let deployments = service["deployments"].as_array().expect("deployments");
+            deployments.len() == 1
+                && deployments[0]["rolloutState"] != "IN_PROGRESS"
+                && service["runningCount"] == service["desiredCount"]
+        });
     }
 
     /// Nothing but this deployment is there, and it is done.

@@ -2,6 +2,7 @@
 
 pub(crate) mod clients;
 mod deprovision;
+mod endpoints;
 pub(crate) mod interfaces;
 mod provision;
 pub(crate) mod services;
@@ -28,6 +29,7 @@ pub(crate) fn all(service: &EcsService) -> Vec<Arc<dyn Controller>> {
         Arc::new(provision::Provision::new(service)),
         Arc::new(deprovision::Deprovision::new(service)),
         Arc::new(services::Services::new(service)),
+        Arc::new(endpoints::Endpoints::new(service)),
         Arc::new(sweep::Sweep::new(service)),
     ]
 }

@@ -20,7 +20,7 @@ const OPTIONS: &[&str] = &[
 ];
 
 /// A driver that Fargate has. Its options are checked by [`check`].
-pub(super) fn check_driver(configuration: &ecs::LogConfiguration) -> Result<(), ApiError> {
+pub(crate) fn check_driver(configuration: &ecs::LogConfiguration) -> Result<(), ApiError> {
     match configuration.log_driver.as_deref().unwrap_or_default() {
         "awslogs" => require(configuration, &["awslogs-stream-prefix"]),
         driver @ ("splunk" | "awsfirelens") => Err(unsupported(&format!("the log driver '{driver}'"))),
@@ -48,7 +48,7 @@ fn require(configuration: &ecs::LogConfiguration, names: &[&str]) -> Result<(), 
 const BUFFER_BYTES_MAX: u64 = 100 << 20;
 
 /// The options of awslogs; other drivers are no concern of this.
-pub(super) fn check(configuration: &ecs::LogConfiguration) -> Result<(), ApiError> {
+pub(crate) fn check(configuration: &ecs::LogConfiguration) -> Result<(), ApiError> {
     if configuration.log_driver.as_deref() != Some("awslogs") {
         return Ok(());
     }

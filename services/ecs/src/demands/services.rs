@@ -5,6 +5,7 @@ use ferrogate_api::{Demand, Value};
 use super::Rights;
 use crate::controllers::interfaces::SERVICE_PRINCIPAL;
 use crate::names;
+use crate::state::ClusterRecord;
 use crate::state::service::{ServiceKey, ServiceRecord};
 
 impl Rights<'_> {
@@ -106,13 +107,22 @@ impl Rights<'_> {
         let is_on =
             connect.is_some_and(|connect| connect.get("enabled").and_then(Value::as_bool) == Some(true));
         let mut demand = self.with_launch(demand).with("ecs:enable-service-connect", [is_on.to_string()]);
-        if let Some(namespace) = connect.and_then(|connect| connect.get_str("namespace")) {
+        let named = connect.and_then(|connect| connect.get_str("namespace")).filter(|name| !name.is_empty());
+        let default = || is_on.then(|| self.cluster_namespace()).flatten();
+        if let Some(namespace) = named.map(str::to_owned).or_else(default) {
             demand = demand.with("ecs:namespace", [namespace]);
         }
         match self.input.get_str("taskDefinition") {
             Some(name) => demand.with("ecs:task-definition", [self.definition(name).0]),
             None => demand,
         }
+    }
+
+    /// The namespace of `serviceConnectDefaults`.
+    fn cluster_namespace(&self) -> Option<String> {
+        let name = self.cluster_name(self.input.get_str("cluster"));
+        let found = self.call.get::<ClusterRecord>(&self.call.scope.cluster(&name))?;
+        found.record.connect_namespace
     }
 
     /// Roles under which ECS will shift traffic.

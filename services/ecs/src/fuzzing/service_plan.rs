@@ -6,7 +6,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use crate::plan::service::{
     Accounted, Action, Alarms, CircuitBreaker, ContainerHealth, Controller, Deployment, DeploymentStatus,
-    EarlySuccess, End, Hook, HookAction, HookRun, HookStatus, Instance, Launches, Listener, Phase,
+    EarlySuccess, End, Endpoints, Hook, HookAction, HookRun, HookStatus, Instance, Launches, Listener, Phase,
     RolloutState, Service, ServiceDeploymentStatus, ServiceStatus, Snapshot, Stability, Stage, StageRun,
     StopRequest, Strategy, Target, TargetState, Task, Threshold, plan,
 };
@@ -73,7 +73,9 @@ fn check(snapshot: &Snapshot, action: &Action, stopped: &HashSet<&String>) {
             assert!(!tasks.is_empty());
             tasks.iter().for_each(|id| assert!(live(task(id)), "joins: {:?}", task(id)));
         }
-        Action::RegisterInstance { task: id, .. } | Action::SetInstanceHealth { task: id, .. } => {
+        Action::RegisterInstance { task: id, .. }
+        | Action::SetInstanceHealth { task: id, .. }
+        | Action::RegisterEndpoints { task: id } => {
             assert!(live(task(id)), "joins: {:?}", task(id));
         }
         Action::ReleaseTasks { tasks } => tasks.iter().map(task).for_each(|task| {
@@ -85,6 +87,7 @@ fn check(snapshot: &Snapshot, action: &Action, stopped: &HashSet<&String>) {
             assert!(task.targets.iter().any(there), "{task:?} is not in {group}");
         }),
         Action::DeregisterInstance { task: id } => assert!(task(id).instance != Instance::None),
+        Action::DeregisterEndpoints { task: id } => assert!(task(id).endpoints != Endpoints::None),
         Action::Account { tasks, as_ } => {
             tasks.iter().for_each(|id| assert!(task(id).accounted < *as_, "{:?}", task(id)));
         }
@@ -230,6 +233,7 @@ impl Bytes<'_> {
             ]),
             target_groups: self.some(&GROUPS),
             has_registry: self.yes(),
+            has_endpoints: self.yes(),
             scale_permille: self.one(&[1000, 0, 1, 500]),
             stop_request: self.maybe(|bytes| bytes.one(&[StopRequest::Rollback, StopRequest::Abort])),
             rollout_state: self.one(&[
@@ -250,7 +254,11 @@ impl Bytes<'_> {
             ]),
             rolling_back_to: self.maybe(|bytes| id(bytes.byte() % (DEPLOYMENTS_MAX + 2))),
             failed_tasks: self.count(),
-            launches: Launches { failed_rounds: self.count(), failed_at: self.maybe(Self::time) },
+            launches: Launches {
+                failed_rounds: self.count(),
+                failed_at: self.maybe(Self::time),
+                refused: self.yes(),
+            },
             stage: self.maybe(|bytes| bytes.stage(service)),
             production_permille: self.maybe(|bytes| bytes.one(&[1000, 0, 1, 500])),
             test_permille: self.maybe(|bytes| bytes.one(&[1000, 0])),
@@ -311,6 +319,7 @@ impl Bytes<'_> {
                 0 => Instance::None,
                 healthy => Instance::Registered { healthy: healthy == 1 },
             },
+            endpoints: self.one(&[Endpoints::None, Endpoints::Partly, Endpoints::Registered]),
             protected_until: self.maybe(Self::time),
             accounted: self.one(&[Accounted::New, Accounted::Healthy, Accounted::Ended]),
             released: self.yes(),

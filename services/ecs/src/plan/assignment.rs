@@ -4,13 +4,15 @@ use std::collections::BTreeMap;
 
 use ferrogate_api::ecs;
 use ferrogate_nodeapi::{
-    Architecture, ContainerAssignment, Dependency, DependencyCondition, HealthCheck, LogConfiguration,
-    LogDriver, MountPoint, PortMapping, RestartPolicy, TaskAssignment, TaskNetwork, Tmpfs, Ulimit,
-    VolumeAssignment, VolumesFrom,
+    Architecture, Connect, ConnectLogs, ContainerAssignment, Dependency, DependencyCondition, HealthCheck,
+    LogConfiguration, LogDriver, MountPoint, PortMapping, RestartPolicy, TaskAssignment, TaskNetwork, Tmpfs,
+    Ulimit, VolumeAssignment, VolumesFrom,
 };
 use ipnet::Ipv4Net;
 
 use crate::definition::{logs, pairs, storage};
+use crate::plan::connect::proxy_name;
+use crate::state::service::Spec;
 use crate::state::{ContainerRecord, TaskRecord};
 
 /// Fargate's own, where a container says nothing of open files.
@@ -20,7 +22,11 @@ const RESTART_ATTEMPT_PERIOD_SECONDS: i32 = 300;
 const STOP_TIMEOUT_SECONDS: i32 = 30;
 
 /// `None` while the task has no interface.
-pub(crate) fn assignment(task: &TaskRecord, definition: &ecs::TaskDefinition) -> Option<TaskAssignment> {
+pub(crate) fn assignment(
+    task: &TaskRecord,
+    definition: &ecs::TaskDefinition,
+    connect: Option<Connect>,
+) -> Option<TaskAssignment> {
     let containers = definition.container_definitions.as_deref().unwrap_or_default();
     let volumes = definition.volumes.iter().flatten().filter_map(|volume| volume.name.clone());
     Some(TaskAssignment {
@@ -51,7 +57,7 @@ pub(crate) fn assignment(task: &TaskRecord, definition: &ecs::TaskDefinition) ->
             .collect(),
         volumes: volumes.map(|name| VolumeAssignment { name }).collect(),
         has_task_role: task.task_role_arn.is_some(),
-        connect: None,
+        connect,
     })
 }
 
@@ -268,11 +274,28 @@ pub(crate) fn log_configuration(
     definition: &ecs::ContainerDefinition,
 ) -> Option<LogConfiguration> {
     let configuration = definition.log_configuration.as_ref()?;
+    awslogs(task, configuration, &container.name, &container.runtime_id)
+}
+
+/// Where what a task's Service Connect proxy says goes; `None`: nowhere but the node.
+pub(crate) fn proxy_logs(task: &TaskRecord, spec: &Spec) -> Option<ConnectLogs> {
+    let configuration = spec.connect.as_ref()?.configuration.log_configuration.as_ref()?;
+    let container = proxy_name(&task.connect.as_ref()?.revision);
+    let to = awslogs(task, configuration, &container, &container)?;
+    Some(ConnectLogs { container, to })
+}
+
+fn awslogs(
+    task: &TaskRecord,
+    configuration: &ecs::LogConfiguration,
+    container: &str,
+    runtime_id: &str,
+) -> Option<LogConfiguration> {
     let options = configuration.options.clone().unwrap_or_default();
     let option = |name: &str| options.get(name).cloned();
     let stream = match option("awslogs-stream-prefix") {
-        Some(prefix) => format!("{prefix}/{}/{}", container.name, task.task_id),
-        None => container.runtime_id.clone(),
+        Some(prefix) => format!("{prefix}/{container}/{}", task.task_id),
+        None => runtime_id.to_owned(),
     };
     let mode = option("mode").unwrap_or_else(|| task.default_log_mode.clone());
     Some(LogConfiguration {

@@ -1,6 +1,7 @@
 //! Pure planners: no clock, no store, no chance.
 
 pub(crate) mod assignment;
+pub(crate) mod connect;
 pub(crate) mod placement;
 pub(crate) mod provision;
 pub(crate) mod service;

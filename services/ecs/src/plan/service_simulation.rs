@@ -6,8 +6,8 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::service::{
     Accounted, Action, Alarms, CircuitBreaker, ContainerHealth, Controller, Deployment, DeploymentChange,
-    DeploymentStatus, End, HookStatus, Instance, Listener, Phase, Plan, RolloutState, Service, ServiceStatus,
-    Snapshot, Strategy, Target, TargetState, Task, Threshold, plan,
+    DeploymentStatus, End, Endpoints, HookStatus, Instance, Listener, Phase, Plan, RolloutState, Service,
+    ServiceStatus, Snapshot, Strategy, Target, TargetState, Task, Threshold, plan,
 };
 
 /// What becomes of the tasks of a deployment.
@@ -92,7 +92,7 @@ impl Simulation {
             }
         }
         let groups = groups.iter().map(|&group| group.to_owned()).collect();
-        let new = Deployment { target_groups: groups, ..Deployment::new(&id, self.now) };
+        let new = Deployment { target_groups: groups, has_endpoints: true, ..Deployment::new(&id, self.now) };
         self.snapshot.deployments.push(new);
         self.fates.insert(id.clone(), fate);
         id
@@ -178,8 +178,7 @@ impl Simulation {
 
     pub(crate) fn forget_ended_tasks(&mut self) {
         let is_over = |task: &Task| {
-            let nowhere = task.targets.is_empty() && task.instance == Instance::None;
-            task.phase == Phase::Stopped && task.accounted == Accounted::Ended && nowhere
+            task.phase == Phase::Stopped && task.accounted == Accounted::Ended && task.is_nowhere()
         };
         self.snapshot.tasks.retain(|task| !is_over(task));
     }
@@ -207,6 +206,7 @@ impl Simulation {
             Action::StopTasks { .. }
             | Action::RegisterTargets { .. }
             | Action::RegisterInstance { .. }
+            | Action::RegisterEndpoints { .. }
             | Action::SetInstanceHealth { .. }
             | Action::ReleaseTasks { .. } => {
                 self.snapshot.tasks.iter().map(|task| (task.id.as_str(), task)).collect()
@@ -229,14 +229,18 @@ impl Simulation {
                     assert!(task.phase == Phase::Running && task.end.is_none(), "{task:?} joins");
                 }
             }
-            Action::RegisterInstance { task, .. } | Action::SetInstanceHealth { task, .. } => {
+            Action::RegisterInstance { task, .. }
+            | Action::SetInstanceHealth { task, .. }
+            | Action::RegisterEndpoints { task } => {
                 let task = find(task);
                 assert!(task.phase == Phase::Running && task.end.is_none(), "{task:?} joins");
             }
             Action::ReleaseTasks { tasks } => {
                 for task in tasks.iter().map(find) {
-                    let nowhere = task.targets.is_empty() && task.instance == Instance::None;
-                    assert!(task.end.is_some() && nowhere && !task.released, "{task:?} is released");
+                    assert!(
+                        task.end.is_some() && task.is_nowhere() && !task.released,
+                        "{task:?} is released"
+                    );
                     assert!(task.phase < Phase::Stopped, "{task:?} is released");
                 }
             }
@@ -319,6 +323,8 @@ impl Simulation {
                 self.task(task).instance = Instance::Registered { healthy: *healthy };
             }
             Action::DeregisterInstance { task } => self.task(task).instance = Instance::None,
+            Action::RegisterEndpoints { task } => self.task(task).endpoints = Endpoints::Registered,
+            Action::DeregisterEndpoints { task } => self.task(task).endpoints = Endpoints::None,
             Action::Account { tasks, as_ } => self.each(tasks, |task| task.accounted = *as_),
             Action::SetDeployment { deployment, change } => {
                 change_deployment(self.deployment(deployment), change)
@@ -390,6 +396,7 @@ impl Simulation {
                     health: if has_check { ContainerHealth::Unknown } else { ContainerHealth::None },
                     targets: Vec::new(),
                     instance: Instance::None,
+                    endpoints: Endpoints::None,
                     protected_until: None,
                     accounted: Accounted::New,
                     released: false,

@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
 pub(crate) mod balancing;
+pub(crate) mod cloud_map;
 pub(crate) mod services;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -48,6 +49,7 @@ pub(crate) struct Cloud {
     /// Interfaces that there are addresses for; `None`: any number.
     pub(crate) addresses: Mutex<Option<usize>>,
     pub(crate) balancing: balancing::Balancing,
+    pub(crate) cloud_map: cloud_map::CloudMap,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -73,6 +75,7 @@ impl Default for Cloud {
             refused_roles: Mutex::default(),
             addresses: Mutex::default(),
             balancing: balancing::Balancing::default(),
+            cloud_map: cloud_map::CloudMap::default(),
         }
     }
 }
@@ -258,6 +261,9 @@ impl Cloud {
                     }
                     other => panic!("ECS does not call ec2:{other}"),
                 }
+            }
+            ("servicediscovery", operation) if !balancing::is_of_registry(&call.input) => {
+                self.cloud_map.answer(&call.caller, operation, call.input)
             }
             ("elbv2" | "servicediscovery", operation) => {
                 self.balancing.answer(&call.caller, operation, call.input)

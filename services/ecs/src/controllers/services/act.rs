@@ -57,6 +57,14 @@ impl Worker {
                     self.flush(writes).await?;
                     Box::pin(self.deregister_instance(writes, observed, task)).await?;
                 }
+                Action::RegisterEndpoints { task } => {
+                    self.flush(writes).await?;
+                    Box::pin(self.register_endpoints(writes, observed, task)).await?;
+                }
+                Action::DeregisterEndpoints { task } => {
+                    self.flush(writes).await?;
+                    Box::pin(self.deregister_endpoints(writes, task)).await?;
+                }
                 Action::ShiftTraffic { listener, permille } => {
                     self.flush(writes).await?;
                     Box::pin(self.shift(writes, observed, *listener, permille)).await?;
@@ -72,7 +80,7 @@ impl Worker {
                 Action::SetRebalancing(rebalancing) => writes.service.rebalancing_now = *rebalancing,
                 Action::SetBlocked(blocked) => writes.service.blocked = *blocked,
                 Action::Event { text } => say(writes, text, now),
-                Action::EndService => end(writes, now),
+                Action::EndService => self.end(writes, now),
             }
         }
         self.flush(writes).await
@@ -173,7 +181,19 @@ impl Worker {
         if after.status == DeploymentStatus::Primary && before.status != DeploymentStatus::Primary {
             self.go_back(writes, &after.revision);
         }
-        writes.service.prune();
+        if after.status != before.status {
+            self.look_at_endpoints(writes, &after.revision);
+        }
+        for revision in writes.service.prune() {
+            self.look_at_endpoints(writes, &revision);
+        }
+    }
+
+    fn end(&self, writes: &mut Writes, now: Timestamp) {
+        let revisions = std::mem::take(&mut writes.service.deployments).into_iter().map(|one| one.revision);
+        revisions.for_each(|revision| self.look_at_endpoints(writes, &revision));
+        writes.service.status = ServiceStatus::Inactive;
+        writes.service.ended_at = Some(now);
     }
 
     /// The service is what is deployed again.
@@ -262,10 +282,4 @@ fn say(writes: &mut Writes, text: &str, now: Timestamp) {
         writes.also(|txn| events::service_action(txn, &service, Named::TASK_START_IMPAIRED, None, now));
     }
     writes.say([text.to_owned()]);
-}
-
-fn end(writes: &mut Writes, now: Timestamp) {
-    writes.service.status = ServiceStatus::Inactive;
-    writes.service.ended_at = Some(now);
-    writes.service.deployments.clear();
 }

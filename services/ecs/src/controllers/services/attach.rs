@@ -215,7 +215,7 @@ impl Worker {
         self.flush(writes).await
     }
 
-    fn read(&self, writes: &Writes, id: &str) -> Option<TaskRecord> {
+    pub(super) fn read(&self, writes: &Writes, id: &str) -> Option<TaskRecord> {
         let service = writes.key();
         let key =
             TaskKey { scope: service.scope.clone(), cluster: service.cluster.clone(), id: id.to_owned() };

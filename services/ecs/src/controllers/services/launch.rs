@@ -12,9 +12,18 @@ use crate::operations::new_task::NewTask;
 use crate::operations::services::create::task_tags;
 use crate::operations::{NO_CAPACITY, launch, network, overrides};
 use crate::plan::placement;
-use crate::plan::service::Action;
-use crate::state::service::{Scheduling, ServiceEventsRecord, Spec};
+use crate::plan::service::{Action, RolloutState, refused_launch};
+use crate::state::connect::TaskConnect;
+use crate::state::service::{Scheduling, ServiceEventsRecord, ServiceRecord, Spec};
 use crate::state::{NetworkRecord, RevisionRecord, get_definition};
+
+/// Its attachment is each task's own.
+fn task_connect(service: &ServiceRecord, deployment: &str, spec: &Spec) -> Option<TaskConnect> {
+    spec.membership()?;
+    let revision = service.deployments.iter().find(|one| one.id == deployment)?.revision.clone();
+    let services = spec.connect.as_ref()?.configuration.services.clone().unwrap_or_default();
+    Some(TaskConnect { attachment_id: String::new(), revision, services })
+}
 
 impl Worker {
     pub(super) async fn start(
@@ -30,19 +39,20 @@ impl Worker {
             return Err(ActError::Refused(format!("the revision of {deployment} is gone")));
         };
         let scope = writes.key().scope.clone();
+        let refused = Refused { deployment, tasks: zones.iter().map(|(_, count)| count).sum(), now };
         let Some(definition) = get_definition(&*self.store, &scope, &spec.family, spec.revision) else {
-            return self.cannot_start(writes, "TaskDefinition not found.", now).await;
+            return self.cannot_start(writes, "TaskDefinition not found.", &refused).await;
         };
         let effective = match overrides::apply(&scope, &definition, None) {
             Ok(effective) => effective,
-            Err(error) => return self.cannot_start(writes, &error.message, now).await,
+            Err(error) => return self.cannot_start(writes, &error.message, &refused).await,
         };
         if let Err(error) = network::check_roles(&self.invoke, &scope, &effective).await {
-            return self.cannot_start(writes, &error.message, now).await;
+            return self.cannot_start(writes, &error.message, &refused).await;
         }
         let architecture = definition::architecture(&definition);
         if !crate::has_node_of(&self.nodes, architecture) {
-            return self.no_capacity(writes, now).await;
+            return self.no_capacity(writes, &refused).await;
         }
         let tags = get_json::<RevisionRecord>(&*self.store, &scope.revision(&spec.family, spec.revision))
             .map(|found| found.record.tags)
@@ -62,6 +72,7 @@ impl Worker {
             platform_version: launch::PLATFORM_VERSION.into(),
             default_log_mode: service.default_log_mode.clone(),
             tags: task_tags(&service, &tags),
+            connect: task_connect(&service, deployment, spec),
             scheduling: Some(Scheduling::new()),
             now,
         };
@@ -107,38 +118,55 @@ impl Worker {
         chosen
     }
 
-    async fn cannot_start(&self, writes: &mut Writes, why: &str, now: Timestamp) -> Result<(), ActError> {
+    async fn cannot_start(
+        &self,
+        writes: &mut Writes,
+        why: &str,
+        refused: &Refused<'_>,
+    ) -> Result<(), ActError> {
         let text = format!("(service {}) failed to launch a task with (error {why}).", writes.service.name);
-        self.not_started(writes, text, Named::TASK_CONFIGURATION_FAILURE, why, now).await?;
+        self.not_started(writes, text, Named::TASK_CONFIGURATION_FAILURE, why, refused).await?;
         Err(ActError::Refused(why.to_owned()))
     }
 
-    async fn no_capacity(&self, writes: &mut Writes, now: Timestamp) -> Result<(), ActError> {
+    async fn no_capacity(&self, writes: &mut Writes, refused: &Refused<'_>) -> Result<(), ActError> {
         let name = &writes.service.name;
         let text = format!("(service {name}) was unable to place a task. Reason: {NO_CAPACITY}.");
-        self.not_started(writes, text, Named::TASK_PLACEMENT_FAILURE, "RESOURCE:FARGATE", now).await?;
+        self.not_started(writes, text, Named::TASK_PLACEMENT_FAILURE, "RESOURCE:FARGATE", refused).await?;
         Err(ActError::Refused(NO_CAPACITY.to_owned()))
     }
 
-    /// Said once, however often it is tried.
+    /// Counted each time, as every launch that failed (ECS API reference, Deployment, `failedTasks`); said once, however often
+    /// it is tried.
     async fn not_started(
         &self,
         writes: &mut Writes,
         text: String,
         named: Named,
         reason: &str,
-        now: Timestamp,
+        refused: &Refused<'_>,
     ) -> Result<(), ActError> {
-        let said = get_json::<ServiceEventsRecord>(&*self.store, &writes.key().events());
-        if said
-            .and_then(|said| said.record.events.into_iter().next())
-            .is_some_and(|last| last.message == text)
-        {
-            return Ok(());
+        if let Some(one) = writes.service.deployment_mut(refused.deployment) {
+            one.launches = refused_launch(&one.launches, refused.now);
+            if one.rollout_state == RolloutState::InProgress {
+                one.failed_tasks = one.failed_tasks.saturating_add(refused.tasks);
+            }
         }
-        let service = writes.service.clone();
-        writes.say([text]);
-        writes.also(|txn| events::service_action(txn, &service, named, Some(reason), now));
+        let said = get_json::<ServiceEventsRecord>(&*self.store, &writes.key().events());
+        let is_last =
+            |said: ServiceEventsRecord| said.events.first().is_some_and(|last| last.message == text);
+        if !said.is_some_and(|said| is_last(said.record)) {
+            let service = writes.service.clone();
+            writes.say([text]);
+            writes.also(|txn| events::service_action(txn, &service, named, Some(reason), refused.now));
+        }
         self.flush(writes).await
     }
+}
+
+/// A start of which no task came.
+struct Refused<'a> {
+    deployment: &'a str,
+    tasks: u32,
+    now: Timestamp,
 }

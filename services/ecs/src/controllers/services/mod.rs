@@ -12,6 +12,7 @@
 
 mod act;
 mod attach;
+mod endpoints;
 mod index;
 mod launch;
 pub(crate) mod observe;

@@ -11,8 +11,8 @@ use super::seen::SeenTask;
 use crate::controllers::clients;
 use crate::operations::services::configuration;
 use crate::plan::service::{
-    Alarms, CircuitBreaker, Controller, Deployment, EarlySuccess, Hook, HookAction, Instance, Service,
-    ServiceStatus, Snapshot, Stage, Strategy, Target, TargetState, Task, Threshold,
+    Alarms, CircuitBreaker, Controller, Deployment, EarlySuccess, Endpoints, Hook, HookAction, Instance,
+    Service, ServiceStatus, Snapshot, Stage, Strategy, Target, TargetState, Task, Threshold,
 };
 use crate::state::Scope;
 use crate::state::service;
@@ -46,7 +46,8 @@ impl Worker {
         let deployments = service.deployments.iter();
         let deployments: Vec<Deployment> =
             deployments.map(|one| deployment(one, specs.get(&one.id))).collect();
-        let tasks: Vec<Task> = seen.iter().map(|one| task(one, &targets)).collect();
+        let tasks: Vec<Task> =
+            seen.iter().map(|one| task(one, &targets, specs.get(&one.deployment))).collect();
         let is_settled = |target: &Target| {
             matches!(target.state, TargetState::Healthy | TargetState::Unhealthy | TargetState::Unused)
         };
@@ -114,7 +115,7 @@ fn zones(service: &ServiceRecord, specs: &HashMap<String, Spec>) -> Vec<String> 
     all.into_iter().collect()
 }
 
-fn task(seen: &SeenTask, targets: &Targets) -> Task {
+fn task(seen: &SeenTask, targets: &Targets, spec: Option<&Spec>) -> Task {
     let target = |recorded: &service::TargetRecord| {
         let key = (recorded.group.clone(), seen.ip.clone()?, recorded.port);
         // What ELB does not know (any more) is registered again, or let go, as the task needs it.
@@ -136,9 +137,24 @@ fn task(seen: &SeenTask, targets: &Targets) -> Task {
         health: seen.health,
         targets: seen.scheduling.targets.iter().filter_map(target).collect(),
         instance: known.map_or(Instance::None, |one| Instance::Registered { healthy: one.healthy }),
+        endpoints: endpoints(seen, spec),
         protected_until: seen.protected_until,
         accounted: seen.scheduling.accounted,
         released: seen.scheduling.released,
+    }
+}
+
+/// What Cloud Map has of those that the task's deployment brings out.
+fn endpoints(seen: &SeenTask, spec: Option<&Spec>) -> Endpoints {
+    let noted = &seen.scheduling.endpoints;
+    let is_confirmed = |id: &String| noted.iter().any(|one| one.service_id == *id && one.confirmed);
+    let wanted = spec.map_or(&[][..], Spec::endpoints);
+    if noted.is_empty() {
+        Endpoints::None
+    } else if wanted.iter().all(|endpoint| is_confirmed(&endpoint.service_id)) {
+        Endpoints::Registered
+    } else {
+        Endpoints::Partly
     }
 }
 
@@ -149,6 +165,7 @@ fn deployment(one: &DeploymentRecord, spec: Option<&Spec>) -> Deployment {
         status: one.status,
         target_groups: one.target_groups.clone(),
         has_registry: spec.is_some_and(|spec| !spec.registries.is_empty()),
+        has_endpoints: spec.is_some_and(|spec| !spec.endpoints().is_empty()),
         scale_permille: one.task_set.as_ref().map_or(1000, |set| set.scale_permille),
         stop_request: one.stop_request,
         rollout_state: one.rollout_state,

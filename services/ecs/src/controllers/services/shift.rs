@@ -99,14 +99,9 @@ async fn shift_one(
         elbv2::DescribeListenersInput { listener_arns: Some(vec![arn.to_owned()]), ..Default::default() };
     let listener = client.describe_listeners(request).await?.listeners.into_iter().flatten().next();
     let listener = listener.unwrap_or_default();
-    // A Network Load Balancer forwards to one group: all of it goes over once the greater part does.
-    let is_network = matches!(listener.protocol.as_deref(), Some("TCP" | "UDP" | "TLS" | "TCP_UDP"));
-    let greatest = weights.iter().max_by_key(|one| one.weight).cloned();
-    let one = greatest.map(|one| elbv2::TargetGroupTuple { weight: None, ..one });
-    let weights = if is_network { one.into_iter().collect() } else { weights.to_vec() };
     let request = elbv2::ModifyListenerInput {
         listener_arn: Some(arn.to_owned()),
-        default_actions: Some(forwarding(listener.default_actions.unwrap_or_default(), &weights)),
+        default_actions: Some(forwarding(listener.default_actions.unwrap_or_default(), weights)),
         ..Default::default()
     };
     client.modify_listener(request).await.map(drop)

@@ -9,6 +9,7 @@ use super::Worker;
 use crate::controllers::ATTEMPTS_MAX;
 use crate::lifecycle::{Desired, SERVICE_SCHEDULER_INITIATED};
 use crate::plan::service::Accounted;
+use crate::state::connect::EndpointInstance;
 use crate::state::service::{
     InstanceRecord, Scheduling, ServiceEventsRecord, ServiceKey, ServiceRecord, TargetRecord,
 };
@@ -50,6 +51,7 @@ pub(super) enum TaskChange {
         group: String,
     },
     Instance(Option<InstanceRecord>),
+    Endpoints(Vec<EndpointInstance>),
 }
 
 impl TaskChange {
@@ -84,6 +86,7 @@ impl TaskChange {
                 }
             }
             Self::Instance(instance) => scheduling.instance.clone_from(instance),
+            Self::Endpoints(endpoints) => scheduling.endpoints.clone_from(endpoints),
         }
         *scheduling != before
     }

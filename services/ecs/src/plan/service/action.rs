@@ -62,6 +62,14 @@ pub(crate) enum Action {
     DeregisterInstance {
         task: String,
     },
+    /// With all endpoints of Service Connect that its deployment has.
+    RegisterEndpoints {
+        task: String,
+    },
+    /// Of all endpoints it is registered with.
+    DeregisterEndpoints {
+        task: String,
+    },
     /// Goes to the tasks as [`super::Task::accounted`].
     Account {
         tasks: Vec<String>,

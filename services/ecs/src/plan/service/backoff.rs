@@ -8,6 +8,7 @@ use super::{Launches, Task};
 
 /// Rounds that may fail before the next one has to wait.
 const FREE_ROUNDS: u32 = 2;
+const AFTER_REFUSAL: SignedDuration = SignedDuration::from_secs(5);
 const FIRST_GAP: SignedDuration = SignedDuration::from_secs(10);
 const LONGEST_GAP: SignedDuration = SignedDuration::from_mins(15);
 
@@ -17,8 +18,14 @@ pub(super) fn failed(launches: &mut Launches, task: &Task, now: Timestamp) -> bo
     if first {
         launches.failed_rounds = launches.failed_rounds.saturating_add(1);
         launches.failed_at = Some(now);
+        launches.refused = false;
     }
     first
+}
+
+/// Tasks could not even be made: a round of its own.
+pub(crate) fn refused(launches: &Launches, now: Timestamp) -> Launches {
+    Launches { failed_rounds: launches.failed_rounds.saturating_add(1), failed_at: Some(now), refused: true }
 }
 
 /// A task is RUNNING since `started_at`.
@@ -33,11 +40,14 @@ pub(super) fn delays(launches: &Launches) -> bool {
     launches.failed_rounds > FREE_ROUNDS
 }
 
-/// Not before then.
+/// Not before then. What was refused is at once refused again, so that it waits from the beginning.
 pub(super) fn next_start(launches: &Launches) -> Option<Timestamp> {
-    let failed_at = launches.failed_at.filter(|_| delays(launches))?;
-    let doublings = (launches.failed_rounds - FREE_ROUNDS - 1).min(16);
-    let gap = SignedDuration::from_secs(FIRST_GAP.as_secs() << doublings);
+    let failed_at = launches.failed_at?;
+    let gap = match launches.failed_rounds.checked_sub(FREE_ROUNDS + 1) {
+        Some(doublings) => SignedDuration::from_secs(FIRST_GAP.as_secs() << doublings.min(16)),
+        None if launches.refused => AFTER_REFUSAL,
+        None => return None,
+    };
     Some(after(failed_at, gap.min(LONGEST_GAP)))
 }
 
@@ -47,7 +57,7 @@ mod tests {
 
     fn gap(failed_rounds: u32) -> Option<i64> {
         let failed_at = Timestamp::from_second(1_800_000_000).unwrap();
-        let launches = Launches { failed_rounds, failed_at: Some(failed_at) };
+        let launches = Launches { failed_rounds, failed_at: Some(failed_at), refused: false };
         next_start(&launches).map(|at| at.duration_since(failed_at).as_secs())
     }
 
@@ -58,5 +68,18 @@ mod tests {
             [0, 0, 0, 10, 20, 40, 80, 160, 320, 640, 900].map(|gap| Some(gap).filter(|&gap| gap > 0));
         assert_eq!(gaps, expected);
         assert_eq!(gap(u32::MAX), Some(900));
+    }
+
+    #[test]
+    fn what_was_refused_waits_from_the_beginning() {
+        let now = Timestamp::from_second(1_800_000_000).unwrap();
+        let mut launches = Launches::default();
+        let gaps: Vec<i64> = std::iter::repeat_with(|| {
+            launches = refused(&launches, now);
+            next_start(&launches).unwrap().duration_since(now).as_secs()
+        })
+        .take(5)
+        .collect();
+        assert_eq!(gaps, [5, 5, 10, 20, 40]);
     }
 }

@@ -68,7 +68,7 @@ pub(super) fn after(from: Timestamp, by: SignedDuration) -> Timestamp {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Accounted, Instance, Target};
+    use super::super::{Accounted, Endpoints, Instance, Target};
     use super::*;
 
     fn at(seconds: i64) -> Timestamp {
@@ -87,6 +87,7 @@ mod tests {
             health: ContainerHealth::None,
             targets: Vec::new(),
             instance: Instance::None,
+            endpoints: Endpoints::None,
             protected_until: None,
             accounted: Accounted::New,
             released: false,

@@ -22,10 +22,11 @@ mod world;
 mod zones;
 
 pub(crate) use action::{Action, DeploymentChange, Listener, Plan};
+pub(crate) use backoff::refused as refused_launch;
 pub(crate) use breaker::threshold;
 pub(crate) use snapshot::{
-    Accounted, Alarms, CircuitBreaker, ContainerHealth, Controller, Deployment, EarlySuccess, End, Hook,
-    Instance, Phase, Service, ServiceStatus, Snapshot, Strategy, Target, TargetState, Task, Threshold,
+    Accounted, Alarms, CircuitBreaker, ContainerHealth, Controller, Deployment, EarlySuccess, End, Endpoints,
+    Hook, Instance, Phase, Service, ServiceStatus, Snapshot, Strategy, Target, TargetState, Task, Threshold,
 };
 pub(crate) use states::{
     DeploymentStatus, HookAction, HookRun, HookStatus, Launches, RolloutState, ServiceDeploymentStatus,
@@ -54,6 +55,10 @@ fn deploy(world: &mut World<'_>) {
     let Some(failing) = world.primary() else { return };
     if let Some(failure) = rollout::failure(world, failing) {
         rollout::fail(world, failing, failure);
+        if world.primary() != Some(failing) {
+            // What comes back may be whole at once. That it came back is written first, so that both are told.
+            return set_steady(world, false);
+        }
     }
     let Some(primary) = world.primary() else { return };
     match world.service.strategy {
@@ -95,7 +100,7 @@ fn drain(world: &mut World<'_>) {
             deployment.desired_count = 0;
         }
     }
-    if world.tasks.iter().all(|task| task.phase == Phase::Stopped && task.targets.is_empty()) {
+    if world.tasks.iter().all(|task| task.phase == Phase::Stopped && task.is_nowhere()) {
         for deployment in &mut world.deployments {
             deployment.status = DeploymentStatus::Inactive;
         }

@@ -1,4 +1,5 @@
-//! Load balancers and Cloud Map: a task joins when it is RUNNING, and leaves before its node is told to end it.
+//! Load balancers, Cloud Map and Service Connect: a task joins when it is RUNNING, and leaves before its node is told to end
+//! it.
 //!
 //! ```text
 //!  RUNNING ─► register ─► … ─► StopTasks, or it ends by itself
@@ -8,7 +9,7 @@
 use std::collections::{BTreeMap, HashSet};
 
 use super::world::{Group, is_live};
-use super::{Action, ContainerHealth, Deployment, Instance, Phase, TargetState, Task};
+use super::{Action, ContainerHealth, Deployment, Endpoints, Instance, Phase, TargetState, Task};
 
 /// For tasks that end, those that are being stopped by this plan among them.
 pub(super) fn ending(tasks: &[Task], stopping: &HashSet<&str>) -> Vec<Action> {
@@ -22,8 +23,10 @@ pub(super) fn ending(tasks: &[Task], stopping: &HashSet<&str>) -> Vec<Action> {
         if task.instance != Instance::None {
             instances.push(Action::DeregisterInstance { task: task.id.clone() });
         }
-        let is_nowhere = task.targets.is_empty() && task.instance == Instance::None;
-        if is_nowhere && !task.released && task.phase < Phase::Stopped {
+        if task.endpoints != Endpoints::None {
+            instances.push(Action::DeregisterEndpoints { task: task.id.clone() });
+        }
+        if task.is_nowhere() && !task.released && task.phase < Phase::Stopped {
             released.push(task.id.clone());
         }
     }
@@ -71,6 +74,7 @@ pub(super) fn joining(
             if deployment.has_registry {
                 instances.extend(instance(task));
             }
+            instances.extend(endpoints(task, deployment.has_endpoints));
         }
     }
     let register =
@@ -83,6 +87,20 @@ pub(super) fn joining(
 
 fn is_registered(task: &Task, group: &str) -> bool {
     task.targets.iter().any(|target| target.group == group && target.state != TargetState::Draining)
+}
+
+/// Those that may be called are those that pass their health checks.
+fn endpoints(task: &Task, wanted: bool) -> Option<Action> {
+    let id = task.id.clone();
+    match task.health {
+        ContainerHealth::None | ContainerHealth::Healthy if wanted => {
+            (task.endpoints != Endpoints::Registered).then_some(Action::RegisterEndpoints { task: id })
+        }
+        ContainerHealth::Unhealthy => {
+            (task.endpoints != Endpoints::None).then_some(Action::DeregisterEndpoints { task: id })
+        }
+        _ => None,
+    }
 }
 
 /// Its custom health in Cloud Map is that of its containers: unhealthy until they pass for the first time.

@@ -114,7 +114,7 @@ pub(crate) struct EarlySuccess {
 }
 
 /// A deployment with its service revision and service deployment, or a task set. What is not configuration
-/// (`id`, `created_at`, `target_groups`, `scale_permille`, `stop_request`, `has_registry`) is as the planner's own
+/// (`id`, `created_at`, `target_groups`, `scale_permille`, `stop_request`, `has_registry`, `has_endpoints`) is as the planner's own
 /// [`super::Action::SetDeployment`] and [`super::Action::BeginStage`] wrote it; [`Deployment::new`] is how it begins.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Deployment {
@@ -127,6 +127,8 @@ pub(crate) struct Deployment {
     pub target_groups: Vec<String>,
     /// Whether its tasks are registered with Cloud Map.
     pub has_registry: bool,
+    /// Whether its tasks are endpoints of Service Connect.
+    pub has_endpoints: bool,
     /// Of a task set: its scale.
     pub scale_permille: u32,
     /// StopServiceDeployment.
@@ -166,6 +168,7 @@ impl Deployment {
             status: DeploymentStatus::Primary,
             target_groups: Vec::new(),
             has_registry: false,
+            has_endpoints: false,
             scale_permille: 1000,
             stop_request: None,
             rollout_state: RolloutState::InProgress,
@@ -202,11 +205,19 @@ pub(crate) struct Task {
     /// Where it is registered or being deregistered. What is gone from its group is not here.
     pub targets: Vec<Target>,
     pub instance: Instance,
+    pub endpoints: Endpoints,
     pub protected_until: Option<Timestamp>,
     /// As written by [`super::Action::Account`].
     pub accounted: Accounted,
     /// [`super::Action::ReleaseTasks`] was done: its node has been told to end it.
     pub released: bool,
+}
+
+impl Task {
+    /// Nobody can send it new connections.
+    pub(crate) fn is_nowhere(&self) -> bool {
+        self.targets.is_empty() && self.instance == Instance::None && self.endpoints == Endpoints::None
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -272,6 +283,15 @@ pub(crate) enum Instance {
     Registered {
         healthy: bool,
     },
+}
+
+/// In Cloud Map, for Service Connect. They have no health of their own: what is unhealthy is not there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Endpoints {
+    None,
+    /// Some of them, or nobody knows.
+    Partly,
+    Registered,
 }
 
 /// How far the planner has taken account of a task.

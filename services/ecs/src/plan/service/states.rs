@@ -153,4 +153,7 @@ pub(crate) struct Launches {
     /// When the last of them was seen to have failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failed_at: Option<Timestamp>,
+    /// That time there was no task: it could not be made.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub refused: bool,
 }

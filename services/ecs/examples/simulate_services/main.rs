@@ -1,17 +1,23 @@
-//! What the service scheduler's planner costs: one service of 10,000 tasks and 5,000 services, in a simulated world.
-//! Prints one line of JSON; every plan is held to the planner's promises on the way.
+//! What services cost: one of 10,000 tasks and 5,000 of a few, once for the planner alone in a simulated world (held to its
+//! promises on the way), once with all controllers over a store in memory and simulated nodes. Prints one line of JSON:
+//! pairs of what was measured and how much it is.
 //!
-//! It compiles the planner by itself, which shows that there is nothing else in it.
+//! `simulate_services [TASKS [SERVICES]]`. It compiles the planner by itself, which shows that there is nothing else in it.
 
 #![allow(dead_code, unused_imports, reason = "what only the service uses of its planner")]
 
-#[path = "../src/plan/service/mod.rs"]
+#[path = "../../src/plan/service/mod.rs"]
 mod service;
-#[path = "../src/plan/service_simulation.rs"]
+#[path = "../../src/plan/service_simulation.rs"]
 mod service_simulation;
+#[path = "../../tests/support/mod.rs"]
+mod support;
+
+mod controllers;
 
 use std::time::{Duration, Instant};
 
+use serde_json::json;
 use service::{Plan, plan};
 use service_simulation::{Fate, Simulation};
 
@@ -103,24 +109,37 @@ fn at_rest(tasks: u32) -> Cost {
 }
 
 fn main() {
-    let (large, steps) = whole_life("large", TASKS);
-    let (rest, tenth) = (at_rest(TASKS), at_rest(TASKS / 10));
+    let mut sizes = std::env::args().skip(1).map(|size| size.parse::<u32>().expect("a number"));
+    let tasks = sizes.next().unwrap_or(TASKS);
+    let services = sizes.next().unwrap_or(SERVICES);
+    let (large, steps) = whole_life("large", tasks);
+    let (rest, tenth) = (at_rest(tasks), at_rest(tasks / 10));
     let mut many = Cost::default();
-    for index in 0..SERVICES {
+    for index in 0..services {
         let (cost, _) = whole_life(&format!("service-{index}"), TASKS_EACH);
         many.plans += cost.plans;
         many.sum += cost.sum;
         many.most = many.most.max(cost.most);
     }
-    let said = serde_json::json!({
-        format!("one service, {TASKS} tasks: up, updated, down ({steps} steps), a plan"):
-            format!("{} (at most {})", millis(large.mean()), millis(large.most)),
-        format!("one service, {TASKS} tasks at rest, a plan"): millis(rest.mean()),
-        format!("… against a tenth of the tasks"):
-            format!("{:.1}×", rest.mean().as_secs_f64() / tenth.mean().as_secs_f64()),
-        format!("{SERVICES} services of {TASKS_EACH} tasks: up, updated, down, all {} plans", many.plans):
-            format!("{:.2} s", many.sum.as_secs_f64()),
-        "… a plan": micros(many.mean()),
-    });
-    println!("{said}");
+    let mut said = vec![
+        (
+            format!("planner: one service, {tasks} tasks: up, updated, down ({steps} steps), a plan"),
+            json!(format!("{} (at most {})", millis(large.mean()), millis(large.most))),
+        ),
+        (format!("planner: one service, {tasks} tasks at rest, a plan"), json!(millis(rest.mean()))),
+        (
+            "… against a tenth of the tasks".into(),
+            json!(format!("{:.1}×", rest.mean().as_secs_f64() / tenth.mean().as_secs_f64())),
+        ),
+        (
+            format!(
+                "planner: {services} services of {TASKS_EACH} tasks: up, updated, down, all {} plans",
+                many.plans
+            ),
+            json!(format!("{:.2} s", many.sum.as_secs_f64())),
+        ),
+        ("… a plan".into(), json!(micros(many.mean()))),
+    ];
+    said.extend(controllers::measure(tasks, services, TASKS_EACH));
+    println!("{}", json!(said));
 }
