@@ -23,6 +23,8 @@ const DEFAULT_PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/b
 /// Fargate's default, ECS API reference, `ulimits`.
 const NOFILE_DEFAULT: u64 = 65_535;
 const SHM_SIZE: &str = "size=65536k";
+/// Of one container: the machine has some thousands for all (`kernel.pty.max`).
+const TERMINALS_MAX: &str = "max=256";
 /// The least the kernel takes; ECS gives it to a container without `cpu`.
 const CPU_SHARES_MIN: u64 = 2;
 const CPU_SHARES_MAX: u64 = 262_144;
@@ -34,17 +36,29 @@ pub const MASKED_PATHS: &[&str] = &[
     "/proc/interrupts",
     "/proc/kcore",
     "/proc/keys",
+    "/proc/kpagecgroup",
+    "/proc/kpagecount",
+    "/proc/kpageflags",
     "/proc/latency_stats",
     "/proc/sched_debug",
     "/proc/scsi",
+    "/proc/slabinfo",
     "/proc/timer_list",
     "/proc/timer_stats",
+    "/proc/vmallocinfo",
     "/sys/devices/virtual/powercap",
     "/sys/firmware",
 ];
 
-pub const READONLY_PATHS: &[&str] =
-    &["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
+pub const READONLY_PATHS: &[&str] = &[
+    "/proc/bus",
+    "/proc/fs",
+    "/proc/irq",
+    "/proc/mtrr",
+    "/proc/pressure",
+    "/proc/sys",
+    "/proc/sysrq-trigger",
+];
 
 /// The whole specification. `etc` holds `hosts`, `hostname` and `resolv.conf`.
 pub fn oci_spec(task: &TaskSandboxSpec, container: &ContainerSpec, etc: &Path) -> Result<Spec, Error> {
@@ -230,7 +244,7 @@ fn mounts(task: &TaskSandboxSpec, container: &ContainerSpec, etc: &Path) -> Resu
             "/dev/pts",
             "devpts",
             "devpts",
-            &["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"],
+            &["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5", TERMINALS_MAX],
         )?,
         mount("/sys", "sysfs", "sysfs", &["nosuid", "noexec", "nodev", "ro"])?,
         mount("/sys/fs/cgroup", "cgroup", "cgroup", &["nosuid", "noexec", "nodev", "ro"])?,
