@@ -1,8 +1,13 @@
 # Each target is one command a person types; what it does is in scripts/.
-.PHONY: build demo down test bench lint
+.PHONY: build guest demo down test bench lint
 
 build:            ## target/release/ferrogate
 	cargo build --release --bin ferrogate --bin ferrogate-shim --bin ferrogate-edge
+
+guest:            ## what micro-VMs need beside it: a kernel (minutes, once), and target/release/ferrogate-guest
+	scripts/deps kernel
+	cargo xtask kernel
+	cargo xtask guest --release
 
 demo: build       ## the whole job on this machine, left running
 	scripts/demo

@@ -41,7 +41,7 @@ fn env_status_ps_and_logs() {
         (&json!("http://127.0.0.1:4566"), &json!("123456789012"))
     );
     assert_eq!(status["pid"], cluster.pid());
-    assert_eq!(status["isolation"], "container");
+    assert_eq!(status["isolation"], "hardened containers (micro-VMs need --guest-kernel)");
     assert_eq!(status["tasks_on_node"].as_array().unwrap().len(), 1);
     let controllers = status["controllers"].as_object().unwrap();
     assert!(
@@ -95,7 +95,7 @@ fn mistakes(cluster: &Cluster) {
         (&["status", "--data-dir", "/nowhere"], "no Ferrogate runs with the data folder /nowhere"),
         (&["up", "--data-dir", "/run/x", "--account", "12"], "twelve digits"),
         (&["up", "--data-dir", "/run/x", "--listen", "0.0.0.0:4568"], "loopback only"),
-        (&["up", "--data-dir", "/run/x", "--isolation", "microvm"], "no micro-VMs yet"),
+        (&["up", "--data-dir", "/run/x", "--isolation", "microvm"], "needs --guest-kernel"),
     ] {
         let said = cluster.ferrogate(arguments);
         assert!(said.code != Some(0) && said.stderr.contains(says), "{arguments:?}: {said:?}");

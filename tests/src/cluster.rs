@@ -141,6 +141,7 @@ impl Cluster {
             .args(["up", "--listen", LISTEN, "--region", REGION, "--registry-mirror", &mirror, "--data-dir"])
             .arg(self.data())
             .args(&self.arguments)
+            .args(self.isolation())
             .env("FERROGATE_LOG", "info")
             .env("RUST_BACKTRACE", "1")
             .stdout(greeting)
@@ -154,6 +155,16 @@ impl Cluster {
             assert!(ended.is_none(), "ferrogate up ended: {ended:?}\n{}", self.told("ferrogate.log"));
             self.curl(&["--max-time", "5", &format!("http://{LISTEN}/")]).ok()
         });
+    }
+
+    /// `FERROGATE_TEST_ISOLATION=microvm` has every task in an emulated machine, where a test does not say otherwise.
+    fn isolation(&self) -> Vec<String> {
+        let wanted = std::env::var("FERROGATE_TEST_ISOLATION").is_ok_and(|isolation| isolation == "microvm");
+        if !wanted || self.arguments.iter().any(|argument| argument == "--isolation") {
+            return Vec::new();
+        }
+        let kernel = places::kernel().to_string_lossy().into_owned();
+        ["--isolation", "microvm", "--emulate", "--guest-kernel", &kernel].map(str::to_owned).to_vec()
     }
 
     /// Process id of `ferrogate up`.

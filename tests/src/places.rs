@@ -41,3 +41,10 @@ pub(crate) fn registry_storage() -> PathBuf {
     );
     path
 }
+
+/// Of micro-VMs.
+pub(crate) fn kernel() -> PathBuf {
+    let path = root().join(".cache/kernel/minimal");
+    assert!(path.exists(), "{} is missing: cargo xtask kernel", path.display());
+    path
+}

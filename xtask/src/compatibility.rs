@@ -72,7 +72,9 @@ fn is_served(source: &str, method: &str) -> bool {
     source.lines().any(|line| {
         line.contains(&by_hand)
             || (line.contains(&forwarded) && line.contains("=>"))
-            || (line.contains(&listed) && line.contains("->") && line.contains("Request"))
+            || (line.contains(&listed)
+                && line.contains("->")
+                && ["Request", "Input"].iter().any(|input| line.contains(input)))
     })
 }
 

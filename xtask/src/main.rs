@@ -3,6 +3,7 @@
 mod codegen;
 mod compatibility;
 mod images;
+mod kernel;
 mod models;
 mod tidy;
 
@@ -15,6 +16,8 @@ cargo xtask codegen --check   fail if that would change anything
 cargo xtask compatibility     write docs/compatibility.md from the services' sources (--check: fail if that changes it)
 cargo xtask tidy              the rules no compiler knows: see docs/architecture.md
 cargo xtask images            OCI images from the distribution's packages, for tests and the demo (--help)
+cargo xtask kernel            what a micro-VM boots: a minimal kernel, or with --cloud the distribution's own
+cargo xtask guest             the program in it, linked statically
 ";
 
 fn main() -> Result<()> {
@@ -31,6 +34,12 @@ fn main() -> Result<()> {
         ["compatibility", "--check"] => compatibility::check(),
         ["tidy"] => tidy::run(),
         ["images", ..] => images::run(&args[1..]),
+        ["kernel", "--help"] | ["guest", "--help"] => {
+            print!("{}", kernel::USAGE);
+            Ok(())
+        }
+        ["kernel", ..] => kernel::run(&args[1..]),
+        ["guest", ..] => kernel::guest(&args[1..]),
         other => bail!("no chore '{}'\n{USAGE}", other.join(" ")),
     }
 }

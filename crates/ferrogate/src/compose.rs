@@ -53,6 +53,8 @@ pub(crate) struct Ferrogate {
     ec2: Arc<Ec2Service>,
     instance: String,
     explain: explain::Sources,
+    /// What tasks run in, in words.
+    pub(crate) isolation: String,
 }
 
 pub(crate) struct Options {
@@ -64,6 +66,8 @@ pub(crate) struct Options {
     pub(crate) image_cache_bytes_max: Option<u64>,
     /// Fetch images when a task definition names them.
     pub(crate) pre_pull: bool,
+    /// What tasks run in.
+    pub(crate) isolation: crate::isolation::Wanted,
     /// Where tasks reach the API; `None` while nothing is served.
     pub(crate) api: Option<SocketAddr>,
 }
@@ -187,6 +191,7 @@ impl Ferrogate {
             invoke,
             clock,
         };
+        let chosen = Box::pin(crate::isolation::choose(data, &options.isolation)).await?;
         let images = ferrogate_image::Config {
             mirrors: options.mirrors,
             own: options.api.map(|_| own_registry(&account, &api)),
@@ -205,14 +210,14 @@ impl Ferrogate {
             Arc::new(plane),
             images,
             fabric.clone(),
-            Arc::new(ContainerSandbox::new()?),
+            Arc::new(chosen.sandbox),
         )?;
         let names = edge::merged(vec![elb.names(), route53.names()]);
         let edges = edge::Edges {
             node_id: NODE_ID.into(),
             elb: Arc::clone(&elb),
             names: names.clone(),
-            endpoints: tokio::sync::watch::channel(std::sync::Arc::default()).1,
+            endpoints: discovery.endpoints(),
             certificates: vec![acm, iam],
         };
         let edges =
@@ -220,7 +225,7 @@ impl Ferrogate {
         let agent = Arc::new(agent.with_names(names).with_edge(edges));
         let broker: Arc<dyn ferrogate_node::ExecBroker> = Arc::<Agent>::clone(&agent);
         exec_door.connect(Arc::downgrade(&broker));
-        Ok(Self { front, driver, agent, store, fabric, ecs, ec2, instance, explain })
+        Ok(Self { front, driver, agent, store, fabric, ecs, ec2, instance, explain, isolation: chosen.words })
     }
 
     /// The ARNs of the node's tasks that nobody has asked to stop yet, in all regions; and how many there are in all.

@@ -7,6 +7,7 @@ mod compose;
 mod data;
 mod exec;
 mod explain;
+mod isolation;
 mod plane;
 mod pre_pull;
 mod preflight;
@@ -80,8 +81,14 @@ struct Up {
     #[arg(long, env = "FERROGATE_PRE_PULL")]
     pre_pull: bool,
     /// What a task runs in: auto takes a micro-VM where one can be had
-    #[arg(long, default_value = "auto", value_parser = ["auto", "container", "microvm"])]
-    isolation: String,
+    #[arg(long, env = "FERROGATE_ISOLATION", value_enum, default_value = "auto")]
+    isolation: isolation::Choice,
+    /// The kernel of micro-VMs: a folder with its vmlinux
+    #[arg(long, env = "FERROGATE_GUEST_KERNEL", value_name = "DIR")]
+    guest_kernel: Option<PathBuf>,
+    /// Micro-VMs without KVM: they run everywhere, and slowly
+    #[arg(long, env = "FERROGATE_EMULATE")]
+    emulate: bool,
     /// Stop all tasks and leave, instead of serving
     #[arg(long, hide = true)]
     then_down: bool,

@@ -10,8 +10,8 @@ const ROLES: &[(&str, &str, &str)] = &[
     (
         "ecs.amazonaws.com",
         "AWSServiceRoleForECS",
-        // After AmazonECSServiceRolePolicy: the statements for network interfaces, for what a RunTask checks, and for what a
-        // service's tasks are put behind.
+        // After AmazonECSServiceRolePolicy: the statements for network interfaces, for what a RunTask checks, for what a
+        // service's tasks are put behind, and for what Service Connect makes in Cloud Map.
         r#"{"Version":"2012-10-17","Statement":[{"Effect":"Allow","Action":[
         "ec2:AttachNetworkInterface","ec2:CreateNetworkInterface","ec2:CreateNetworkInterfacePermission",
         "ec2:CreateTags","ec2:DeleteNetworkInterface","ec2:DeleteNetworkInterfacePermission","ec2:Describe*",
@@ -19,7 +19,13 @@ const ROLES: &[(&str, &str, &str)] = &[
         "elasticloadbalancing:DeregisterTargets","elasticloadbalancing:Describe*",
         "elasticloadbalancing:RegisterTargets",
         "servicediscovery:DeregisterInstance","servicediscovery:Get*","servicediscovery:List*",
-        "servicediscovery:RegisterInstance","servicediscovery:UpdateInstanceCustomHealthStatus"],"Resource":"*"}]}"#,
+        "servicediscovery:RegisterInstance","servicediscovery:UpdateInstanceCustomHealthStatus"],"Resource":"*"},
+        {"Effect":"Allow","Action":["servicediscovery:CreateHttpNamespace","servicediscovery:CreateService"],
+        "Resource":"*","Condition":{"ForAllValues:StringEquals":{"aws:TagKeys":["AmazonECSManaged"]}}},
+        {"Effect":"Allow","Action":"servicediscovery:TagResource","Resource":"*",
+        "Condition":{"StringLike":{"aws:RequestTag/AmazonECSManaged":"*"}}},
+        {"Effect":"Allow","Action":"servicediscovery:DeleteService","Resource":"*",
+        "Condition":{"Null":{"aws:ResourceTag/AmazonECSManaged":"false"}}}]}"#,
     ),
     (
         "servicediscovery.amazonaws.com",
@@ -29,6 +35,13 @@ const ROLES: &[(&str, &str, &str)] = &[
         "ec2:DescribeVpcs","route53:ChangeResourceRecordSets","route53:CreateHostedZone","route53:DeleteHostedZone",
         "route53:GetChange","route53:GetHostedZone","route53:ListHostedZonesByName",
         "route53:ListResourceRecordSets"],"Resource":"*"}]}"#,
+    ),
+    (
+        "route53.amazonaws.com",
+        "AWSServiceRoleForRoute53",
+        // Ours: AWS's Route 53 knows without a role which load balancers an alias can lead to.
+        r#"{"Version":"2012-10-17","Statement":[{"Effect":"Allow","Action":[
+        "elasticloadbalancing:DescribeLoadBalancers"],"Resource":"*"}]}"#,
     ),
     (
         "elasticloadbalancing.amazonaws.com",

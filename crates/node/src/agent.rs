@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use ferrogate_image::ImageStore;
@@ -68,8 +68,6 @@ pub struct Agent {
     shared: Arc<Shared>,
     tasks_dir: PathBuf,
     running: Mutex<HashMap<String, Running>>,
-    /// `None`: this node carries no load balancers.
-    edge: Option<EdgeConfig>,
     /// What the resolvers of VPCs answer for.
     names: watch::Receiver<Arc<Names>>,
 }
@@ -96,6 +94,7 @@ impl Agent {
             pulls: Pulls::default(),
             timings: Timings::default(),
             execs: crate::exec::Sandboxes::default(),
+            edge: OnceLock::new(),
             storage_templates: config.tasks_dir.with_file_name("storage-templates"),
         };
         let shared = Arc::new(shared);
@@ -103,14 +102,14 @@ impl Agent {
             shared,
             tasks_dir: config.tasks_dir,
             running: Mutex::default(),
-            edge: None,
             names: watch::channel(Arc::default()).1,
         })
     }
 
-    /// The node carries load balancers.
-    pub fn with_edge(mut self, edge: EdgeConfig) -> Self {
-        self.edge = Some(edge);
+    /// The node carries load balancers, and proxies of Service Connect.
+    pub fn with_edge(self, edge: EdgeConfig) -> Self {
+        // The first counts: it is said once.
+        let _ = self.shared.edge.set(edge);
         self
     }
 
@@ -161,7 +160,7 @@ impl Agent {
             }
         };
         let keep_balancers = async {
-            match &self.edge {
+            match self.shared.edge.get() {
                 Some(edge) => {
                     let (instance, fabric) = (&self.shared.instance, self.shared.fabric.clone());
                     Balancers::new(instance, edge.clone(), fabric).run().await;

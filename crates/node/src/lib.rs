@@ -6,7 +6,8 @@
 //!            fabric            │             │  owns the task's record, its sandbox and what watches it
 //!         ───────────────▶ VpcFabric         ├─ health: probes
 //!                                            ├─ logs: awslogs
-//!                                            └─ endpoints: 169.254.170.2
+//!                                            ├─ endpoints: 169.254.170.2
+//!                                            └─ connect: Service Connect's proxy, a `ferrogate-edge`
 //!         balancers         Balancers ── one ──▶ actor ───▶ ferrogate-edge, in its interface's namespace
 //! ```
 //!
@@ -18,6 +19,7 @@
 
 mod agent;
 mod balancer;
+mod connect;
 mod dns;
 mod endpoints;
 mod exec;

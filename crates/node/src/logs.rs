@@ -1,4 +1,6 @@
-//! The awslogs driver: a container's output to its CloudWatch Logs stream.
+//! The awslogs driver: a container's output to its CloudWatch Logs stream, and a Service Connect proxy's.
+
+pub(crate) mod proxy;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -70,7 +72,7 @@ impl Pump {
         loop {
             let (batch, end) = collect(&mut follower, &mut assembler).await;
             if !batch.events.is_empty() {
-                self.deliver(batch.events).await;
+                deliver(&*self.control, &self.task_arn, &self.container, batch.events).await;
             }
             if let Some(offset) = batch.offset {
                 reached = offset;
@@ -84,26 +86,22 @@ impl Pump {
             }
         }
     }
+}
 
-    /// Until it is taken. The shim bounds what waits behind it, as the driver's mode says.
-    async fn deliver(&self, events: Vec<LogLine>) {
-        let mut retry = RETRY_MIN;
-        loop {
-            match self.control.put_log_events(&self.task_arn, &self.container, events.clone()).await {
-                Ok(()) => return,
-                Err(ControlPlaneError::Refused { code, message }) if code == "InvalidParameterException" => {
-                    tracing::error!(
-                        message,
-                        task = self.task_arn,
-                        "CloudWatch Logs refuses these events: dropped"
-                    );
-                    return;
-                }
-                Err(error) => {
-                    tracing::warn!(%error, task = self.task_arn, container = self.container, "log events were not taken, will be sent again");
-                    tokio::time::sleep(retry).await;
-                    retry = (retry * 2).min(RETRY_MAX);
-                }
+/// Until it is taken. What waits behind it is bounded by who writes it.
+async fn deliver(control: &dyn ControlPlane, task: &str, container: &str, events: Vec<LogLine>) {
+    let mut retry = RETRY_MIN;
+    loop {
+        match control.put_log_events(task, container, events.clone()).await {
+            Ok(()) => return,
+            Err(ControlPlaneError::Refused { code, message }) if code == "InvalidParameterException" => {
+                tracing::error!(message, task, "CloudWatch Logs refuses these events: dropped");
+                return;
+            }
+            Err(error) => {
+                tracing::warn!(%error, task, container, "log events were not taken, will be sent again");
+                tokio::time::sleep(retry).await;
+                retry = (retry * 2).min(RETRY_MAX);
             }
         }
     }

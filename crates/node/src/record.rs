@@ -28,6 +28,9 @@ pub(crate) struct Record {
     /// The sandbox stands whole; before this is written nothing can have run in it.
     #[serde(default)]
     pub(crate) sandbox_made: bool,
+    /// Its sandbox is a machine with a kernel of its own.
+    #[serde(default)]
+    pub(crate) machine: bool,
     pub(crate) containers: BTreeMap<String, ContainerRecord>,
     /// What its start spent its time on.
     #[serde(default)]
@@ -98,6 +101,7 @@ impl Record {
             execution_stopped_at: None,
             stop: None,
             sandbox_made: false,
+            machine: false,
             containers,
             timing: Vec::new(),
         }

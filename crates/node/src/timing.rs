@@ -23,6 +23,8 @@ pub(crate) mod step {
     pub(crate) const LAYERS_READY: &str = "layers ready";
     pub(crate) const LOG_STREAM: &str = "log stream";
     pub(crate) const ENDPOINTS: &str = "endpoints served";
+    /// Service Connect's.
+    pub(crate) const PROXY: &str = "proxy started";
     pub(crate) const CREATED: &str = "container created";
     pub const STARTED: &str = "container started";
     /// From the record that all run to the control plane's receipt.

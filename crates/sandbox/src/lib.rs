@@ -1,8 +1,8 @@
 //! The seam under a task: what a node asks of the thing that runs containers, whatever that thing is.
 //!
 //! [`Sandbox`] makes and finds again [`TaskSandbox`]es. One implementation stands: [`ContainerSandbox`], namespaces
-//! and cgroups through one `ferrogate-shim` process per task. Asking it for a micro-VM is an error, never a silent
-//! downgrade.
+//! and cgroups through one `ferrogate-shim` process per task; with [`microvm::Machines`] in a machine of the task's own.
+//! Asking for a micro-VM where there are none is an error, never a silent downgrade.
 //!
 //! Invariants
 //! - Everything of a task lives below its directory, its cgroup and its shim; [`TaskSandbox::destroy`] leaves
@@ -22,6 +22,7 @@ use serde::{Deserialize, Serialize};
 mod clock;
 mod container;
 mod kept;
+pub mod microvm;
 mod signals;
 pub mod spec;
 mod storage;

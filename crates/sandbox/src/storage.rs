@@ -33,7 +33,7 @@ const MKFS_PROGRAM: &str = "mkfs.ext4";
 const MKFS_PATH: &str = "/usr/sbin:/sbin:/usr/bin:/bin";
 const LOOP_CONTROL: &str = "/dev/loop-control";
 /// A template that has more data than this is none of ours.
-const TEMPLATE_DATA_BYTES_MAX: u64 = 64 << 20;
+pub(crate) const TEMPLATE_DATA_BYTES_MAX: u64 = 64 << 20;
 
 /// `ephemeralStorage` of a task.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -55,18 +55,29 @@ pub fn missing_for_storage() -> Option<String> {
 
 /// Puts an empty file system into the task's directory. Blocking, and short but for the first of a size.
 pub(crate) fn make(storage: &EphemeralStorage, task: &Path) -> Result<(), Error> {
-    let size = storage.size_bytes + storage.size_bytes * OVERHEAD_PERCENT / 100;
-    let size = size.next_multiple_of(BLOCK_BYTES);
+    let size = file_bytes(storage);
     let template = storage.templates.join(format!("ext4-{size}"));
     if !template.exists() {
-        make_template(&storage.templates, &template, size)?;
+        make_template(&storage.templates, &template, size, &[])?;
     }
     let target = task.join(STORAGE_IMAGE_FILE);
     copy(&template, &target).map_err(|source| Error::Io { action: "make", path: target, source })
 }
 
-/// Under a name of its own first: two tasks may make the same at once, and a crash may come in between.
-fn make_template(directory: &Path, template: &Path, size: u64) -> Result<(), Error> {
+/// What a file system takes that has this much room.
+pub(crate) fn file_bytes(storage: &EphemeralStorage) -> u64 {
+    let size = storage.size_bytes + storage.size_bytes * OVERHEAD_PERCENT / 100;
+    size.next_multiple_of(BLOCK_BYTES)
+}
+
+/// Under a name of its own first: two tasks may make the same at once, and a crash may come in between. `environment` is
+/// for the program that makes it.
+pub(crate) fn make_template(
+    directory: &Path,
+    template: &Path,
+    size: u64,
+    environment: &[(&str, &str)],
+) -> Result<(), Error> {
     let failed = |source| Error::Io { action: "make the file system", path: template.to_owned(), source };
     std::fs::create_dir_all(directory).map_err(failed)?;
     let fresh = tempfile_in(directory).map_err(failed)?;
@@ -76,6 +87,7 @@ fn make_template(directory: &Path, template: &Path, size: u64) -> Result<(), Err
             .args(MKFS)
             .arg(&fresh)
             .env("PATH", MKFS_PATH)
+            .envs(environment.iter().copied())
             .stdin(Stdio::null())
             .output()
             .map_err(|error| {
@@ -93,7 +105,7 @@ fn make_template(directory: &Path, template: &Path, size: u64) -> Result<(), Err
     })
 }
 
-fn tempfile_in(directory: &Path) -> io::Result<PathBuf> {
+pub(crate) fn tempfile_in(directory: &Path) -> io::Result<PathBuf> {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     let path = directory.join(format!(".new-{}-{}", std::process::id(), now.as_nanos()));
     File::options().write(true).create_new(true).open(&path)?;

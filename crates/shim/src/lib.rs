@@ -9,6 +9,7 @@ pub mod cgroup;
 pub mod descriptor;
 mod launcher;
 pub mod log;
+pub mod machine;
 pub mod memory;
 pub mod protocol;
 pub mod seccomp;

@@ -11,6 +11,8 @@ use std::path::PathBuf;
 use oci_spec::runtime::Spec;
 use serde::{Deserialize, Serialize};
 
+use crate::machine::config::MachineConfig;
+
 /// Raised when a request or a reply changes its meaning. Additions do not raise it.
 pub const PROTOCOL_VERSION: u32 = 2;
 /// The longest frame either side takes. A container's spec is a few KiB; a hundred long mounts still fit.
@@ -66,6 +68,12 @@ pub struct TaskConfig {
     /// [`STORAGE_IMAGE_FILE`] holds what the containers write, and so bounds it.
     #[serde(default)]
     pub ephemeral_storage: bool,
+    /// Instead: a block device with a file system that does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub storage_device: Option<PathBuf>,
+    /// The containers run in a machine of the task's own; the cgroup and its limits are the machine's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub machine: Option<Box<MachineConfig>>,
 }
 
 /// Limits of one cgroup. `None` leaves the kernel's default.

@@ -10,10 +10,10 @@ use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::FallocateFlags;
+use rustix::fs::{CWD, FallocateFlags};
 use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, fsconfig_create, fsconfig_set_flag,
-    fsconfig_set_string, fsmount, fsopen, mount,
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, fsconfig_create, fsconfig_set_flag,
+    fsconfig_set_string, fsmount, fsopen, move_mount,
 };
 
 use crate::protocol::{CONTAINERS_DIR, Failure, FailureKind, STORAGE_DIR, STORAGE_IMAGE_FILE, StorageUsage};
@@ -58,18 +58,17 @@ impl Storage {
 
     /// The file system in the task's [`STORAGE_IMAGE_FILE`].
     pub(crate) fn own(task: &Path) -> io::Result<Storage> {
-        let root = task.join(STORAGE_DIR);
-        fs::create_dir_all(&root)?;
         let file = File::options().read(true).write(true).open(task.join(STORAGE_IMAGE_FILE))?;
         // Open until it is mounted, or it would be let go at once.
         let (device, _open) = attach(&file, task)?;
-        let context = fsopen(FILE_SYSTEM, FsOpenFlags::FSOPEN_CLOEXEC)?;
-        fsconfig_set_string(&context, "source", &device)?;
-        for option in OPTIONS {
-            fsconfig_set_flag(&context, option)?;
-        }
-        fsconfig_create(&context)?;
-        let mount = fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::MOUNT_ATTR_NODEV)?;
+        Storage::on(task, device)
+    }
+
+    /// The file system on a block device.
+    pub(crate) fn on(task: &Path, device: PathBuf) -> io::Result<Storage> {
+        let root = task.join(STORAGE_DIR);
+        fs::create_dir_all(&root)?;
+        let mount = mounted(&device)?;
         let base = PathBuf::from(format!("/proc/self/fd/{}", mount.as_raw_fd()));
         Ok(Storage { root, base, own: Some(Own { mount, device }) })
     }
@@ -79,11 +78,16 @@ impl Storage {
         self.root.join(path)
     }
 
-    /// Makes the storage visible at its place in the calling process's own mount namespace.
-    pub(crate) fn enter(&self) -> io::Result<()> {
-        if let Some(own) = &self.own {
-            let options = std::ffi::CString::new(OPTIONS.join(","))?;
-            mount(&own.device, &self.root, FILE_SYSTEM, MountFlags::NODEV, options.as_c_str())?;
+    /// Opens it for the calling process, to be entered when that is in its cgroup, whose rules may keep it from every
+    /// block device.
+    pub(crate) fn open(&self) -> io::Result<Option<OwnedFd>> {
+        self.own.as_ref().map(|own| mounted(&own.device)).transpose()
+    }
+
+    /// Makes what was opened visible at its place in the calling process's own mount namespace.
+    pub(crate) fn enter(&self, opened: Option<&OwnedFd>) -> io::Result<()> {
+        if let Some(opened) = opened {
+            move_mount(opened, "", CWD, &self.root, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?;
         }
         Ok(())
     }
@@ -153,6 +157,17 @@ impl Storage {
             size_bytes: all.f_blocks * all.f_frsize,
         })
     }
+}
+
+/// The device's file system as a mount that is attached nowhere.
+fn mounted(device: &Path) -> io::Result<OwnedFd> {
+    let context = fsopen(FILE_SYSTEM, FsOpenFlags::FSOPEN_CLOEXEC)?;
+    fsconfig_set_string(&context, "source", device)?;
+    for option in OPTIONS {
+        fsconfig_set_flag(&context, option)?;
+    }
+    fsconfig_create(&context)?;
+    Ok(fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::MOUNT_ATTR_NODEV)?)
 }
 
 /// Below the storage.

@@ -94,6 +94,8 @@ const ALLOWED: &[(&str, &str, &str)] = &[
     ),
     ("mount /proc/fs", "crun", "as above"),
     ("mount /proc/irq", "crun", "as above"),
+    ("mount /proc/mtrr", "crun", "as above"),
+    ("mount /proc/pressure", "crun", "as above"),
     ("mount /proc/sys", "crun", "as above"),
     (
         "mount /proc/interrupts",
@@ -101,7 +103,12 @@ const ALLOWED: &[(&str, &str, &str)] = &[
         "crun masks with the host's null device, runc and ours with the container's",
     ),
     ("mount /proc/keys", "crun", "as above"),
+    ("mount /proc/kpagecgroup", "crun", "as above"),
+    ("mount /proc/kpagecount", "crun", "as above"),
+    ("mount /proc/kpageflags", "crun", "as above"),
+    ("mount /proc/slabinfo", "crun", "as above"),
     ("mount /proc/timer_list", "crun", "as above"),
+    ("mount /proc/vmallocinfo", "crun", "as above"),
 ];
 
 type Facts = BTreeMap<String, String>;
@@ -288,6 +295,8 @@ fn through_shim(bundle: &Bundle, spec: &Spec) -> Facts {
         resources: Resources::default(),
         shared_pid_namespace: false,
         ephemeral_storage: false,
+        storage_device: None,
+        machine: None,
     };
     fs::write(dir.join(CONFIG_FILE), serde_json::to_vec(&config).unwrap()).unwrap();
     let started = Command::new(common::shim()).arg("--dir").arg(&dir).status().unwrap();

@@ -7,7 +7,9 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use common::{DEADLINE, Task, is_alive};
-use ferrogate_sandbox::{ContainerSpec, Error, LogLimits, LogRecord, Sandbox, Status, TaskEvent, WhenFull};
+use ferrogate_sandbox::{
+    ContainerSandbox, ContainerSpec, Error, LogLimits, LogRecord, Sandbox, Status, TaskEvent, WhenFull,
+};
 use ferrogate_shim::cgroup::Cgroups;
 
 /// Set for the process that plays the agent: the directory of its task.
@@ -231,9 +233,15 @@ async fn fifty_tasks_leave_nothing() {
         task.task.destroy().await.unwrap();
         assert!(!task.dir.exists());
         let cgroup = format!("ferrogate/{}", task.instance);
-        for file in Cgroups::detect().unwrap().join_files(cgroup.as_ref()) {
-            assert!(!file.exists(), "{}", file.display());
-        }
+        let gone = |cgroup: &str| {
+            for file in Cgroups::detect().unwrap().join_files(cgroup.as_ref()) {
+                assert!(!file.exists(), "{}", file.display());
+            }
+        };
+        gone(&format!("{cgroup}/task"));
+        // Its shim may be a moment more in the cgroup of all the instance's shims.
+        ContainerSandbox::remove_instance(&task.instance).await.unwrap();
+        gone(&cgroup);
         let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
         assert!(!mounts.contains(task.dir.to_str().unwrap()));
     }

@@ -17,7 +17,7 @@ use crate::client::{ADMIN_SOCKET, Ask};
 use crate::commands::down::stop_all;
 use crate::compose::{Ferrogate, Options};
 use crate::data::{DataDir, Endpoint, Lock, RootKey, write_profile};
-use crate::{Up, preflight};
+use crate::{Up, isolation, preflight};
 
 const ASK_BYTES_MAX: u64 = 4096;
 
@@ -30,16 +30,17 @@ pub(crate) fn run(options: Up) -> Result<()> {
         .with_writer(std::io::stderr)
         .init();
     preflight::check()?;
-    if options.isolation == "microvm" {
-        bail!(
-            "--isolation microvm: this version has no micro-VMs yet; auto and container run tasks as hardened containers"
-        );
-    }
     let mirrors = options
         .registry_mirrors
         .iter()
         .map(|text| Mirror::parse(text).map_err(anyhow::Error::msg))
         .collect::<Result<Vec<_>>>()?;
+    let isolation = isolation::Wanted {
+        isolation: options.isolation,
+        kernel: options.guest_kernel.clone(),
+        emulate: options.emulate,
+    };
+    isolation.check()?;
     let data = DataDir::new(&options.place.data_dir)?;
     data.create()?;
     let _lock = Lock::take(&data)?;
@@ -47,10 +48,15 @@ pub(crate) fn run(options: Up) -> Result<()> {
         .enable_all()
         .thread_name("ferrogate")
         .build()?
-        .block_on(serve(&data, &options, mirrors))
+        .block_on(serve(&data, &options, mirrors, isolation))
 }
 
-async fn serve(data: &DataDir, options: &Up, mirrors: Vec<Mirror>) -> Result<()> {
+async fn serve(
+    data: &DataDir,
+    options: &Up,
+    mirrors: Vec<Mirror>,
+    isolation: isolation::Wanted,
+) -> Result<()> {
     let begun = Instant::now();
     if !options.listen.ip().is_loopback() {
         bail!(
@@ -70,6 +76,7 @@ async fn serve(data: &DataDir, options: &Up, mirrors: Vec<Mirror>) -> Result<()>
         mirrors,
         image_cache_bytes_max: options.image_cache_max,
         pre_pull: options.pre_pull,
+        isolation,
         api: Some(listen),
     };
     let ferrogate = Arc::new(Ferrogate::open(data, composed, key.clone()).await?);
@@ -84,7 +91,7 @@ async fn serve(data: &DataDir, options: &Up, mirrors: Vec<Mirror>) -> Result<()>
     if options.then_down {
         down.send(None).await.context("the program is there to be told")?;
     } else {
-        greet(data, &endpoint, begun.elapsed(), listen);
+        greet(data, &endpoint, &ferrogate.isolation, begun.elapsed(), listen);
     }
 
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -125,11 +132,11 @@ async fn serve(data: &DataDir, options: &Up, mirrors: Vec<Mirror>) -> Result<()>
     Ok(())
 }
 
-fn greet(data: &DataDir, endpoint: &Endpoint, took: Duration, listen: SocketAddr) {
+fn greet(data: &DataDir, endpoint: &Endpoint, isolation: &str, took: Duration, listen: SocketAddr) {
     let dir = data.path().display();
     println!("Ferrogate {} is ready after {} ms", env!("CARGO_PKG_VERSION"), took.as_millis());
     println!("  API        http://{listen}   account {}, region {}", endpoint.account, endpoint.region);
-    println!("  isolation  hardened containers (this version has no micro-VMs)");
+    println!("  isolation  {isolation}");
     println!("  data       {dir}");
     println!("  AWS tools  eval \"$(ferrogate env --data-dir {dir})\"");
     println!(
@@ -193,7 +200,7 @@ fn status(ferrogate: &Ferrogate, endpoint: &Endpoint) -> Value {
         "api": endpoint.url(),
         "account": endpoint.account,
         "region": endpoint.region,
-        "isolation": "container",
+        "isolation": ferrogate.isolation,
         "store_revision": ferrogate.store.revision(),
         "tasks_on_node": ferrogate.agent.tasks(),
         "controllers": ferrogate.driver.statuses(),

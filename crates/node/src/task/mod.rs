@@ -19,7 +19,7 @@ mod way;
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use ferrogate_nodeapi::{
@@ -32,6 +32,7 @@ use jiff::Timestamp;
 use tokio::sync::{mpsc, watch};
 use tokio::task::{AbortHandle, JoinSet};
 
+use crate::balancer::EdgeConfig;
 use crate::logs::Run;
 use crate::pulls::Pulls;
 use crate::record::{Record, TaskDirs};
@@ -58,6 +59,8 @@ pub(crate) struct Shared {
     pub(crate) timings: Timings,
     /// Where ECS Exec finds a task's sandbox.
     pub(crate) execs: crate::exec::Sandboxes,
+    /// Unset: this node carries no load balancers, and no proxies of Service Connect.
+    pub(crate) edge: OnceLock<EdgeConfig>,
 }
 
 /// Why a task cannot start or go on.
@@ -100,7 +103,7 @@ pub(crate) struct Actor {
     images: BTreeMap<String, ferrogate_image::Image>,
     /// Probes: ended when the task is to stop.
     helpers: JoinSet<()>,
-    /// What is served inside the task's network, to the very last.
+    /// What is served inside the task's network, its Service Connect proxy too, to the very last.
     endpoints: JoinSet<()>,
     /// The record, for the endpoints.
     seen: watch::Sender<Arc<Record>>,
@@ -154,6 +157,8 @@ impl Actor {
         if self.record.status < ObservedStatus::Stopped {
             // A former agent may have died while it stopped the task.
             self.find_sandbox().await;
+            // Of a task that a former agent was stopping: nobody follows it yet.
+            self.pump_proxy_log();
             self.stop_all().await;
             self.remove().await;
             self.record.status = ObservedStatus::Stopped;
@@ -277,7 +282,7 @@ pub(crate) fn report(record: &Record) -> TaskReport {
         task_arn: record.assignment.task_arn.clone(),
         sequence: record.sequence,
         status: record.status,
-        isolation: Isolation::Container,
+        isolation: if record.machine { Isolation::MicroVm } else { Isolation::Container },
         pull_started_at: record.pull_started_at,
         pull_stopped_at: record.pull_stopped_at,
         started_at: record.started_at,

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use ferrogate_image::{Auth, Digest, Image, ImageRef, Platform, Progress};
 use ferrogate_nodeapi::{
-    Architecture, ContainerAssignment, ContainerStatus, ControlPlaneError, TaskAssignment,
+    Architecture, ContainerAssignment, ContainerStatus, ControlPlaneError, LogConfiguration, TaskAssignment,
 };
 use futures_util::future::try_join_all;
 use jiff::Timestamp;
@@ -51,7 +51,9 @@ pub(super) async fn images(
             Some(image) => image,
             None => image(shared, assignment, container).await?,
         };
-        stream(shared, assignment, container, known.is_empty()).await?;
+        if let Some(logs) = &container.logs {
+            stream(shared, assignment, &container.name, logs, known.is_empty()).await?;
+        }
         Ok(Some((container.name.clone(), image)))
     });
     Ok(try_join_all(pulls).await?.into_iter().flatten().collect())
@@ -113,19 +115,19 @@ async fn image(
 }
 
 /// The awslogs stream has to be there before anything is written.
-async fn stream(
+pub(super) async fn stream(
     shared: &Shared,
     assignment: &TaskAssignment,
-    container: &ContainerAssignment,
+    container: &str,
+    logs: &LogConfiguration,
     first_time: bool,
 ) -> Result<(), Stop> {
-    let Some(logs) = &container.logs else { return Ok(()) };
     if first_time {
         way::to_logs(shared, assignment, &logs.region).await?;
     }
     let began = Timestamp::now();
-    let made = shared.control.create_log_stream(&assignment.task_arn, &container.name).await;
-    let step = Step::done(step::LOG_STREAM, Some(&container.name), began);
+    let made = shared.control.create_log_stream(&assignment.task_arn, container).await;
+    let step = Step::done(step::LOG_STREAM, Some(container), began);
     shared.timings.note(&assignment.task_id, step);
     made.map_err(|error| {
         Stop::failed_to_start(format!(

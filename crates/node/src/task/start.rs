@@ -9,12 +9,17 @@ use ferrogate_nodeapi::{
 use ferrogate_sandbox::{Isolation, TaskSandbox, TaskSandboxSpec};
 use futures_util::future::try_join;
 use jiff::Timestamp;
+use tokio::sync::watch;
 
-use super::pull::images;
+use super::pull::{self, images};
 use super::storage::secrets;
 use super::{Actor, Shared, Stop, way};
+use crate::balancer::process::task_log;
+use crate::connect::{self, Proxy};
 use crate::endpoints::{self, Endpoints, OfTask};
 use crate::files;
+use crate::logs::Run;
+use crate::logs::proxy::ProxyLog;
 use crate::timing::{Step, step};
 
 /// Processes and threads of a task. Fargate's own bound is not documented; this one stops a fork bomb.
@@ -66,6 +71,8 @@ impl Actor {
             }
         })?);
         self.record.sandbox_made = true;
+        self.record.machine =
+            self.sandbox.as_ref().is_some_and(|sandbox| sandbox.spec().isolation == Isolation::MicroVm);
         // What may run in it is found by this alone.
         self.record.save_synced(&self.dirs.root).map_err(|error| {
             Stop::failed_to_start(format!(
@@ -113,6 +120,7 @@ impl Actor {
             }
             served => served?,
         }
+        self.serve_connect(&assignment, runs).await?;
         self.reserve_for_images().await?;
         self.save();
         Ok(())
@@ -132,14 +140,14 @@ impl Actor {
             id: assignment.task_id.clone(),
             instance: self.shared.instance.clone(),
             dir,
-            isolation: Isolation::Container,
+            isolation: self.shared.sandbox.isolation(),
             cpu_units: assignment.cpu_units,
             memory_bytes: u64::from(assignment.memory_mib) << 20,
             pids_max: Some(PIDS_MAX),
             shared_pid_namespace: assignment.shared_pid_namespace,
             network_namespace: Some(netns),
             hostname: assignment.network.hostname.clone(),
-            hosts: files::hosts(&assignment.network),
+            hosts: files::hosts(&assignment.network, assignment.connect.as_ref()),
             resolv_conf: files::resolv_conf(&assignment.network),
             ephemeral_storage: Some(self.ephemeral_storage(assignment)),
         };
@@ -229,6 +237,65 @@ impl Actor {
         self.endpoints.spawn(endpoints.serve(listener));
         self.record.note(step::ENDPOINTS, None, began);
         Ok(())
+    }
+
+    /// The proxy of Service Connect, before the first container; it ends with the sandbox.
+    async fn serve_connect(&mut self, assignment: &TaskAssignment, runs: bool) -> Result<(), Stop> {
+        if self.sandbox.is_none() || connect::needed(assignment).is_none() {
+            return Ok(());
+        }
+        let failed = |error: &dyn std::fmt::Display| {
+            Stop::failed_to_start(format!(
+                "ResourceInitializationError: failed to start the Service Connect proxy: {error}"
+            ))
+        };
+        if !runs {
+            self.proxy_stream(assignment).await?;
+        }
+        let Some(edge) = self.shared.edge.get() else { return Err(failed(&"this node carries none")) };
+        let (began, dir) = (Timestamp::now(), self.dirs.sandbox());
+        let place = (self.shared.instance.as_str(), dir.as_path());
+        let Some(mut proxy) = Proxy::new(edge, &self.shared.fabric, place, assignment) else { return Ok(()) };
+        match Box::pin(proxy.stand()).await {
+            Ok(()) => self.record.note(step::PROXY, None, began),
+            Err(error) if runs => {
+                tracing::error!(%error, task = assignment.task_arn, "the task has no Service Connect proxy; it is tried again");
+            }
+            Err(error) => return Err(failed(&error)),
+        }
+        self.endpoints.spawn(proxy.keep());
+        self.pump_proxy_log();
+        Ok(())
+    }
+
+    /// As a container's.
+    async fn proxy_stream(&mut self, assignment: &TaskAssignment) -> Result<(), Stop> {
+        let Some(logs) = connect::needed(assignment).and_then(|connect| connect.logs.as_ref()) else {
+            return Ok(());
+        };
+        let shared = Arc::clone(&self.shared);
+        let made = pull::stream(&shared, assignment, &logs.container, &logs.to, true);
+        let made = until_stopped(self.desired.clone(), made).await;
+        self.record.timing.extend(self.shared.timings.take(&assignment.task_id));
+        made
+    }
+
+    /// Once; the proxy stands, or stood.
+    pub(super) fn pump_proxy_log(&mut self) {
+        let connect = connect::needed(&self.record.assignment);
+        let Some(logs) = connect.and_then(|connect| connect.logs.clone()) else { return };
+        if self.sandbox.is_none() || self.runs.contains_key(&logs.container) {
+            return;
+        }
+        let (run, runs) = watch::channel(Run { number: 0, last: false });
+        self.runs.insert(logs.container.clone(), run);
+        let pump = ProxyLog {
+            control: Arc::clone(&self.shared.control),
+            task_arn: self.record.assignment.task_arn.clone(),
+            logs,
+            file: task_log(&self.dirs.sandbox()),
+        };
+        self.pumps.spawn(pump.run(runs));
     }
 
     /// Environment that only the node can know: below what the task definition says, but for what leads to the

@@ -7,12 +7,13 @@ use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use ferrogate_shim::protocol::{
-    Answer, Call, ContainerState, CreateContainer, Exited, PROTOCOL_VERSION, Resources, Rootfs, Seccomp,
-    Status, TaskConfig, TaskState, TaskStats,
+    Answer, Call, ContainerState, CreateContainer, Exited, Rootfs, Seccomp, Status, TaskConfig, TaskState,
+    TaskStats,
 };
 use tokio::io::AsyncReadExt;
 use tokio::sync::Mutex;
 
+use crate::microvm::{self, Machines};
 use crate::{ContainerSpec, Error, Isolation, Made, Sandbox, TaskSandbox, TaskSandboxSpec, spec};
 
 pub(crate) mod client;
@@ -20,15 +21,15 @@ pub(crate) mod events;
 pub(crate) mod exec;
 pub(crate) mod logs;
 mod lost;
+mod prepare;
 
 use client::{Client, unexpected};
 use events::{Events, TaskEvent};
 use exec::{Exec, ExecSpec};
 use logs::LogFollower;
+use prepare::{ETC_DIR, SPEC_FILE, cgroup_paths, prepare, read_json, task_config};
 
 const SHIM_PROGRAM: &str = "ferrogate-shim";
-/// What the agent needs to know of a task it did not start.
-const SPEC_FILE: &str = "sandbox.json";
 /// Longest a shim may take to say that it listens.
 const SHIM_START_DEADLINE: Duration = Duration::from_secs(20);
 /// A shim that holds its lock and does not answer is given this long, and asked this often.
@@ -39,12 +40,11 @@ const RECONNECT_MIN: Duration = Duration::from_millis(5);
 const RECONNECT_MAX: Duration = Duration::from_secs(1);
 /// Longest a process may take to go after SIGKILL, and a shim after `Shutdown`.
 const KILL_DEADLINE: Duration = Duration::from_secs(30);
-const CPU_PERIOD_US: u64 = 100_000;
-const CPU_UNITS_PER_VCPU: u64 = 1024;
 
 /// [`Sandbox`] over `ferrogate-shim`.
 pub struct ContainerSandbox {
     shim: PathBuf,
+    machines: Option<Arc<Machines>>,
 }
 
 impl ContainerSandbox {
@@ -68,7 +68,22 @@ impl ContainerSandbox {
                 why: "there is no such file; it is installed beside the ferrogate program".into(),
             });
         }
-        Ok(ContainerSandbox { shim })
+        Ok(ContainerSandbox { shim, machines: None })
+    }
+
+    /// Gives tasks that ask for it a machine of their own.
+    #[must_use]
+    pub fn with_machines(self, machines: Arc<Machines>) -> Self {
+        ContainerSandbox { machines: Some(machines), ..self }
+    }
+
+    /// The machines, for a task that has or wants one.
+    fn machines_for(&self, spec: &TaskSandboxSpec) -> Result<Option<Arc<Machines>>, Error> {
+        match (spec.isolation, &self.machines) {
+            (Isolation::Container, _) => Ok(None),
+            (Isolation::MicroVm, Some(machines)) => Ok(Some(Arc::clone(machines))),
+            (Isolation::MicroVm, None) => Err(Error::NoMicroVm { task: spec.id.clone() }),
+        }
     }
 
     async fn start_shim(&self, directory: &Path) -> Result<(), Error> {
@@ -103,14 +118,15 @@ impl ContainerSandbox {
 #[async_trait]
 impl Sandbox for ContainerSandbox {
     fn isolation(&self) -> Isolation {
-        Isolation::Container
+        match self.machines {
+            Some(_) => Isolation::MicroVm,
+            None => Isolation::Container,
+        }
     }
 
     async fn create(&self, spec: TaskSandboxSpec) -> Result<Arc<dyn TaskSandbox>, Error> {
-        if spec.isolation == Isolation::MicroVm {
-            return Err(Error::NoMicroVm { task: spec.id });
-        }
-        let config = task_config(&spec)?;
+        let machines = self.machines_for(&spec)?;
+        let mut config = task_config(&spec)?;
         let directory = spec.dir.clone();
         if directory.join(SPEC_FILE).exists() {
             return Err(Error::Invalid {
@@ -122,7 +138,7 @@ impl Sandbox for ContainerSandbox {
             crate::warm::keep();
             let mut made = Vec::new();
             let began = SystemTime::now();
-            prepare(&spec, &config).await?;
+            prepare(&spec, &mut config, machines.clone()).await?;
             made.push(Made::done("files and storage", began));
             let began = SystemTime::now();
             self.start_shim(&directory).await?;
@@ -131,7 +147,9 @@ impl Sandbox for ContainerSandbox {
             Ok((client, made))
         };
         match made.await {
-            Ok((client, made)) => Ok(ContainerTask::shared(spec, config, Shim::Alive(client), made)),
+            Ok((client, made)) => {
+                Ok(ContainerTask::shared(spec, config, machines, Shim::Alive(client), made))
+            }
             Err(error) => {
                 // Whatever stands of it must not stay; the first error is the one to report.
                 let _ = lost::remove(&directory, &config.cgroup, &config.shim_cgroup).await;
@@ -143,6 +161,8 @@ impl Sandbox for ContainerSandbox {
     async fn reattach(&self, dir: &Path) -> Result<Arc<dyn TaskSandbox>, Error> {
         let spec: TaskSandboxSpec = read_json(&dir.join(SPEC_FILE)).await?;
         let spec = TaskSandboxSpec { dir: dir.to_owned(), ..spec };
+        // A machine that runs goes on, also under an agent that makes none.
+        let machines = self.machines_for(&spec).ok().flatten();
         let config = task_config(&spec)?;
         let deadline = tokio::time::Instant::now() + REATTACH_DEADLINE;
         let shim = loop {
@@ -156,7 +176,7 @@ impl Sandbox for ContainerSandbox {
                 Err(_) => tokio::time::sleep(REATTACH_INTERVAL).await,
             }
         };
-        Ok(ContainerTask::shared(spec, config, shim, Vec::new()))
+        Ok(ContainerTask::shared(spec, config, machines, shim, Vec::new()))
     }
 
     async fn discard(&self, dir: &Path, instance: &str, task_id: &str) -> Result<(), Error> {
@@ -167,6 +187,8 @@ impl Sandbox for ContainerSandbox {
 
 struct ContainerTask {
     spec: TaskSandboxSpec,
+    /// Its containers are in a machine.
+    machines: Option<Arc<Machines>>,
     made: Vec<Made>,
     link: Arc<Link>,
 }
@@ -270,11 +292,12 @@ impl ContainerTask {
     fn shared(
         spec: TaskSandboxSpec,
         config: TaskConfig,
+        machines: Option<Arc<Machines>>,
         shim: Shim,
         made: Vec<Made>,
     ) -> Arc<dyn TaskSandbox> {
         let link = Link { directory: spec.dir.clone(), config, shim: Mutex::new(shim) };
-        Arc::new(ContainerTask { spec, made, link: Arc::new(link) })
+        Arc::new(ContainerTask { spec, machines, made, link: Arc::new(link) })
     }
 
     fn container_dir(&self, container: &str) -> Result<PathBuf, Error> {
@@ -297,17 +320,28 @@ impl TaskSandbox for ContainerTask {
     async fn create_container(&self, container: &ContainerSpec) -> Result<(), Error> {
         crate::warm::keep();
         self.container_dir(&container.id)?;
-        let oci = spec::oci_spec(&self.spec, container, &self.spec.dir.join(ETC_DIR))?;
+        // What the shim sees: of a machine's containers it is the guest's.
+        let (task, layers) = match (self.spec.isolation, &self.machines) {
+            (Isolation::Container, _) => (self.spec.clone(), container.layers.clone()),
+            (Isolation::MicroVm, None) => return Err(Error::NoMicroVm { task: self.spec.id.clone() }),
+            (Isolation::MicroVm, Some(machines)) => {
+                microvm::check(container)?;
+                let (machines, wanted) = (Arc::clone(machines), container.clone());
+                let disks = lost::blocking(move || machines.disks(&wanted)).await?;
+                (microvm::guest_view(&self.spec), disks)
+            }
+        };
+        let oci = spec::oci_spec(&task, container, &task.dir.join(ETC_DIR))?;
         let call = Call::CreateContainer(Box::new(CreateContainer {
             id: container.id.clone(),
             spec: oci,
-            rootfs: Rootfs::Layers(container.layers.clone()),
+            rootfs: Rootfs::Layers(layers),
             user: spec::user(container),
             seccomp: Seccomp::Default,
             init: container.init,
             interactive: container.interactive,
-            volumes: spec::volumes(&self.spec, container)?.into_iter().map(|volume| volume.made).collect(),
-            network_namespace: self.spec.network_namespace.clone(),
+            volumes: spec::volumes(&task, container)?.into_iter().map(|volume| volume.made).collect(),
+            network_namespace: task.network_namespace,
             logs: container.logs,
         }));
         match self.link.client().await?.done(call.clone()).await {
@@ -473,91 +507,3 @@ fn exited(state: ContainerState) -> Exited {
 
 /// 128 + SIGKILL: what a container has when nobody saw it end.
 const LOST_EXIT_CODE: i32 = 137;
-/// Below the task's directory: what is mounted over the containers' `/etc/{hosts,hostname,resolv.conf}`.
-const ETC_DIR: &str = "etc";
-
-/// The task's cgroup, and the one of its instance's shims.
-fn cgroup_paths(instance: &str, task_id: &str) -> Result<(PathBuf, PathBuf), Error> {
-    for (what, id) in [("task id", task_id), ("instance", instance)] {
-        ferrogate_shim::protocol::valid_id(id)
-            .map_err(|failure| Error::Invalid { what: what.into(), why: failure.message })?;
-    }
-    let instance = Path::new("ferrogate").join(instance);
-    Ok((instance.join(task_id), instance.join(".shims")))
-}
-
-fn task_config(spec: &TaskSandboxSpec) -> Result<TaskConfig, Error> {
-    let (cgroup, shim_cgroup) = cgroup_paths(&spec.instance, &spec.id)?;
-    let limited = |value: u64| (value > 0).then_some(value);
-    Ok(TaskConfig {
-        version: PROTOCOL_VERSION,
-        cgroup,
-        shim_cgroup,
-        resources: Resources {
-            cpu_shares: None,
-            cpu_quota_us: limited(u64::from(spec.cpu_units) * CPU_PERIOD_US / CPU_UNITS_PER_VCPU),
-            cpu_period_us: limited(u64::from(spec.cpu_units)).map(|_| CPU_PERIOD_US),
-            memory_max_bytes: limited(spec.memory_bytes),
-            memory_reservation_bytes: None,
-            pids_max: spec.pids_max,
-        },
-        shared_pid_namespace: spec.shared_pid_namespace,
-        ephemeral_storage: spec.ephemeral_storage.is_some(),
-    })
-}
-
-async fn prepare(spec: &TaskSandboxSpec, config: &TaskConfig) -> Result<(), Error> {
-    let etc = spec.dir.join(ETC_DIR);
-    tokio::fs::create_dir_all(&etc).await.map_err(|source| Error::Io {
-        action: "make",
-        path: etc.clone(),
-        source,
-    })?;
-    // Secrets may lie in a container's files and environment: nobody else's business.
-    set_mode(&spec.dir, 0o700).await?;
-    for (file, contents) in [
-        ("hosts", spec.hosts.clone()),
-        ("hostname", format!("{}\n", spec.hostname)),
-        ("resolv.conf", spec.resolv_conf.clone()),
-    ] {
-        write_file(&etc.join(file), contents.as_bytes()).await?;
-        // For every user of a container, whatever the agent's umask is.
-        set_mode(&etc.join(file), 0o644).await?;
-    }
-    write_json(&spec.dir.join(SPEC_FILE), spec).await?;
-    if let Some(storage) = spec.ephemeral_storage.clone() {
-        let dir = spec.dir.clone();
-        lost::blocking(move || crate::storage::make(&storage, &dir)).await?;
-    }
-    write_json(&spec.dir.join(ferrogate_shim::protocol::CONFIG_FILE), config).await
-}
-
-async fn set_mode(path: &Path, mode: u32) -> Result<(), Error> {
-    use std::os::unix::fs::PermissionsExt;
-    tokio::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))
-        .await
-        .map_err(|source| Error::Io { action: "set the mode of", path: path.into(), source })
-}
-
-async fn write_json<T: serde::Serialize>(path: &Path, value: &T) -> Result<(), Error> {
-    let text = serde_json::to_vec(value).map_err(|error| Error::Io {
-        action: "encode",
-        path: path.into(),
-        source: error.into(),
-    })?;
-    write_file(path, &text).await
-}
-
-async fn write_file(path: &Path, contents: &[u8]) -> Result<(), Error> {
-    tokio::fs::write(path, contents).await.map_err(|source| Error::Io {
-        action: "write",
-        path: path.into(),
-        source,
-    })
-}
-
-async fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T, Error> {
-    let io = |source| Error::Io { action: "read", path: path.into(), source };
-    let text = tokio::fs::read(path).await.map_err(io)?;
-    serde_json::from_slice(&text).map_err(|error| io(error.into()))
-}

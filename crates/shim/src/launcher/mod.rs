@@ -88,12 +88,16 @@ impl Stop {
         Stop(Failure::new(FailureKind::CannotExecute { exit_code }, format!("exec: \"{name}\": {why}")))
     }
 
+    pub(crate) fn refused(message: String) -> Stop {
+        Stop(Failure::new(FailureKind::System, message))
+    }
+
     fn invalid(message: String) -> Stop {
         Stop(Failure::new(FailureKind::Invalid, message))
     }
 }
 
-fn step<T>(what: &str, result: io::Result<T>) -> Result<T, Stop> {
+pub(crate) fn step<T>(what: &str, result: io::Result<T>) -> Result<T, Stop> {
     result.map_err(|error| {
         Stop(Failure::new(FailureKind::System, format!("cannot {what}: {}", find::words(&error))))
     })
@@ -118,7 +122,9 @@ pub(crate) fn fill(
         sys::Cloned::Child => {
             drop(reader);
             let progress = File::from(writer);
-            match begin(place).and_then(|()| root::fill(plan, place, room, volumes, &progress)) {
+            let begun = begin(place, Some(room.storage));
+            match begun.and_then(|opened| root::fill(plan, place, room, opened.as_ref(), volumes, &progress))
+            {
                 Ok(()) => sys::exit(0),
                 Err(stop) => {
                     report(&progress, &stop.0);
@@ -168,7 +174,7 @@ pub(crate) fn execute(
     spawn(0, None, |errors| {
         forget();
         let joined = || -> Result<(), Stop> {
-            begin(place)?;
+            begin(place, None)?;
             process::limits(process)?;
             let kinds = libc::CLONE_NEWNS
                 | libc::CLONE_NEWUTS
@@ -205,7 +211,7 @@ pub(crate) fn hold_pid_namespace(
 }
 
 /// Clones, runs `child` there until it executes or stops, and waits for either.
-fn spawn(
+pub(crate) fn spawn(
     flags: u64,
     pid_namespace: Option<BorrowedFd<'_>>,
     child: impl FnOnce(RawFd) -> Stop,
@@ -321,8 +327,8 @@ fn outcome(reader: OwnedFd) -> Result<Option<i32>, Failure> {
         .unwrap_or_else(|_| broken("the process ended during its set-up".into())))
 }
 
-/// What every child does first.
-fn begin(place: &Place<'_>) -> Result<(), Stop> {
+/// What every child does first. With the storage, opened.
+fn begin(place: &Place<'_>, storage: Option<&Storage>) -> Result<Option<OwnedFd>, Stop> {
     step("tie the process to its shim", sys::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as u64))?;
     step("hide from tracing", sys::prctl(libc::PR_SET_DUMPABLE, 0))?;
     sys::reset_signals();
@@ -333,7 +339,9 @@ fn begin(place: &Place<'_>) -> Result<(), Stop> {
         Ok(rustix::stdio::dup2_stderr(place.stdio[2])?)
     };
     step("set up stdio", stdio())?;
-    join_cgroups(place.cgroups, place.cgroup)
+    let opened = step("open the ephemeral storage", storage.map_or(Ok(None), Storage::open))?;
+    join_cgroups(place.cgroups, place.cgroup)?;
+    Ok(opened)
 }
 
 /// By itself, before anything else. `CLONE_INTO_CGROUP` would save one write of several where controllers are v1's,
@@ -343,7 +351,7 @@ fn join_cgroups(cgroups: &Cgroups, cgroup: &Path) -> Result<(), Stop> {
 }
 
 fn set_up(plan: &Plan, place: &Place<'_>, room: &Room<'_>) -> Result<(), Stop> {
-    begin(place)?;
+    let opened = begin(place, Some(room.storage))?;
     step("make a cgroup namespace", sys::unshare(libc::CLONE_NEWCGROUP))?;
     match &plan.network_namespace {
         Some(path) => {
@@ -362,5 +370,5 @@ fn set_up(plan: &Plan, place: &Place<'_>, room: &Room<'_>) -> Result<(), Stop> {
         step(&format!("set the domain name to {name:?}"), set)?;
     }
     process::limits(&plan.process)?;
-    root::enter(plan, place, room)
+    root::enter(plan, place, room, opened.as_ref())
 }

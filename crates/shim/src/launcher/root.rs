@@ -29,8 +29,14 @@ const DEVICE_LINKS: &[(&str, &str)] = &[
 ];
 
 /// Changes the calling process, which must be in a mount namespace of its own, into the container's root.
-pub(super) fn enter(plan: &Plan, place: &Place<'_>, room: &Room<'_>) -> Result<(), Stop> {
-    let taken = change(plan, place, room)?;
+/// `storage` is what was opened of it.
+pub(super) fn enter(
+    plan: &Plan,
+    place: &Place<'_>,
+    room: &Room<'_>,
+    storage: Option<&OwnedFd>,
+) -> Result<(), Stop> {
+    let taken = change(plan, place, room, storage)?;
     for (mount, source) in plan.mounts.iter().zip(taken) {
         let attached = mounts::attach(mount, source, place.cgroups, None);
         step(&format!("mount {}", mount.target.display()), attached)?;
@@ -44,11 +50,12 @@ pub(super) fn fill(
     plan: &Plan,
     place: &Place<'_>,
     room: &Room<'_>,
+    storage: Option<&OwnedFd>,
     volumes: &[PathBuf],
     progress: &fs::File,
 ) -> Result<(), Stop> {
     let sources: Vec<PathBuf> = volumes.iter().map(|volume| room.storage.inside(volume)).collect();
-    let taken = change(plan, place, room)?;
+    let taken = change(plan, place, room, storage)?;
     let mut filling = Filling::new(&sources, progress);
     for (mount, source) in plan.mounts.iter().zip(taken).filter(|(mount, _)| mount.shows_files()) {
         let attached = mounts::attach(mount, source, place.cgroups, Some(&mut filling));
@@ -58,10 +65,15 @@ pub(super) fn fill(
 }
 
 /// Mounts the root and goes there; the sources of what is to be mounted in it.
-fn change(plan: &Plan, place: &Place<'_>, room: &Room<'_>) -> Result<Vec<Option<OwnedFd>>, Stop> {
+fn change(
+    plan: &Plan,
+    place: &Place<'_>,
+    room: &Room<'_>,
+    storage: Option<&OwnedFd>,
+) -> Result<Vec<Option<OwnedFd>>, Stop> {
     let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
     step("make mounts private", mount_change("/", private).map_err(io::Error::from))?;
-    step("mount the ephemeral storage", room.storage.enter())?;
+    step("mount the ephemeral storage", room.storage.enter(storage))?;
     let target = root_target(place.directory);
     step(&format!("make {}", target.display()), fs::create_dir_all(&target))?;
     match &plan.rootfs {

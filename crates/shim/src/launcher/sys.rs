@@ -81,17 +81,17 @@ pub(crate) fn clone(flags: u64) -> io::Result<Cloned> {
 }
 
 /// Joins namespaces: of one kind by its own descriptor, or several by a process'.
-pub(super) fn set_namespace(fd: BorrowedFd<'_>, kinds: i32) -> io::Result<()> {
+pub(crate) fn set_namespace(fd: BorrowedFd<'_>, kinds: i32) -> io::Result<()> {
     // SAFETY: no pointers involved.
     check(unsafe { libc::setns(fd.as_raw_fd(), kinds) })
 }
 
-pub(super) fn unshare(kinds: i32) -> io::Result<()> {
+pub(crate) fn unshare(kinds: i32) -> io::Result<()> {
     // SAFETY: no pointers involved; only kinds that change no memory are asked for (cgroup).
     check(unsafe { libc::unshare(kinds) })
 }
 
-pub(super) fn prctl(option: i32, argument: u64) -> io::Result<()> {
+pub(crate) fn prctl(option: i32, argument: u64) -> io::Result<()> {
     // SAFETY: the options used here take numbers only.
     check(unsafe { libc::prctl(option, argument, 0, 0, 0) })
 }
@@ -121,7 +121,7 @@ fn close_range(first: u32, last: u32) -> io::Result<()> {
 }
 
 /// Default action for every signal and none blocked: neither must leak from the shim into a container.
-pub(super) fn reset_signals() {
+pub(crate) fn reset_signals() {
     for signal in 1..=64 {
         // SAFETY: the default action has no handler; numbers libc keeps for itself are refused, which is fine.
         unsafe { libc::signal(signal, libc::SIG_DFL) };
@@ -134,17 +134,17 @@ pub(super) fn reset_signals() {
     }
 }
 
-pub(super) fn set_groups(groups: &[u32]) -> io::Result<()> {
+pub(crate) fn set_groups(groups: &[u32]) -> io::Result<()> {
     // SAFETY: pointer and length belong together.
     check(unsafe { libc::setgroups(groups.len(), groups.as_ptr()) })
 }
 
-pub(super) fn set_gid(gid: u32) -> io::Result<()> {
+pub(crate) fn set_gid(gid: u32) -> io::Result<()> {
     // SAFETY: numbers only. The raw call, as there is one thread and libc's would signal others.
     check_long(unsafe { libc::syscall(libc::SYS_setresgid, gid, gid, gid) })
 }
 
-pub(super) fn set_uid(uid: u32) -> io::Result<()> {
+pub(crate) fn set_uid(uid: u32) -> io::Result<()> {
     // SAFETY: numbers only.
     check_long(unsafe { libc::syscall(libc::SYS_setresuid, uid, uid, uid) })
 }
@@ -192,7 +192,7 @@ pub(super) fn rlimit(resource: u32) -> io::Result<(u64, u64)> {
     Ok((limit.rlim_cur, limit.rlim_max))
 }
 
-pub(super) fn set_rlimit(resource: u32, soft: u64, hard: u64) -> io::Result<()> {
+pub(crate) fn set_rlimit(resource: u32, soft: u64, hard: u64) -> io::Result<()> {
     let limit = libc::rlimit { rlim_cur: soft, rlim_max: hard };
     // SAFETY: as above.
     check(unsafe { libc::setrlimit(resource, &raw const limit) })
@@ -213,7 +213,7 @@ pub(super) fn loopback_up() -> io::Result<()> {
 }
 
 /// Replaces the process; returns only on failure.
-pub(super) fn execute(path: &CString, arguments: &[CString], environment: &[CString]) -> io::Error {
+pub(crate) fn execute(path: &CString, arguments: &[CString], environment: &[CString]) -> io::Error {
     let pointers = |strings: &[CString]| {
         strings.iter().map(|s| s.as_ptr()).chain([std::ptr::null()]).collect::<Vec<*const libc::c_char>>()
     };

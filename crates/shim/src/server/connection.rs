@@ -19,19 +19,19 @@ const DESCRIPTORS_MAX: usize = 24;
 const DESCRIPTORS_PER_MESSAGE_MAX: usize = 8;
 const READ_BYTES: usize = 16 << 10;
 
-pub(super) struct Connection {
-    pub(super) id: u64,
+pub(crate) struct Connection {
+    pub(crate) id: u64,
     stream: UnixStream,
     input: Vec<u8>,
     output: Vec<u8>,
     descriptors: VecDeque<OwnedFd>,
-    pub(super) subscribed: bool,
+    pub(crate) subscribed: bool,
     /// How much output of each container it was told of.
     hinted: HashMap<String, u64>,
 }
 
 impl Connection {
-    pub(super) fn new(stream: UnixStream, id: u64) -> io::Result<Self> {
+    pub(crate) fn new(stream: UnixStream, id: u64) -> io::Result<Self> {
         stream.set_nonblocking(true)?;
         Ok(Connection {
             id,
@@ -44,16 +44,16 @@ impl Connection {
         })
     }
 
-    pub(super) fn as_fd(&self) -> BorrowedFd<'_> {
+    pub(crate) fn as_fd(&self) -> BorrowedFd<'_> {
         self.stream.as_fd()
     }
 
-    pub(super) fn wants_to_write(&self) -> bool {
+    pub(crate) fn wants_to_write(&self) -> bool {
         !self.output.is_empty()
     }
 
     /// Takes what has come; an error (also the end) means that the client is gone.
-    pub(super) fn receive(&mut self) -> io::Result<()> {
+    pub(crate) fn receive(&mut self) -> io::Result<()> {
         // Not on the stack, where it would be left for whoever is cloned from here: see `memory`.
         let mut buffer = vec![0u8; READ_BYTES];
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_PER_MESSAGE_MAX))];
@@ -81,7 +81,7 @@ impl Connection {
     }
 
     /// The next whole request.
-    pub(super) fn next_request(&mut self) -> io::Result<Option<Request>> {
+    pub(crate) fn next_request(&mut self) -> io::Result<Option<Request>> {
         match protocol::decode::<Request>(&self.input).map_err(io::Error::other)? {
             Some((request, used)) => {
                 self.input.drain(..used);
@@ -93,7 +93,7 @@ impl Connection {
     }
 
     /// The three descriptors an `Exec` brings.
-    pub(super) fn take_stdio(&mut self) -> Option<[OwnedFd; 3]> {
+    pub(crate) fn take_stdio(&mut self) -> Option<[OwnedFd; 3]> {
         if self.descriptors.len() < 3 {
             return None;
         }
@@ -101,7 +101,7 @@ impl Connection {
         taken.try_into().ok()
     }
 
-    pub(super) fn send(&mut self, reply: &Reply) -> io::Result<()> {
+    pub(crate) fn send(&mut self, reply: &Reply) -> io::Result<()> {
         if self.output.len() > OUTPUT_BYTES_MAX {
             return Err(io::Error::other("the client takes nothing"));
         }
@@ -110,7 +110,7 @@ impl Connection {
     }
 
     /// Tells how far a container's output goes, unless the client is busy with what it has.
-    pub(super) fn hint(&mut self, container: &str, end: u64) -> io::Result<()> {
+    pub(crate) fn hint(&mut self, container: &str, end: u64) -> io::Result<()> {
         if !self.subscribed || self.wants_to_write() || self.hinted.get(container) == Some(&end) {
             return Ok(());
         }
@@ -118,11 +118,11 @@ impl Connection {
         self.send(&Reply::Event(Event::Output { container: container.to_owned(), end }))
     }
 
-    pub(super) fn forget(&mut self, container: &str) {
+    pub(crate) fn forget(&mut self, container: &str) {
         self.hinted.remove(container);
     }
 
-    pub(super) fn flush(&mut self) -> io::Result<()> {
+    pub(crate) fn flush(&mut self) -> io::Result<()> {
         while !self.output.is_empty() {
             match self.stream.write(&self.output) {
                 Ok(0) => return Err(ErrorKind::WriteZero.into()),
@@ -139,14 +139,14 @@ impl Connection {
     }
 
     /// Lets the client go; the loop notices at once.
-    pub(super) fn close(&mut self) {
+    pub(crate) fn close(&mut self) {
         self.subscribed = false;
         self.output.clear();
         let _ = self.stream.shutdown(std::net::Shutdown::Both);
     }
 
     /// Sends what is left, waiting for it: the shim is about to end.
-    pub(super) fn finish(&mut self) {
+    pub(crate) fn finish(&mut self) {
         let _ = self.stream.set_nonblocking(false);
         let _ = self.stream.set_write_timeout(Some(std::time::Duration::from_secs(5)));
         let _ = self.stream.write_all(&self.output);

@@ -27,7 +27,7 @@ const READ_BYTES: usize = 64 << 10;
 /// Reads from one pipe before others get their turn.
 const READS_PER_TURN_MAX: usize = 4;
 /// What Docker reports for a container that could not be set up.
-const SET_UP_FAILED: i32 = 128;
+pub(crate) const SET_UP_FAILED: i32 = 128;
 
 pub(super) struct Container {
     pub(super) id: String,
@@ -267,7 +267,7 @@ fn note(container: &str, written: io::Result<()>) {
     }
 }
 
-pub(super) fn now_ns() -> i64 {
+pub(crate) fn now_ns() -> i64 {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     i64::try_from(now.as_nanos()).unwrap_or(i64::MAX)
 }

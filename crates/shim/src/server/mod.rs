@@ -5,7 +5,7 @@ use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use rustix::event::{PollFd, PollFlags, poll};
 
@@ -21,8 +21,8 @@ use connection::Connection;
 use container::{Container, now_ns};
 
 mod calls;
-mod connection;
-mod container;
+pub(crate) mod connection;
+pub(crate) mod container;
 mod filling;
 pub mod start;
 
@@ -66,6 +66,31 @@ enum Source {
 }
 
 impl Shim {
+    fn new(
+        directory: &Path,
+        config: TaskConfig,
+        cgroups: Cgroups,
+        signals: OwnedFd,
+        listener: UnixListener,
+        storage: Storage,
+    ) -> Self {
+        Shim {
+            directory: directory.to_owned(),
+            config,
+            cgroups,
+            filter: None,
+            listener,
+            signals,
+            storage,
+            connections: Vec::new(),
+            next_connection: 0,
+            containers: Vec::new(),
+            execs: Vec::new(),
+            holder: None,
+            ending: false,
+        }
+    }
+
     fn run(&mut self) -> io::Result<()> {
         self.persist();
         while !self.ending {

@@ -20,6 +20,7 @@ use rustix::process::set_child_subreaper;
 use super::Shim;
 use crate::cgroup::Cgroups;
 use crate::launcher::sys;
+use crate::machine::Machine;
 use crate::protocol::{
     CONFIG_FILE, DIAGNOSTICS_FILE, LOCK_FILE, PID_FILE, PROTOCOL_VERSION, Resources, SOCKET_FILE, TaskConfig,
 };
@@ -61,25 +62,15 @@ pub fn run(arguments: &[std::ffi::OsString]) -> Result<(), StartError> {
     // Ours are written as they are meant, whatever the agent's was.
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
     let (config, cgroups) = settle(&directory)?;
-    let (mut heard, mut word) = io::pipe().map_err(|error| failed("make a pipe for", &directory, error))?;
+    let (mut heard, word) = io::pipe().map_err(|error| failed("make a pipe for", &directory, error))?;
     let forked = sys::clone(0);
     match forked.map_err(|error| failed("fork for", &directory, error))? {
         sys::Cloned::Child => {
             drop(heard);
-            let code = match prepare(&directory, config, cgroups) {
-                Ok(mut shim) => {
-                    let _ = word.write_all(b"ok");
-                    drop(word);
-                    match shim.run() {
-                        Ok(()) => 0,
-                        Err(error) => {
-                            eprintln!("the shim's loop ended: {error}");
-                            1
-                        }
-                    }
-                }
+            let code = match speak(&directory, config, cgroups, word) {
+                Ok(()) => 0,
                 Err(error) => {
-                    let _ = word.write_all(error.to_string().as_bytes());
+                    eprintln!("{error}");
                     1
                 }
             };
@@ -98,6 +89,65 @@ pub fn run(arguments: &[std::ffi::OsString]) -> Result<(), StartError> {
             }
         }
     }
+}
+
+/// Makes this process, which must have one thread, the shim of a guest. Returns when that ends. `word` is told "ok" when it
+/// listens, or why it never will; every other descriptor from 3 up is closed.
+pub fn serve(directory: &Path, word: io::PipeWriter) -> Result<(), StartError> {
+    let failed = |what, source| StartError::Io { what, path: directory.to_owned(), source };
+    sys::close_all_but(Some(word.as_raw_fd())).map_err(|error| failed("close descriptors for", error))?;
+    let (config, cgroups) = settle(directory)?;
+    speak(directory, config, cgroups, word)
+}
+
+/// Becomes the shim. What fails before it listens goes into the pipe, and is no error of this process's own.
+fn speak(
+    directory: &Path,
+    config: TaskConfig,
+    cgroups: Cgroups,
+    word: io::PipeWriter,
+) -> Result<(), StartError> {
+    let mut word = Some(word);
+    let mut say = |text: &str| word.take().map(|mut word| word.write_all(text.as_bytes())).is_some();
+    let became = become_shim(directory, config, cgroups, &mut || {
+        say("ok");
+    });
+    match became {
+        Err(error) if say(&error.to_string()) => std::process::exit(1),
+        became => became,
+    }
+}
+
+fn become_shim(
+    directory: &Path,
+    mut config: TaskConfig,
+    cgroups: Cgroups,
+    listening: &mut dyn FnMut(),
+) -> Result<(), StartError> {
+    let (signals, listener) = prepare(directory, &config, &cgroups)?;
+    let failed = |what, source| StartError::Io { what, path: directory.to_owned(), source };
+    let ran = match config.machine.take() {
+        Some(machine) => {
+            let mut shim = Machine::start(directory, *machine, config, cgroups, signals, listener)
+                .map_err(|error| failed("start the machine of", io::Error::other(error)))?;
+            redirect_stdio(directory)?;
+            listening();
+            shim.run()
+        }
+        None => {
+            let storage = match &config.storage_device {
+                Some(device) => Storage::on(directory, device.clone()),
+                None if config.ephemeral_storage => Storage::own(directory),
+                None => Storage::shared(directory),
+            };
+            let storage = storage.map_err(|error| failed("mount the ephemeral storage of", error))?;
+            redirect_stdio(directory)?;
+            let mut shim = Shim::new(directory, config, cgroups, signals, listener, storage);
+            listening();
+            shim.run()
+        }
+    };
+    ran.map_err(|error| failed("go on with the loop of", error))
 }
 
 /// Returns only on failure.
@@ -167,40 +217,27 @@ fn join_shims(cgroups: &Cgroups, path: &Path) -> std::io::Result<()> {
 
 const JOIN_ATTEMPTS_MAX: u32 = 8;
 
-/// Makes the daemon of this process.
-fn prepare(directory: &Path, config: TaskConfig, cgroups: Cgroups) -> Result<Shim, StartError> {
+/// What every shim has: a session, its cgroup, its signals, its socket and its pid in a file.
+fn prepare(
+    directory: &Path,
+    config: &TaskConfig,
+    cgroups: &Cgroups,
+) -> Result<(OwnedFd, UnixListener), StartError> {
     let failed = |what, path: &Path, source| StartError::Io { what, path: path.to_owned(), source };
     let named = |file: &str| directory.join(file);
     rustix::process::setsid().map_err(|error| failed("begin a session for", directory, error.into()))?;
     // Relative names keep the socket's address short.
     std::env::set_current_dir(directory).map_err(|error| failed("enter", directory, error))?;
-    join_shims(&cgroups, &config.shim_cgroup)
+    join_shims(cgroups, &config.shim_cgroup)
         .map_err(|error| failed("join cgroup", &config.shim_cgroup, error))?;
 
     set_child_subreaper(Some(rustix::process::getpid()))
         .map_err(|error| failed("adopt orphans for", directory, error.into()))?;
     let signals = signals().map_err(|error| failed("take signals for", directory, error))?;
-    let storage = if config.ephemeral_storage { Storage::own(directory) } else { Storage::shared(directory) };
-    let storage = storage.map_err(|error| failed("mount the ephemeral storage of", directory, error))?;
     let listener = listen().map_err(|error| failed("listen on", &named(SOCKET_FILE), error))?;
     let path = named(PID_FILE);
     fs::write(&path, format!("{}\n", std::process::id())).map_err(|error| failed("write", &path, error))?;
-    redirect_stdio(directory)?;
-    Ok(Shim {
-        directory: directory.to_owned(),
-        config,
-        cgroups,
-        filter: None,
-        listener,
-        signals,
-        storage,
-        connections: Vec::new(),
-        next_connection: 0,
-        containers: Vec::new(),
-        execs: Vec::new(),
-        holder: None,
-        ending: false,
-    })
+    Ok((signals, listener))
 }
 
 /// Held, on a descriptor that is never closed and that the daemon inherits, as long as the shim lives.

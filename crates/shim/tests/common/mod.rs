@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use ferrogate_sandbox::microvm::{MachineAccelerator, MachineOptions, Machines};
 use ferrogate_sandbox::{
     ContainerSandbox, ContainerSpec, ImageDefaults, Isolation, LogRecord, Sandbox, TaskSandbox,
     TaskSandboxSpec,
@@ -30,6 +31,27 @@ pub(crate) fn shim() -> PathBuf {
 
 pub(crate) fn sandbox() -> ContainerSandbox {
     ContainerSandbox::with_shim(shim()).unwrap()
+}
+
+const ISOLATION: &str = "FERROGATE_TEST_ISOLATION";
+pub(crate) const QEMU: &str = "/usr/bin/qemu-system-x86_64";
+
+/// What a machine of a test boots, emulated. `None`: there is no QEMU here (scripts/deps vm). With it the rest has to be
+/// there: `cargo xtask kernel`, `cargo xtask guest`.
+pub(crate) fn machine_options(dir: &Path, kernel: &str) -> Option<MachineOptions> {
+    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).unwrap();
+    Path::new(QEMU).exists().then(|| MachineOptions {
+        kernel: workspace.join(".cache/kernel").join(kernel),
+        guest: Some(shim().with_file_name("ferrogate-guest")),
+        accelerator: MachineAccelerator::Tcg,
+        dir: dir.to_owned(),
+        boot_deadline: None,
+    })
+}
+
+/// The same tests, with every task in a machine: `FERROGATE_TEST_ISOLATION=microvm cargo nextest run -p ferrogate-shim`.
+fn in_machines() -> bool {
+    std::env::var_os(ISOLATION).is_some_and(|isolation| isolation == "microvm")
 }
 
 /// A root directory with busybox, users and an unexecutable file.
@@ -78,6 +100,20 @@ impl Task {
     }
 
     pub(crate) async fn with(change: impl FnOnce(&mut TaskSandboxSpec)) -> Task {
+        if !in_machines() {
+            return Task::of(&sandbox(), change).await;
+        }
+        let dir = std::env::temp_dir().join("ferrogate-test-machines");
+        let options = machine_options(&dir, "minimal").expect("micro-VMs need QEMU: scripts/deps vm");
+        let machines = tokio::task::spawn_blocking(move || Machines::new(&options)).await.unwrap().unwrap();
+        Task::of(&sandbox().with_machines(Arc::new(machines)), |spec| {
+            spec.isolation = Isolation::MicroVm;
+            change(spec);
+        })
+        .await
+    }
+
+    pub(crate) async fn of(sandbox: &ContainerSandbox, change: impl FnOnce(&mut TaskSandboxSpec)) -> Task {
         let home = TempDir::with_prefix("ferrogate-shim-test-").unwrap();
         let layer = home.path().join("layer");
         make_rootfs(&layer);
@@ -99,7 +135,7 @@ impl Task {
             ephemeral_storage: None,
         };
         change(&mut spec);
-        let task = sandbox().create(spec).await.unwrap();
+        let task = sandbox.create(spec).await.unwrap();
         Task { task, dir, instance, layer, _home: home }
     }
 

@@ -1,0 +1,124 @@
+//! What tasks run in: a hardened container, or a machine of their own with a kernel of its own.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::{Context, Result, bail};
+use ferrogate_sandbox::ContainerSandbox;
+use ferrogate_sandbox::microvm::{MachineAccelerator, MachineOptions, Machines, probe};
+use serde::{Deserialize, Serialize};
+
+use crate::data::DataDir;
+
+/// Below the data folder: disks of layers, the initramfs, what the probe found.
+const DIR: &str = "machines";
+const PROBE_FILE: &str = "probe.json";
+const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
+/// Cgroup of the probe's machine.
+const PROBE_INSTANCE: &str = "probe";
+const SHIM: &str = "ferrogate-shim";
+
+/// As `ferrogate up` was asked.
+#[derive(Clone, Debug)]
+pub(crate) struct Wanted {
+    pub(crate) isolation: Choice,
+    /// A directory with the guest's kernel.
+    pub(crate) kernel: Option<PathBuf>,
+    /// Machines without KVM.
+    pub(crate) emulate: bool,
+}
+
+impl Wanted {
+    /// Whether it can be had as far as the words go.
+    pub(crate) fn check(&self) -> Result<()> {
+        if self.isolation == Choice::Microvm && self.kernel.is_none() {
+            bail!(
+                "--isolation microvm needs --guest-kernel, a directory with the guest's vmlinux: `cargo xtask kernel` makes one"
+            );
+        }
+        Ok(())
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Choice {
+    Auto,
+    Container,
+    Microvm,
+}
+
+/// What tasks run in, and in words why.
+pub(crate) struct Chosen {
+    pub(crate) sandbox: ContainerSandbox,
+    pub(crate) words: String,
+}
+
+/// What a probe found. It holds for this boot of the host, this kernel and this program.
+#[derive(Serialize, Deserialize, PartialEq)]
+struct Found {
+    host_boot: String,
+    kernel: PathBuf,
+    version: String,
+    /// Why machines do not run; `None`: they do.
+    why_not: Option<String>,
+}
+
+pub(crate) async fn choose(data: &DataDir, wanted: &Wanted) -> Result<Chosen> {
+    let sandbox = ContainerSandbox::new()?;
+    let containers = |sandbox, why: &str| Chosen { sandbox, words: format!("hardened containers ({why})") };
+    if wanted.isolation == Choice::Container {
+        return Ok(containers(sandbox, "as asked"));
+    }
+    wanted.check()?;
+    let asked = wanted.isolation == Choice::Microvm;
+    let Some(kernel) = &wanted.kernel else {
+        return Ok(containers(sandbox, "micro-VMs need --guest-kernel"));
+    };
+    let accelerator = if wanted.emulate { MachineAccelerator::Tcg } else { MachineAccelerator::Kvm };
+    let dir = data.join(DIR);
+    let options =
+        MachineOptions { kernel: kernel.clone(), guest: None, accelerator, dir, boot_deadline: None };
+    // Emulation runs everywhere, and only who asks for it gets it.
+    let why_not = if wanted.emulate { None } else { probed(&options).await? };
+    match (why_not, asked) {
+        (Some(why), true) => bail!(
+            "--isolation microvm: this host cannot run a machine: {why}. --emulate runs them without KVM, slowly"
+        ),
+        (Some(why), false) => Ok(containers(sandbox, &format!("no micro-VMs: {why}"))),
+        (None, _) => {
+            let machines = tokio::task::spawn_blocking(move || Machines::new(&options)).await??;
+            let words = match accelerator {
+                MachineAccelerator::Kvm => "micro-VMs (KVM)",
+                MachineAccelerator::Tcg => "micro-VMs (emulated: slow)",
+            };
+            Ok(Chosen { sandbox: sandbox.with_machines(Arc::new(machines)), words: words.into() })
+        }
+    }
+}
+
+/// Why no machine runs here. Found out once, by booting one.
+async fn probed(options: &MachineOptions) -> Result<Option<String>> {
+    let mut found = Found {
+        host_boot: std::fs::read_to_string(BOOT_ID).unwrap_or_default(),
+        kernel: options.kernel.clone(),
+        version: env!("CARGO_PKG_VERSION").into(),
+        why_not: None,
+    };
+    let file = options.dir.join(PROBE_FILE);
+    if let Some(known) = read(&file) {
+        found.why_not.clone_from(&known.why_not);
+        if known == found {
+            return Ok(known.why_not);
+        }
+    }
+    let shim = std::env::current_exe().context("the running program cannot be found")?.with_file_name(SHIM);
+    found.why_not = probe(&shim, options, PROBE_INSTANCE, None).await.err();
+    std::fs::create_dir_all(&options.dir)
+        .and_then(|()| std::fs::write(&file, serde_json::to_vec(&found)?))
+        .with_context(|| format!("{} cannot be written", file.display()))?;
+    Ok(found.why_not)
+}
+
+fn read(file: &Path) -> Option<Found> {
+    serde_json::from_slice(&std::fs::read(file).ok()?).ok()
+}

@@ -1,0 +1,35 @@
+//! PID 1 inside a micro-VM, and the whole of its user space: a static program in an initramfs of its own.
+//!
+//! ```text
+//! mounts ─ modules ─ port ─ Hello ▶ … ◀ Setup: clock, entropy, name, disks, interface ─ shim ─ Ready ▶ calls, streams
+//! ```
+//!
+//! It becomes a task's only with [`Setup`](ferrogate_shim::machine::wire::Setup): until then nothing in it belongs to
+//! anybody, so that a snapshot of it may be taken. Then it starts the same shim server a container task has on its host
+//! (`ferrogate_shim::server`), as a child, and is that one's only client: what comes over the link goes to the shim, and
+//! back. PID 1 ends with the machine: when it returns, or the shim does, the guest is reset, and the host's shim sees it.
+
+#![cfg(target_os = "linux")]
+
+pub mod boot;
+mod disks;
+mod interface;
+mod link;
+mod output;
+mod setup;
+mod shim;
+mod storage;
+
+use std::convert::Infallible;
+
+/// The whole program.
+pub fn run() -> Result<Infallible, String> {
+    let mut steps = boot::Steps::default();
+    steps.done("init");
+    boot::signals()?;
+    boot::mounts()?;
+    steps.done("mounts");
+    let port = boot::port()?;
+    steps.done("port");
+    link::serve(port, steps)
+}

@@ -1,0 +1,462 @@
+//! PID 1's one loop: the link to the host, the guest's shim, streams between the two, disks that come, processes that end.
+
+use std::convert::Infallible;
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, FromRawFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
+
+use ferrogate_shim::descriptor;
+use ferrogate_shim::machine::streams::Streams;
+use ferrogate_shim::machine::wire::{
+    self, Broken, Down, FRAME_BYTES_MAX, Frame, Kind, LINK_VERSION, Up, encode_json,
+};
+use ferrogate_shim::protocol::{
+    Answer, Call, CreateContainer, Event, Exec, Exited, Failure, FailureKind, PROTOCOL_VERSION, Reply,
+    Request, WindowSize,
+};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::termios::{Winsize, tcsetwinsize};
+
+use crate::boot::Steps;
+use crate::disks::Disks;
+use crate::output::Outputs;
+use crate::shim::Shim;
+use crate::{interface, setup};
+
+const READ_BYTES: usize = 64 << 10;
+/// Ids of PID 1's own calls; the host's are below.
+const OWN_IDS: u64 = 1 << 63;
+/// While a disk is on its way: how often it is looked for.
+const DISK_INTERVAL: Duration = Duration::from_millis(1);
+
+/// What only a guest that is a task's has.
+struct Task {
+    shim: Shim,
+    outputs: Outputs,
+    /// Containers whose disks are not all there.
+    arriving: Vec<Arriving>,
+    execs: Vec<Running>,
+    /// Started execs the shim has not answered for: their terminals' own ends come with the answer.
+    consoles: Vec<Console>,
+    /// Ends that wait for the output before them.
+    ended: Vec<Exited>,
+    own_id: u64,
+}
+
+struct Arriving {
+    id: u64,
+    disks: Vec<u32>,
+    create: CreateContainer,
+}
+
+struct Running {
+    exec: String,
+    channel: u32,
+    /// Its terminal's own end, to change its size.
+    terminal: Option<OwnedFd>,
+    /// It has ended; told once all it wrote is on its way.
+    exit: Option<Event>,
+}
+
+struct Console {
+    id: u64,
+    exec: String,
+    socket: UnixStream,
+}
+
+struct Link {
+    port: File,
+    input: Vec<u8>,
+    output: Vec<u8>,
+    streams: Streams,
+    disks: Disks,
+    signals: OwnedFd,
+    steps: Steps,
+    task: Option<Task>,
+}
+
+pub(crate) fn serve(port: File, mut steps: Steps) -> Result<Infallible, String> {
+    let signals = child_signals().map_err(|error| format!("cannot take signals: {error}"))?;
+    let hello = Up::Hello { version: LINK_VERSION, steps: steps.take() };
+    let mut link = Link {
+        port,
+        input: Vec::new(),
+        output: Vec::new(),
+        streams: Streams::default(),
+        disks: Disks::default(),
+        signals,
+        steps,
+        task: None,
+    };
+    link.up(&hello)?;
+    loop {
+        link.turn()?;
+    }
+}
+
+fn child_signals() -> io::Result<OwnedFd> {
+    // SAFETY: the set is valid before it is used; the returned descriptor is ours alone.
+    unsafe {
+        let mut set: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&raw mut set);
+        libc::sigaddset(&raw mut set, libc::SIGCHLD);
+        if libc::sigprocmask(libc::SIG_SETMASK, &raw const set, std::ptr::null_mut()) != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        match libc::signalfd(-1, &raw const set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK) {
+            fd if fd >= 0 => Ok(OwnedFd::from_raw_fd(fd)),
+            _ => Err(io::Error::last_os_error()),
+        }
+    }
+}
+
+impl Link {
+    fn up(&mut self, message: &Up) -> Result<(), String> {
+        encode_json(Kind::Control, message, &mut self.output).map_err(words)
+    }
+
+    fn reply(&mut self, reply: &Reply) -> Result<(), String> {
+        encode_json(Kind::Call, reply, &mut self.output).map_err(words)
+    }
+
+    /// Waits until something is ready, and moves it.
+    fn turn(&mut self) -> Result<(), String> {
+        self.flush()?;
+        let mut port_wanted = PollFlags::IN;
+        if !self.output.is_empty() {
+            port_wanted |= PollFlags::OUT;
+        }
+        let mut polled =
+            vec![PollFd::new(&self.port, port_wanted), PollFd::new(&self.signals, PollFlags::IN)];
+        if let Some(task) = &self.task {
+            polled.push(PollFd::from_borrowed_fd(task.shim.as_fd(), task.shim.wanted()));
+        }
+        let fixed = polled.len();
+        let mut channels = Vec::new();
+        for (channel, fd, flags) in self.streams.sources() {
+            channels.push(channel);
+            polled.push(PollFd::from_borrowed_fd(fd, flags));
+        }
+        let waits = self.task.as_ref().is_some_and(|task| !task.arriving.is_empty());
+        let soon = Timespec { tv_sec: 0, tv_nsec: DISK_INTERVAL.as_nanos() as i64 };
+        match poll(&mut polled, waits.then_some(&soon)) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(format!("cannot wait: {error}")),
+        }
+        let seen: Vec<PollFlags> = polled.iter().map(PollFd::revents).collect();
+        drop(polled);
+        for (channel, seen) in channels.into_iter().zip(&seen[fixed..]) {
+            if !seen.is_empty() {
+                self.streams.ready(channel, *seen, &mut self.output);
+            }
+        }
+        if !seen[1].is_empty() {
+            self.reap()?;
+        }
+        if fixed > 2 && !seen[2].is_empty() {
+            self.hear_shim(seen[2])?;
+        }
+        if seen[0].intersects(PollFlags::IN | PollFlags::HUP | PollFlags::ERR) {
+            self.hear_host()?;
+        }
+        self.disks_arrive()?;
+        self.tell_ends()
+    }
+
+    fn flush(&mut self) -> Result<(), String> {
+        while !self.output.is_empty() {
+            match self.port.write(&self.output) {
+                Ok(count) => {
+                    self.output.drain(..count);
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(format!("cannot write to the host: {error}")),
+            }
+        }
+        Ok(())
+    }
+
+    fn hear_host(&mut self) -> Result<(), String> {
+        let start = self.input.len();
+        self.input.resize(start + READ_BYTES, 0);
+        let read = self.port.read(&mut self.input[start..]);
+        self.input.truncate(start + *read.as_ref().unwrap_or(&0));
+        match read {
+            Ok(0) => return Err("the host closed the link".into()),
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(format!("cannot read from the host: {error}")),
+        }
+        let input = std::mem::take(&mut self.input);
+        let mut used = 0;
+        while let Some((frame, length)) = wire::decode(&input[used..]).map_err(words)? {
+            self.take(frame)?;
+            used += length;
+        }
+        self.input = input;
+        self.input.drain(..used);
+        debug_assert!(self.input.len() <= FRAME_BYTES_MAX + 4);
+        Ok(())
+    }
+
+    fn take(&mut self, frame: Frame<'_>) -> Result<(), String> {
+        match frame.kind {
+            Kind::Control => {
+                let down = serde_json::from_slice(frame.payload).map_err(|error| error.to_string())?;
+                self.obey(down)
+            }
+            Kind::Call => {
+                let request = serde_json::from_slice(frame.payload).map_err(|error| error.to_string())?;
+                self.task()?.shim.call(&request, Vec::new())
+            }
+            Kind::Output => Err("the host has no output".into()),
+            _ => self.streams.frame(frame, &mut self.output).map_err(words),
+        }
+    }
+
+    fn task(&mut self) -> Result<&mut Task, String> {
+        self.task.as_mut().ok_or_else(|| "a call before the set-up".to_owned())
+    }
+
+    fn obey(&mut self, down: Down) -> Result<(), String> {
+        match down {
+            Down::Setup(_) if self.task.is_some() => Err("a second set-up".into()),
+            Down::Setup(task) => self.set_up(&task),
+            Down::CreateContainer { id, disks, create } => {
+                self.task()?.arriving.push(Arriving { id, disks, create: *create });
+                Ok(())
+            }
+            Down::Exec { id, channel, exec } => self.exec(id, channel, *exec),
+            Down::Resize { channel, size } => {
+                let terminal = self.task()?.execs.iter().find(|exec| exec.channel == channel);
+                if let Some(terminal) = terminal.and_then(|exec| exec.terminal.as_ref()) {
+                    // It may have ended this moment.
+                    let _ = tcsetwinsize(terminal, winsize(size));
+                }
+                Ok(())
+            }
+            Down::Acknowledge { container, offset } => {
+                let task = self.task()?;
+                task.outputs.acknowledged(&container, offset);
+                task.own(Call::AckLogs { container, offset })?;
+                self.send_output()
+            }
+            Down::Clock { now_ns } => setup::clock(now_ns),
+            Down::Interface(wanted) => interface::configure(&wanted)
+                .map_err(|error| format!("cannot set up the network interface: {error}")),
+        }
+    }
+
+    fn set_up(&mut self, setup: &wire::Setup) -> Result<(), String> {
+        match setup::make(setup, &mut self.disks, &mut self.steps) {
+            Ok(shim) => {
+                let mut task = Task {
+                    shim,
+                    outputs: Outputs::default(),
+                    arriving: Vec::new(),
+                    execs: Vec::new(),
+                    consoles: Vec::new(),
+                    ended: Vec::new(),
+                    own_id: OWN_IDS,
+                };
+                task.own(Call::Hello { version: PROTOCOL_VERSION })?;
+                task.own(Call::Subscribe)?;
+                self.task = Some(task);
+                self.steps.done("ready");
+                let steps = self.steps.take();
+                self.up(&Up::Ready { steps })
+            }
+            Err(why) => {
+                eprintln!("ferrogate-guest: {why}");
+                self.up(&Up::Failed { why })
+            }
+        }
+    }
+
+    fn exec(&mut self, id: u64, channel: u32, exec: Exec) -> Result<(), String> {
+        let name = exec.id.clone();
+        let failed = |error: io::Error| format!("cannot make stdio: {error}");
+        let descriptors = if exec.terminal.is_some() {
+            let (ours, theirs) = UnixStream::pair().map_err(failed)?;
+            let null = || File::options().read(true).write(true).open("/dev/null").map(OwnedFd::from);
+            self.task()?.consoles.push(Console { id, exec: name.clone(), socket: ours });
+            vec![theirs.into(), null().map_err(failed)?, null().map_err(failed)?]
+        } else {
+            let pipe = || rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(io::Error::from);
+            let (stdin, stdin_writer) = pipe().map_err(failed)?;
+            let (stdout_reader, stdout) = pipe().map_err(failed)?;
+            let (stderr_reader, stderr) = pipe().map_err(failed)?;
+            self.streams.receive(channel, stdin_writer).map_err(failed)?;
+            self.streams.send(channel + 1, stdout_reader).map_err(failed)?;
+            self.streams.send(channel + 2, stderr_reader).map_err(failed)?;
+            vec![stdin, stdout, stderr]
+        };
+        let task = self.task()?;
+        task.execs.push(Running { exec: name, channel, terminal: None, exit: None });
+        task.shim.call(&Request { id, call: Call::Exec(Box::new(exec)) }, descriptors)
+    }
+
+    fn hear_shim(&mut self, seen: PollFlags) -> Result<(), String> {
+        let task = self.task()?;
+        if seen.contains(PollFlags::OUT) {
+            task.shim.flush().map_err(|error| error.to_string())?;
+        }
+        for reply in task.shim.receive()? {
+            self.pass_on(reply)?;
+        }
+        self.send_output()
+    }
+
+    fn pass_on(&mut self, reply: Reply) -> Result<(), String> {
+        let task = self.task()?;
+        match reply {
+            Reply::Response { id, result } if id >= OWN_IDS => {
+                // A container that is gone has no log to acknowledge.
+                if let Ok(Answer::Hello { version, .. }) = result
+                    && version != PROTOCOL_VERSION
+                {
+                    return Err(format!("the guest's shim speaks protocol {version}"));
+                }
+                Ok(())
+            }
+            Reply::Response { id, result } => {
+                self.exec_answered(id, &result)?;
+                self.reply(&Reply::Response { id, result })
+            }
+            Reply::Event(Event::Output { container, end }) => {
+                task.outputs.grown(&container, end);
+                Ok(())
+            }
+            Reply::Event(Event::Exited(exited)) => {
+                task.outputs.grown(&exited.container, exited.log_end);
+                task.ended.push(exited);
+                Ok(())
+            }
+            Reply::Event(event @ Event::ExecExited { .. }) => {
+                let Event::ExecExited { exec, .. } = &event else { return Ok(()) };
+                match task.execs.iter_mut().find(|running| running.exec == *exec) {
+                    Some(running) => running.exit = Some(event),
+                    None => self.reply(&Reply::Event(event))?,
+                }
+                Ok(())
+            }
+            Reply::Event(event @ Event::Started { .. }) => self.reply(&Reply::Event(event)),
+        }
+    }
+
+    /// Of an exec: its terminal is there, or its stdio is nobody's.
+    fn exec_answered(&mut self, id: u64, result: &Result<Answer, Failure>) -> Result<(), String> {
+        let task = self.task()?;
+        let Some(index) = task.consoles.iter().position(|console| console.id == id) else { return Ok(()) };
+        let Console { exec, socket, .. } = task.consoles.swap_remove(index);
+        let Some(running) = task.execs.iter_mut().find(|running| running.exec == exec) else { return Ok(()) };
+        let channel = running.channel;
+        if result.is_err() {
+            task.execs.retain(|running| running.exec != exec);
+            return Ok(());
+        }
+        let opened = || -> io::Result<[OwnedFd; 3]> {
+            let terminal = descriptor::receive(&socket)?;
+            Ok([terminal.try_clone()?, terminal.try_clone()?, terminal])
+        };
+        let [typed, shown, own] = opened().map_err(|error| format!("cannot take a terminal: {error}"))?;
+        running.terminal = Some(own);
+        self.streams.receive(channel, typed).map_err(|error| error.to_string())?;
+        self.streams.send(channel + 1, shown).map_err(|error| error.to_string())
+    }
+
+    fn send_output(&mut self) -> Result<(), String> {
+        if let Some(task) = &mut self.task {
+            task.outputs.send(&mut self.output)?;
+        }
+        Ok(())
+    }
+
+    /// Containers and execs that ended, once everything they wrote is on its way.
+    fn tell_ends(&mut self) -> Result<(), String> {
+        let Some(task) = &mut self.task else { return Ok(()) };
+        let mut told = Vec::new();
+        task.ended.retain(|exited| {
+            let sent = exited.log_end == 0 || task.outputs.is_sent(&exited.container, exited.log_end);
+            if sent {
+                told.push(Event::Exited(exited.clone()));
+            }
+            !sent
+        });
+        let (streams, output) = (&mut self.streams, &mut self.output);
+        task.execs.retain_mut(|running| {
+            let channels = [running.channel + 1, running.channel + 2];
+            if running.exit.is_none() || !channels.into_iter().all(|channel| streams.drain(channel, output)) {
+                return true;
+            }
+            streams.forget(running.channel);
+            told.extend(running.exit.take());
+            false
+        });
+        for event in told {
+            self.reply(&Reply::Event(event))?;
+        }
+        Ok(())
+    }
+
+    /// Containers whose disks are all there are made.
+    fn disks_arrive(&mut self) -> Result<(), String> {
+        let Some(task) = &mut self.task else { return Ok(()) };
+        let mut refused = Vec::new();
+        let mut waiting = Vec::new();
+        for Arriving { id, disks, create } in std::mem::take(&mut task.arriving) {
+            match self.disks.mount_layers(&disks) {
+                Ok(false) => waiting.push(Arriving { id, disks, create }),
+                Ok(true) => {
+                    task.outputs.forget(&create.id);
+                    let call = Call::CreateContainer(Box::new(create));
+                    task.shim.call(&Request { id, call }, Vec::new())?;
+                }
+                Err(why) => refused.push((id, why)),
+            }
+        }
+        task.arriving = waiting;
+        for (id, why) in refused {
+            let failure = Failure::new(FailureKind::System, why);
+            self.reply(&Reply::Response { id, result: Err(failure) })?;
+        }
+        Ok(())
+    }
+
+    /// Collects orphans; the end of the shim is the end of the machine.
+    fn reap(&mut self) -> Result<(), String> {
+        let mut buffer = [0u8; size_of::<libc::signalfd_siginfo>()];
+        while rustix::io::read(self.signals.as_fd(), &mut buffer).is_ok_and(|count| count == buffer.len()) {}
+        loop {
+            let mut status = 0;
+            // SAFETY: the status outlives the call.
+            let pid = unsafe { libc::waitpid(-1, &raw mut status, libc::WNOHANG) };
+            if pid <= 0 {
+                return Ok(());
+            }
+            if self.task.as_ref().is_some_and(|task| task.shim.pid == pid) {
+                return Err(format!("the guest's shim ended (status {status:#x})"));
+            }
+        }
+    }
+}
+
+impl Task {
+    /// A call of PID 1's own, whose answer is nobody else's.
+    fn own(&mut self, call: Call) -> Result<(), String> {
+        self.own_id += 1;
+        self.shim.call(&Request { id: self.own_id, call }, Vec::new())
+    }
+}
+
+fn words(error: Broken) -> String {
+    format!("the link: {error}")
+}
+
+fn winsize(size: WindowSize) -> Winsize {
+    Winsize { ws_row: size.rows, ws_col: size.columns, ws_xpixel: 0, ws_ypixel: 0 }
+}

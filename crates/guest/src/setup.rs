@@ -1,0 +1,92 @@
+//! A booted guest becomes a task's.
+
+use std::fs;
+use std::io;
+use std::os::fd::AsRawFd;
+use std::path::{Component, Path};
+
+use ferrogate_shim::machine::wire::{GUEST_TASK_DIR, Setup};
+use ferrogate_shim::protocol::CONFIG_FILE;
+
+use crate::boot::Steps;
+use crate::disks::Disks;
+use crate::interface;
+use crate::shim::Shim;
+use crate::storage;
+
+/// `RNDADDENTROPY`
+const ADD_ENTROPY: libc::Ioctl = 0x4008_5203;
+const ENTROPY_BYTES_MAX: usize = 512;
+
+pub(crate) fn make(setup: &Setup, disks: &mut Disks, steps: &mut Steps) -> Result<Shim, String> {
+    let failed = |what: &str, error: io::Error| format!("cannot {what}: {error}");
+    clock(setup.now_ns)?;
+    add_entropy(&setup.entropy).map_err(|error| failed("take entropy", error))?;
+    rustix::system::sethostname(setup.hostname.as_bytes())
+        .map_err(|error| failed("set the host name", error.into()))?;
+    interface::loopback_up().map_err(|error| failed("bring the loopback interface up", error))?;
+    let directory = Path::new(GUEST_TASK_DIR);
+    make_private(directory).map_err(|error| failed("make the task's directory", error))?;
+    for (name, content) in &setup.files {
+        write(directory, name, content).map_err(|error| failed(&format!("write {name:?}"), error))?;
+    }
+    let mut task = setup.task.clone();
+    if let Some(storage) = &setup.storage {
+        let (disk, template) = (disks.wait(storage.disk)?, disks.wait(storage.template)?);
+        steps.done("storage disk");
+        let device =
+            storage::make(&disk, &template).map_err(|error| failed("make the ephemeral storage", error))?;
+        task.storage_device = Some(device);
+        steps.done("storage");
+    }
+    let text = serde_json::to_vec(&task).map_err(|error| error.to_string())?;
+    fs::write(directory.join(CONFIG_FILE), text).map_err(|error| failed("write the task", error))?;
+    Shim::start(directory)
+}
+
+fn make_private(directory: &Path) -> io::Result<()> {
+    use std::os::unix::fs::DirBuilderExt;
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)
+}
+
+fn write(directory: &Path, name: &str, content: &str) -> io::Result<()> {
+    let inside = Path::new(name).components().all(|part| matches!(part, Component::Normal(_)));
+    if !inside {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    let path = directory.join(name);
+    if let Some(parent) = path.parent() {
+        fs::create_dir_all(parent)?;
+    }
+    fs::write(path, content)
+}
+
+pub(crate) fn clock(now_ns: i64) -> Result<(), String> {
+    let time = rustix::time::Timespec {
+        tv_sec: now_ns.div_euclid(1_000_000_000),
+        tv_nsec: now_ns.rem_euclid(1_000_000_000),
+    };
+    rustix::time::clock_settime(rustix::time::ClockId::Realtime, time)
+        .map_err(|error| format!("cannot set the clock: {error}"))
+}
+
+/// The kernel's `struct rand_pool_info`, with room.
+#[repr(C)]
+struct Entropy {
+    bits: i32,
+    bytes: i32,
+    buffer: [u8; ENTROPY_BYTES_MAX],
+}
+
+fn add_entropy(bytes: &[u8]) -> io::Result<()> {
+    let bytes = &bytes[..bytes.len().min(ENTROPY_BYTES_MAX)];
+    let mut entropy =
+        Entropy { bits: bytes.len() as i32 * 8, bytes: bytes.len() as i32, buffer: [0; ENTROPY_BYTES_MAX] };
+    entropy.buffer[..bytes.len()].copy_from_slice(bytes);
+    let device = fs::File::options().write(true).open("/dev/random")?;
+    // SAFETY: the structure is the one the kernel reads, and outlives the call.
+    match unsafe { libc::ioctl(device.as_raw_fd(), ADD_ENTROPY, &raw const entropy) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}

@@ -1,0 +1,65 @@
+//! What the agent decides of a task's machine: part of [`TaskConfig`](crate::protocol::TaskConfig).
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::protocol::Resources;
+
+/// A task whose containers run in a machine of their own.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MachineConfig {
+    pub vmm: VmmConfig,
+    pub vcpus: u32,
+    pub memory_mib: u64,
+    /// From the machine's start to a guest that takes calls.
+    pub boot_deadline_ms: u64,
+    pub hostname: String,
+    /// For the guest's task directory: relative path and content.
+    pub files: BTreeMap<String, String>,
+    /// Of the machine's cgroup once it is up. Until then it has no limit of CPU time: a boot is not the task's work.
+    pub limits: Resources,
+    /// Limits of the task in its guest; those of [`TaskConfig`](crate::protocol::TaskConfig) are the machine's.
+    pub resources: Resources,
+    /// Its interface becomes the guest's before the first container that joins it. It may be made later than the machine.
+    pub network_namespace: Option<PathBuf>,
+    /// The containers write to a disk of their own. `None`: to the machine's memory.
+    pub storage: Option<StorageFiles>,
+}
+
+/// Host files.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StorageFiles {
+    /// Sparse, of the disk's size; only ever holds what nobody can read.
+    pub disk: PathBuf,
+    /// [`super::template`]
+    pub template: PathBuf,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct VmmConfig {
+    /// `qemu-system-x86_64`
+    pub program: PathBuf,
+    /// What the program reads of the host: itself, its libraries, firmware. Nothing else of the host is in its root.
+    pub files: Vec<PathBuf>,
+    /// An ELF image with a PVH entry.
+    pub kernel: PathBuf,
+    pub initramfs: PathBuf,
+    /// The kernel finds its devices by ACPI; without, by its command line, which is faster.
+    pub acpi: bool,
+    pub accelerator: Accelerator,
+    /// How fast the guest's clock counter runs, for a guest that cannot find out: an emulated one that is never on time.
+    pub tsc_khz: Option<u32>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Accelerator {
+    Kvm,
+    /// Emulation: slow, and there everywhere.
+    Tcg,
+}

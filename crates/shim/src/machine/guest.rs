@@ -1,0 +1,309 @@
+//! What the guest says. All of it is checked: an answer to what was not asked, an event of what is not there and output
+//! beyond what was granted break the protocol, and end the machine.
+
+use std::os::fd::{AsFd, OwnedFd};
+
+use super::calls::{GUEST_LOG, Pending, What};
+use super::container::Ended;
+use super::terminal::Terminal;
+use super::wire::{
+    self, Broken, Down, Frame, Kind, LINK_VERSION, OUTPUT_WINDOW_BYTES, Output, Setup, StorageDisk, Up,
+};
+use super::{BOOT_FILE, Machine, Phase, replace};
+use crate::descriptor;
+use crate::log::{HEADER_BYTES, LINE_BYTES_MAX};
+use crate::protocol::{Answer, Event, Exited, Failure, FailureKind, Reply, TaskConfig, WindowSize};
+use crate::server::container::now_ns;
+
+const ENTROPY_BYTES: usize = 64;
+/// The guest sends whole records, the last of them begun within its window.
+const OUTPUT_UNDER_WAY_MAX: u64 = OUTPUT_WINDOW_BYTES + (HEADER_BYTES + LINE_BYTES_MAX) as u64;
+/// What the guest may still have when a container has ended: its log, and what was in the pipes.
+const OUTPUT_LEFT_MAX: u64 = 4 * GUEST_LOG.bytes_max;
+
+impl Machine {
+    pub(super) fn take_frame(&mut self, frame: Frame<'_>) -> Result<(), Broken> {
+        match frame.kind {
+            Kind::Control => self.take_control(serde_json::from_slice(frame.payload)?),
+            Kind::Call if matches!(self.phase, Phase::Up) => match serde_json::from_slice(frame.payload)? {
+                Reply::Response { id, result } => self.take_response(id, result),
+                Reply::Event(event) => self.take_event(event),
+            },
+            Kind::Output if matches!(self.phase, Phase::Up) => {
+                self.take_output(wire::decode_output(frame.payload)?)
+            }
+            Kind::Call | Kind::Output => Err(message("a guest that is not set up has nothing to say")),
+            _ => self.streams.frame(frame, &mut self.output),
+        }
+    }
+
+    fn take_control(&mut self, up: Up) -> Result<(), Broken> {
+        match (up, &self.phase) {
+            (Up::Hello { version: LINK_VERSION, steps }, Phase::Booting) => {
+                self.boot.hello_ms = self.began.elapsed().as_millis() as u64;
+                self.boot.steps = steps;
+                let made = self.setup().and_then(|setup| self.say(&Down::Setup(Box::new(setup))));
+                match made {
+                    Ok(()) => self.phase = Phase::SettingUp,
+                    Err(failure) => self.lose(&failure.message),
+                }
+                Ok(())
+            }
+            (Up::Hello { version, .. }, Phase::Booting) => {
+                Err(message(&format!("it speaks version {version} of the link, this shim {LINK_VERSION}")))
+            }
+            (Up::Ready { steps }, Phase::SettingUp) => {
+                self.boot.ready_ms = self.began.elapsed().as_millis() as u64;
+                self.boot.steps.extend(steps);
+                if let Err(error) = self.cgroups.create(&self.config.cgroup, &self.machine.limits) {
+                    self.lose(&format!("its limits cannot be set: {error}"));
+                    return Ok(());
+                }
+                self.phase = Phase::Up;
+                let report = serde_json::to_vec(&self.boot)?;
+                if let Err(error) = replace(&self.directory.join(BOOT_FILE), &report) {
+                    eprintln!("cannot write {BOOT_FILE}: {error}");
+                }
+                for (connection, request, stdio) in std::mem::take(&mut self.held) {
+                    self.take_call(connection, request, stdio);
+                }
+                Ok(())
+            }
+            (Up::Failed { why }, Phase::SettingUp) => {
+                let why: String = why.chars().filter(|letter| !letter.is_control()).take(1000).collect();
+                self.lose(&format!("the guest could not be set up: {why}"));
+                Ok(())
+            }
+            _ => Err(message("a message out of its order")),
+        }
+    }
+
+    fn setup(&mut self) -> Result<Setup, Failure> {
+        let storage = match self.machine.storage.clone() {
+            Some(files) => Some(StorageDisk {
+                disk: self.attach(&files.disk, false)?,
+                template: self.attach(&files.template, true)?,
+            }),
+            None => None,
+        };
+        let mut entropy = vec![0; ENTROPY_BYTES];
+        let filled = rustix::rand::getrandom(&mut entropy[..], rustix::rand::GetRandomFlags::empty());
+        if filled != Ok(ENTROPY_BYTES) {
+            return Err(Failure::new(FailureKind::System, "cannot get random bytes for the guest"));
+        }
+        Ok(Setup {
+            now_ns: now_ns(),
+            entropy,
+            hostname: self.machine.hostname.clone(),
+            task: TaskConfig {
+                resources: self.machine.resources.clone(),
+                ephemeral_storage: false,
+                storage_device: None,
+                machine: None,
+                ..self.config.clone()
+            },
+            files: self.machine.files.clone(),
+            storage,
+        })
+    }
+
+    fn take_response(&mut self, id: u64, result: Result<Answer, Failure>) -> Result<(), Broken> {
+        let Some(Pending { connection, request, what, joined }) = self.pending.remove(&id) else {
+            return Err(message(&format!("an answer to call {id}, which was not asked")));
+        };
+        let result = match (what, result) {
+            (What::Nobody, _) => return Ok(()),
+            (What::Create(container), Ok(Answer::Done)) => {
+                self.containers.push(*container);
+                self.persist();
+                Ok(Answer::Done)
+            }
+            (What::Create(container), Err(failure)) => {
+                let _ = std::fs::remove_dir_all(&container.directory);
+                Err(failure)
+            }
+            (What::Start(_), Ok(answer @ Answer::Started { .. })) => Ok(answer),
+            (What::Start(id), Err(failure)) => {
+                self.start_failed(&id, &failure);
+                Err(failure)
+            }
+            (What::Delete(id), Ok(Answer::Done)) => self.deleted(&id).map(|()| Answer::Done),
+            (What::Exec { exec, console }, Ok(Answer::Started { pid })) => {
+                self.exec_started(&exec, pid, console).map(|()| Answer::Started { pid })
+            }
+            (What::Exec { exec, .. }, Err(failure)) => {
+                // The guest has none: it is forgotten here, with its streams.
+                for gone in self.execs.extract_if(.., |known| known.id == exec) {
+                    gone.channels().for_each(|channel| self.streams.forget(channel));
+                }
+                Err(failure)
+            }
+            (What::Stats, Ok(Answer::Stats(stats))) => {
+                Ok(Answer::Stats(crate::protocol::TaskStats { at_ns: now_ns(), ..stats }))
+            }
+            (What::State, Ok(Answer::State(state))) => {
+                for theirs in state.containers {
+                    let known = self.containers.iter_mut().find(|known| known.state.id == theirs.id);
+                    if let Some(known) = known {
+                        known.state.copied_bytes = theirs.copied_bytes;
+                    }
+                }
+                Ok(Answer::State(self.state()))
+            }
+            (What::Plain, Ok(Answer::Done)) => Ok(Answer::Done),
+            (_, Err(failure)) => Err(failure),
+            (_, Ok(_)) => return Err(message(&format!("call {id} has an answer of another kind"))),
+        };
+        for (connection, request) in joined {
+            self.answer(connection, request, result.clone());
+        }
+        self.answer(connection, request, result);
+        Ok(())
+    }
+
+    fn start_failed(&mut self, id: &str, failure: &Failure) {
+        let untouched = matches!(failure.kind, FailureKind::WrongState | FailureKind::Limit);
+        let found = self.containers.iter_mut().find(|container| container.state.id == id);
+        if let Some(container) = found
+            && !container.is_running()
+            && !untouched
+        {
+            container.fail(failure);
+            self.persist();
+        }
+    }
+
+    fn exec_started(
+        &mut self,
+        id: &str,
+        pid: i32,
+        console: Option<(OwnedFd, WindowSize)>,
+    ) -> Result<(), Failure> {
+        // Abandoned meanwhile: the guest hears of that next.
+        let Some(exec) = self.execs.iter_mut().find(|exec| exec.id == id) else { return Ok(()) };
+        exec.pid = Some(pid);
+        let Some((console, size)) = console else { return Ok(()) };
+        let channel = exec.channel;
+        let mut opened = || -> std::io::Result<Terminal> {
+            let (terminal, outer) = Terminal::open(size)?;
+            let (typed, shown) = terminal.ends()?;
+            self.streams.send(channel, typed)?;
+            self.streams.receive(channel + 1, shown)?;
+            descriptor::send(console.as_fd(), outer.as_fd())?;
+            Ok(terminal)
+        };
+        match opened() {
+            Ok(terminal) => {
+                exec.terminal = Some(terminal);
+                Ok(())
+            }
+            Err(error) => {
+                self.abandon_execs(|exec| exec.id == id);
+                Err(Failure::new(FailureKind::System, format!("cannot open a terminal: {error}")))
+            }
+        }
+    }
+
+    fn take_event(&mut self, event: Event) -> Result<(), Broken> {
+        match event {
+            Event::Started { container, pid, .. } => {
+                let known = self.known(&container)?;
+                known.started(pid);
+                self.persist();
+                self.publish(Event::Started { container, pid, at_ns: now_ns() });
+                Ok(())
+            }
+            Event::Exited(Exited { container, exit_code, oom_killed, log_end, .. }) => {
+                let known = self.known(&container)?;
+                if !known.is_running() || known.ended.is_some() {
+                    return Err(message(&format!("container {container:?} ended twice")));
+                }
+                if log_end.saturating_sub(known.taken) > OUTPUT_LEFT_MAX {
+                    return Err(message("more output than a guest can have"));
+                }
+                known.ended = Some(Ended { exit_code, oom_killed, log_end });
+                self.acknowledge_guest(&container);
+                self.finish(&container);
+                Ok(())
+            }
+            Event::ExecExited { exec, exit_code, .. } => {
+                if let Some(known) = self.execs.iter_mut().find(|known| known.id == exec) {
+                    known.exit_code = Some(exit_code);
+                }
+                Ok(())
+            }
+            Event::Output { .. } => Err(message("output is not told of, it comes")),
+        }
+    }
+
+    fn known(&mut self, id: &str) -> Result<&mut super::Container, Broken> {
+        let found = self.containers.iter_mut().find(|container| container.state.id == id);
+        found.ok_or_else(|| message(&format!("an event of container {id:?}, which is not there")))
+    }
+
+    fn take_output(&mut self, output: Output<'_>) -> Result<(), Broken> {
+        let Output { container, stream, end, bytes } = output;
+        let known = self.known(container)?;
+        let all_there = end.checked_sub(known.taken).is_some_and(|more| more >= bytes.len() as u64);
+        let most =
+            known.ended.as_ref().map_or(known.acknowledged + OUTPUT_UNDER_WAY_MAX, |ended| ended.log_end);
+        if !known.is_running() || !all_there || end > most {
+            return Err(message(&format!("output of container {container:?} beyond what was granted")));
+        }
+        known.output(stream, bytes, end);
+        self.acknowledge_guest(container);
+        self.finish(container);
+        Ok(())
+    }
+
+    /// A container whose end is known and whose output is all here has ended, on disk and then to everybody.
+    fn finish(&mut self, id: &str) {
+        let Some(container) = self.containers.iter_mut().find(|container| container.state.id == id) else {
+            return;
+        };
+        let Some(Ended { exit_code, oom_killed, log_end }) = container.ended else { return };
+        if container.taken < log_end {
+            return;
+        }
+        let exited = container.finish(exit_code, oom_killed);
+        self.persist();
+        self.publish(Event::Exited(exited));
+    }
+
+    /// Execs that have ended, once what they wrote is where it was to go.
+    pub(super) fn tell_exec_ends(&mut self) {
+        let mut told = Vec::new();
+        for exec in &mut self.execs {
+            let Some(exit_code) = exec.exit_code.filter(|_| !exec.told) else { continue };
+            if exec.channels().all(|channel| self.streams.is_delivered(channel)) {
+                exec.told = true;
+                exec.terminal = None;
+                exec.channels().for_each(|channel| self.streams.forget(channel));
+                told.push(Event::ExecExited { exec: exec.id.clone(), exit_code, at_ns: now_ns() });
+            }
+        }
+        if told.is_empty() {
+            return;
+        }
+        self.persist();
+        for event in told {
+            self.publish(event);
+        }
+    }
+
+    pub(super) fn resize_terminals(&mut self) {
+        let mut resized = Vec::new();
+        for exec in &mut self.execs {
+            let size = exec.terminal.as_mut().and_then(Terminal::resized);
+            resized.extend(size.map(|size| Down::Resize { channel: exec.channel, size }));
+        }
+        for message in resized {
+            // A message of this size is never too long.
+            let _ = self.say(&message);
+        }
+    }
+}
+
+fn message(text: &str) -> Broken {
+    Broken::Message(text.to_owned())
+}
