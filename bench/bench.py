@@ -13,6 +13,7 @@ import api
 import dns
 import edge
 import load
+import machines
 import memory
 import pull
 import services
@@ -31,6 +32,7 @@ PARTS = {
     "services": lambda tasks, home: services.scale(tasks, home),
     "edge": lambda tasks, home: edge.balancer(tasks, home),
     "dns": lambda tasks, home: dns.resolver(tasks, home),
+    "machines": lambda tasks, home: machines.one_kernel_per_task(tasks, home),
     "up": lambda tasks, home: memory.up(tasks.ferrogate),
 }
 

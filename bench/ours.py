@@ -14,7 +14,8 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 API = ("127.0.0.1", 4566)
 REGISTRY = ("127.0.0.1", 5000)
 STORAGE = ROOT / ".cache/images/registry"
-FERROGATE = ROOT / "target/release/ferrogate"
+# A debug build is measured only to try a measurement out.
+FERROGATE = ROOT / "target" / os.environ.get("FERROGATE_BENCH_BUILD", "release") / "ferrogate"
 READY_SECONDS_MAX = 60
 
 
@@ -61,8 +62,8 @@ class Registry:
 
 
 class Ferrogate:
-    def __init__(self, home):
-        self.home, self.data, self.process = home, home / "data", None
+    def __init__(self, home, arguments=()):
+        self.home, self.data, self.process, self.arguments = home, home / "data", None, arguments
 
     def up(self):
         """Seconds from the start of the program to its API's first answer."""
@@ -70,7 +71,7 @@ class Ferrogate:
         log = open(self.home / "ferrogate.log", "a")
         began = time.perf_counter()
         self.process = subprocess.Popen(
-            [FERROGATE, "up", "--data-dir", self.data, "--listen", f"{API[0]}:{API[1]}", "--registry-mirror", mirror],
+            [FERROGATE, "up", "--data-dir", self.data, "--listen", f"{API[0]}:{API[1]}", "--registry-mirror", mirror, *self.arguments],
             stdout=log, stderr=log, stdin=subprocess.DEVNULL, env={**os.environ, "FERROGATE_LOG": "warn"},
         )
         wait_for(API, self.process)

@@ -103,6 +103,9 @@ def balanced(names):
     for name, called in (("used_group", "corpus"), ("idle_group", "corpus-idle")):
         group = elb.create_target_group(Name=called, Protocol="HTTP", Port=80, VpcId=names["vpc"], TargetType="ip")
         made[name] = group["TargetGroups"][0]["TargetGroupArn"]
+    for name, kind, protocol in (("alb_group", "alb", "TCP"), ("udp_group", "ip", "UDP")):
+        called = {"Name": f"corpus-{kind}", "Protocol": protocol, "TargetType": kind, "VpcId": names["vpc"]}
+        made[name] = elb.create_target_group(**called, Port=81)["TargetGroups"][0]["TargetGroupArn"]
     actions = [{"Type": "forward", "TargetGroupArn": made["used_group"]}]
     listener = {"LoadBalancerArn": arn, "DefaultActions": actions}
     made["listener"] = elb.create_listener(**listener, Protocol="HTTP", Port=80)["Listeners"][0]["ListenerArn"]

@@ -157,6 +157,13 @@ def disks():
     return each([lambda number=number: device("b", *number) for number in [*found, (7, 0)]])
 
 
+def ports():
+    """What leads to a guest's host: the ports of its virtio consoles."""
+    with open("/proc/devices") as lines:
+        found = [line.split() for line in lines if line.rstrip().endswith(("virtio-portsdev", "hvc"))]
+    return each([lambda major=major, minor=minor: device("c", int(major), minor) for major, _ in found for minor in range(4)])
+
+
 def clone(flags):
     """A child by `clone`, which ends at once."""
     child = call("clone", flags | signal.SIGCHLD, 0, 0, 0, 0)
@@ -482,18 +489,51 @@ def forged_source(source):
     return forged(lambda text: send(source, text), lambda text: send(own, text))
 
 
-def forged_frame(mac=None, source=None):
+def next_hop():
+    """The MAC that the kernel sends to: where a task has no neighbour but its router, that one's."""
+    with open("/proc/net/arp") as lines:
+        known = [line.split()[3] for line in list(lines)[1:]]
+    return known[0] if known else where["router"]
+
+
+def forged_frame(mac=None, source=None, to=None, tag=b""):
     """Past the kernel's own routing: whole Ethernet frames."""
     name, own_mac, own = interface()
+    router = next_hop()
     wire = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
     wire.bind((name, 0))
 
-    def send(mac, source, text):
-        wire.send(ether(where["router"]) + ether(mac) + b"\x08\x00" + datagram(source, where["victim"], text))
+    def send(to, mac, tag, source, text):
+        head = ether(to) + ether(mac) + tag + b"\x08\x00"
+        wire.send(head + datagram(source, where["victim"], text))
 
     return forged(
-        lambda text: send(mac or own_mac, source or own, text), lambda text: send(own_mac, own, text)
+        lambda text: send(to or router, mac or own_mac, tag, source or own, text),
+        lambda text: send(router, own_mac, b"", own, text),
     )
+
+
+def everybody(text):
+    """To all there are: as who asks for an address by DHCP does, and as those do who look for their like."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as end:
+        end.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
+        end.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_TTL, 8)
+        subnet = struct.unpack(">I", socket.inet_aton(where["gateway"]))[0] - 1
+        ends = ["255.255.255.255", "224.0.0.1", "224.0.0.251"]
+        ends += [socket.inet_ntoa(struct.pack(">I", subnet | (1 << bits) - 1)) for bits in (8, 12, 16)]
+        for address in ends:
+            try:
+                end.sendto(text, (address, OPEN_PORT))
+            except OSError:
+                # No way there.
+                pass
+
+
+def broadcast():
+    own = own_address()
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as end:
+        end.bind((own, 0))
+        return forged(everybody, lambda text: end.sendto(text, (where["victim"], OPEN_PORT)))
 
 
 def arp(claimed):
@@ -594,7 +634,7 @@ def neighbours():
                     pass
     with open("/proc/net/arp") as lines:
         count = len(lines.readlines()) - 1
-    return "few" if count <= 16 else f"{count} neighbours"
+    return "few" if count <= 16 else "done"
 
 
 def last(go):

@@ -424,6 +424,11 @@ for address in sys.argv[1:]:
             pass
 "#;
 
+/// Says `one`, or who has shown a certificate.
+const SHOWN: &str = "echo 'server { listen 80; location / { return 200 one; } \
+    location /who { return 200 \"$http_x_amzn_mtls_clientcert\"; } }' > /etc/nginx/conf.d/default.conf; \
+    exec nginx -g 'daemon off;'";
+
 #[test]
 fn tls_ends_at_both_kinds_and_datagrams_go_through() {
     let cluster = Cluster::start();
@@ -440,7 +445,7 @@ fn tls_ends_at_both_kinds_and_datagrams_go_through() {
         "IpProtocol": "udp", "FromPort": 9001, "ToPort": 9001, "UserIdGroupPairs": [{ "GroupId": front }],
     }] });
     boto.ok("ec2", "authorize_security_group_ingress", datagrams);
-    let one = web(&cluster, "one", &[&back]);
+    let one = serve(&cluster, "one", SHOWN, &[&back]);
     let blue = target_group(&cluster, "blue", &[&one]);
     let secure = |balancer: &Value, protocol: &str, group: &str| {
         let input = json!({
@@ -448,10 +453,10 @@ fn tls_ends_at_both_kinds_and_datagrams_go_through() {
             "Certificates": [{ "CertificateArn": certificate }],
             "DefaultActions": [{ "Type": "forward", "TargetGroupArn": group }],
         });
-        boto.ok("elbv2", "create_listener", input);
+        text(&boto.ok("elbv2", "create_listener", input)["Listeners"][0]["ListenerArn"])
     };
     let alb = balancer(&cluster, "shop", &json!({ "SecurityGroups": [front] }));
-    secure(&alb, "HTTPS", &blue);
+    let door = secure(&alb, "HTTPS", &blue);
 
     let nlb = balancer(&cluster, "flows", &json!({ "Type": "network", "SecurityGroups": [front] }));
     let attributes = json!([{ "Key": "load_balancing.cross_zone.enabled", "Value": "true" }]);
@@ -505,4 +510,25 @@ fn tls_ends_at_both_kinds_and_datagrams_go_through() {
     let addresses = public(&cluster, &nlb);
     let output = cluster.command("python3").args(["-c", ASK]).args(&addresses).output().expect("python3");
     assert_eq!(String::from_utf8_lossy(&output.stdout), "heard hello\n".repeat(2), "{output:?}");
+
+    // The client's certificate goes to the target, once it is asked for.
+    let file = |name: &str, text: &str| {
+        std::fs::write(cluster.folder().join(name), text).expect("a file");
+        cluster.folder().join(name).to_string_lossy().into_owned()
+    };
+    let (own, key) = (file("own.pem", LEAF), file("own.key", KEY));
+    let to = format!("{NAME}:443:{}:443", public(&cluster, &alb)[0]);
+    let url = format!("https://{NAME}/who");
+    let mine = "X-Amzn-Mtls-Clientcert: mine";
+    let ask = || {
+        let with = ["--cacert", &ca, "--connect-to", &to, "--cert", &own, "--key", &key, "-H", mine, &url];
+        get(&cluster, &with).expect("an answer").1
+    };
+    assert_eq!(ask(), "");
+    let mutual = json!({ "ListenerArn": door, "MutualAuthentication": { "Mode": "passthrough" } });
+    boto.ok("elbv2", "modify_listener", mutual);
+    eventually("the target sees the certificate", || !ask().is_empty());
+    // With what curl makes of it: its authority follows.
+    let shown = ask().replace("%20", " ").replace("%0A", "\n");
+    assert_eq!(shown.trim(), format!("{LEAF}{CA}").trim());
 }

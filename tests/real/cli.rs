@@ -41,7 +41,11 @@ fn env_status_ps_and_logs() {
         (&json!("http://127.0.0.1:4566"), &json!("123456789012"))
     );
     assert_eq!(status["pid"], cluster.pid());
-    assert_eq!(status["isolation"], "hardened containers (micro-VMs need --guest-kernel)");
+    let isolation = match cluster.has_machines() {
+        true => "micro-VMs (emulated: slow)",
+        false => "hardened containers (micro-VMs need --guest-kernel)",
+    };
+    assert_eq!(status["isolation"], isolation);
     assert_eq!(status["tasks_on_node"].as_array().unwrap().len(), 1);
     let controllers = status["controllers"].as_object().unwrap();
     assert!(

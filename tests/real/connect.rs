@@ -186,7 +186,9 @@ impl Drop for Shop {
         if !std::thread::panicking() {
             return;
         }
-        for service in ["web", "client", "stranger"] {
+        let services = self.cluster.boto().ok("ecs", "list_services", json!({}))["serviceArns"].take();
+        for service in services.as_array().into_iter().flatten().map(text) {
+            let service = service.as_str();
             for task in self.running(service) {
                 let output = self.cluster.output(&task);
                 let last: Vec<&str> = output.lines().rev().take(10).collect();
@@ -217,7 +219,7 @@ fn services_call_each_other_by_name() {
     shop.let_in(&back, 9000, &front);
     let server = json!({
         "portMappings": [{ "containerPort": 8080, "name": "http", "appProtocol": "http" }],
-        "healthCheck": { "command": ["CMD", "python3", "-c", CHECK], "interval": 5, "timeout": 4 },
+        "healthCheck": { "command": ["CMD", "python3", "-c", CHECK], "interval": 5, "timeout": 60 },
     });
     shop.define("web", &[SERVER], server);
     shop.define("client", &[CLIENT, WEB, FRONT], Value::Null);
@@ -287,4 +289,86 @@ fn services_call_each_other_by_name() {
     eventually("ECS has deleted what it made in Cloud Map", || {
         boto.ok("servicediscovery", "list_services", json!({}))["Services"] == json!([])
     });
+}
+
+/// The same as [`CLIENT`] of one name, now with the header of a test and now without.
+const TESTER: &str = r#"
+import os, signal, time, urllib.error, urllib.request
+signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+while True:
+    for kind, headers in (("plain", {}), ("test", {"X-Version": "next"})):
+        try:
+            said = urllib.request.urlopen(urllib.request.Request("http://web", headers=headers), timeout=4).read().decode()
+        except urllib.error.HTTPError as error:
+            said = str(error.code)
+        except OSError as error:
+            said = type(getattr(error, "reason", error)).__name__
+        print(kind, said, flush=True)
+    time.sleep(0.02)
+"#;
+
+#[test]
+fn a_revision_is_tested_by_name_before_it_serves() {
+    let shop = Shop::start();
+    let boto = shop.cluster.boto();
+    let defaults = json!({ "clusterName": "default", "serviceConnectDefaults": { "namespace": "shop" } });
+    boto.ok("ecs", "create_cluster", defaults);
+    let (front, back) = (shop.group("front"), shop.group("back"));
+    shop.let_in(&back, 8080, &front);
+    let server = json!({
+        "portMappings": [{ "containerPort": 8080, "name": "http", "appProtocol": "http" }],
+        "healthCheck": { "command": ["CMD", "python3", "-c", CHECK], "interval": 5, "timeout": 60 },
+    });
+    shop.define("web", &[SERVER], server);
+    shop.define("client", &[TESTER], Value::Null);
+    let rules = json!({ "header": { "name": "X-Version", "value": { "exact": "next" } } });
+    let alias = json!({ "port": 80, "dnsName": "web", "testTrafficRules": rules });
+    shop.create("web", 1, &back, &json!([{ "portName": "http", "clientAliases": [alias] }]));
+    shop.create("client", 1, &front, &json!([]));
+    let blue = shop.runs("web", 1);
+    let client = shop.runs("client", 1).remove(0);
+    // Nothing is being tested.
+    shop.evenly(&client, "plain", &blue);
+    shop.evenly(&client, "test", &blue);
+
+    let hook = json!({ "targetType": "PAUSE", "lifecycleStages": ["POST_TEST_TRAFFIC_SHIFT"] });
+    boto.ok(
+        "ecs",
+        "update_service",
+        json!({ "service": "web", "forceNewDeployment": true, "deploymentConfiguration": {
+            "strategy": "BLUE_GREEN", "bakeTimeInMinutes": 0, "lifecycleHooks": [hook],
+        }}),
+    );
+    let both = shop.runs("web", 2);
+    let green: Vec<String> = both.iter().filter(|arn| !blue.contains(arn)).cloned().collect();
+    let deployment = || {
+        let service =
+            boto.ok("ecs", "describe_services", json!({ "services": ["web"] }))["services"][0].take();
+        let arn = service["currentServiceDeployment"].clone();
+        let input = json!({ "serviceDeploymentArns": [arn] });
+        let found = boto.ok("ecs", "describe_service_deployments", input)["serviceDeployments"][0].take();
+        (arn, found)
+    };
+    let (arn, hook) = until("the deployment waits", || {
+        let (arn, found) = deployment();
+        let hooks = found["lifecycleHookDetails"].as_array()?.iter();
+        let hook = hooks.into_iter().find(|hook| hook["status"] == "AWAITING_ACTION")?;
+        Some((arn, hook["hookId"].clone()))
+    });
+    shop.evenly(&client, "test", &green);
+    shop.evenly(&client, "plain", &blue);
+
+    let input = json!({ "serviceDeploymentArn": arn, "hookId": hook, "action": "CONTINUE" });
+    boto.ok("ecs", "continue_service_deployment", input);
+    shop.evenly(&client, "plain", &green);
+    eventually("the former revision is gone", || shop.running("web") == green);
+    shop.evenly(&client, "test", &green);
+    // Once somebody was there, no request was lost, and none went to the new revision before its time.
+    let heard = shop.heard(&client, "plain", 0);
+    let heard: Vec<String> = heard.into_iter().skip_while(|said| !blue[0].ends_with(said.as_str())).collect();
+    let of = |said: &String, tasks: &[String]| tasks.iter().any(|arn| arn.ends_with(said.as_str()));
+    let lost: Vec<&String> = heard.iter().filter(|said| !of(said, &both)).collect();
+    assert!(lost.is_empty(), "{lost:?}");
+    let shifted = heard.iter().position(|said| of(said, &green)).expect("it was shifted");
+    assert!(heard[shifted..].iter().all(|said| of(said, &green)), "traffic went back");
 }

@@ -183,3 +183,5 @@ fn what_cannot_be() {
     assert_eq!(missing["failures"][0]["reason"], "MISSING");
     assert_eq!(cluster.left_of_tasks(), Vec::<String>::new());
 }
+
+ferrogate_tests::machines!(what_containers_are_given);

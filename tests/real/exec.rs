@@ -156,21 +156,20 @@ fn much_output_arrives_whole_though_acknowledgements_are_lost() {
 fn who_leaves_takes_the_process_along_and_a_stop_ends_the_session() {
     let cluster = Cluster::start();
     let arn = with_exec(&cluster);
-    let id = arn.rsplit('/').next().unwrap();
-    let before = cluster.task_processes(id).len();
+    let before = cluster.inside(&arn);
     // Who only vanishes might come back, for a while.
     for leave in [json!({ "flag": 2 }), json!({ "vanish": true })] {
         let session = open(&cluster, &arn, "/bin/sh")["session"].take();
         let steps = json!([{ "send": "echo o''n; sleep 1234\r" }, { "expect": "on" }, leave]);
         assert!(text(&talk(&cluster, &session, steps)).contains("on"));
-        eventually("nothing of the session is left", || cluster.task_processes(id).len() == before);
+        eventually("nothing of the session is left", || cluster.inside(&arn) == before);
     }
 
     // Two at once, and both end with the task.
     let sessions: Vec<Value> = (0..2).map(|_| open(&cluster, &arn, "/bin/sh")["session"].take()).collect();
     let steps = json!([{ "send": "echo o''n\r" }, { "expect": "on" }]);
     let clients: Vec<Child> = sessions.iter().map(|session| talking(&cluster, session, &steps)).collect();
-    eventually("both shells run", || cluster.task_processes(id).len() == before + 2);
+    eventually("both shells run", || cluster.inside(&arn).len() == before.len() + 2);
     cluster.boto().ok("ecs", "stop_task", json!({ "task": arn }));
     for client in clients {
         let output = client.wait_with_output().expect("it ends");
@@ -320,7 +319,7 @@ fn a_session_is_seen_and_terminated() {
     let cluster = Cluster::start();
     let arn = with_exec(&cluster);
     let id = arn.rsplit('/').next().unwrap();
-    let before = cluster.task_processes(id).len();
+    let before = cluster.inside(&arn);
     let session = open(&cluster, &arn, "/bin/sh")["session"].take();
     let seen = described(&cluster, "Active", &session).expect("it is there");
     let runtime = cluster.task(&arn)["containers"][0]["runtimeId"].clone();
@@ -329,7 +328,7 @@ fn a_session_is_seen_and_terminated() {
 
     let steps = json!([{ "send": "echo o''n\r" }, { "expect": "on" }]);
     let client = talking(&cluster, &session, &steps);
-    eventually("its shell runs", || cluster.task_processes(id).len() == before + 1);
+    eventually("its shell runs", || cluster.inside(&arn).len() == before.len() + 1);
     assert_eq!(described(&cluster, "Active", &session).expect("it is open")["Status"], "Connected");
     let input = json!({ "SessionId": session["sessionId"] });
     let answer = cluster.boto().ok("ssm", "terminate_session", input);
@@ -337,7 +336,7 @@ fn a_session_is_seen_and_terminated() {
     let output = client.wait_with_output().expect("it ends");
     let said: Value = serde_json::from_slice(&output.stdout).expect("what it says");
     assert_eq!(said["closed"], "The session was terminated.", "{said}");
-    eventually("nothing of the session is left", || cluster.task_processes(id).len() == before);
+    eventually("nothing of the session is left", || cluster.inside(&arn) == before);
 
     // One that nobody has opened yet.
     let session = open(&cluster, &arn, "/bin/sh")["session"].take();
@@ -392,7 +391,7 @@ fn ferrogate_exec_at_a_terminal() {
     let mut cluster = Cluster::start();
     let arn = with_exec(&cluster);
     let id = arn.rsplit('/').next().unwrap().to_owned();
-    let before = cluster.task_processes(&id).len();
+    let before = cluster.inside(&arn);
     // The size as it is and becomes; ctrl-C is for the program inside, and its exit code comes out.
     let script = "trap 'echo caught; exit 7' INT; while :; do stty size; sleep 0.1; done";
     let steps = json!([
@@ -409,7 +408,7 @@ fn ferrogate_exec_at_a_terminal() {
         let steps = json!([{ "expect": "ready" }, { "signal": signal }]);
         let said = seen(at_a_terminal(&cluster, &id, script, &steps));
         assert_eq!(ended(&said), (Some(1), Some(true), Some(true)), "{said:#}");
-        eventually("nothing of the session is left", || cluster.task_processes(&id).len() == before);
+        eventually("nothing of the session is left", || cluster.inside(&arn) == before);
     }
     // As when the other end dies.
     let here = cluster.folder().join("ready");
@@ -535,7 +534,7 @@ fn what_a_session_leaves_in_the_background_ends_with_the_task() {
     let cluster = Cluster::start();
     let arn = with_exec(&cluster);
     let id = arn.rsplit('/').next().unwrap();
-    let before = cluster.task_processes(id).len();
+    let before = cluster.inside(&arn).len();
     let session = open(&cluster, &arn, "/bin/sh")["session"].take();
     // As with AWS's agent, a terminal that closes hangs up what is in its foreground, and nothing more.
     let steps = json!([
@@ -544,10 +543,15 @@ fn what_a_session_leaves_in_the_background_ends_with_the_task() {
     let said = talk(&cluster, &session, steps);
     assert!(text(&said).contains("on"), "{said}");
     eventually("the shell is gone, its job is not", || {
-        let left = cluster.task_processes(id).len();
+        let left = cluster.inside(&arn).len();
         left > before && left <= before + 2
     });
     assert_eq!(cluster.task(&arn)["lastStatus"], "RUNNING");
     cluster.aws(&["ecs", "stop-task", "--task", &arn]).json();
     eventually("nothing of the task is left", || cluster.task_processes(id).is_empty());
 }
+
+ferrogate_tests::machines!(
+    a_client_of_the_protocol_has_a_shell,
+    ferrogate_exec_passes_input_output_and_exit_code
+);

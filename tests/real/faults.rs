@@ -229,8 +229,8 @@ const TASKS_PER_ROUND: usize = 10;
 /// Rounds of tasks that run at the same time.
 const ROUNDS_ALIVE: usize = 4;
 
-fn run_ten(cluster: &Cluster, network: &Network) -> Vec<String> {
-    let run = json!({ "taskDefinition": "box", "launchType": "FARGATE", "count": TASKS_PER_ROUND,
+fn run_some(cluster: &Cluster, network: &Network) -> Vec<String> {
+    let run = json!({ "taskDefinition": "box", "launchType": "FARGATE", "count": cluster.so_many(TASKS_PER_ROUND),
         "networkConfiguration": network.configuration(&[]) });
     let ran = cluster.boto().ok("ecs", "run_task", run);
     assert_eq!(ran["failures"], json!([]), "{ran}");
@@ -263,12 +263,12 @@ fn five_hundred_tasks_and_a_killer() {
     let mut done: BTreeMap<String, Done> = BTreeMap::new();
     let mut alive: Vec<Vec<String>> = Vec::new();
     for round in 0..ROUNDS {
-        let new = run_ten(&cluster, &network);
+        let new = run_some(&cluster, &network);
         done.extend(new.iter().map(|arn| (arn.clone(), Done::Nothing)));
         alive.push(new);
         let newest = alive.last().expect("just pushed").clone();
         match dice.roll(5) {
-            // The program, in the middle of starting ten.
+            // The program, in the middle of starting them.
             0 => {
                 cluster.kill();
                 cluster.up();
@@ -301,7 +301,7 @@ fn five_hundred_tasks_and_a_killer() {
         }
     }
     let arns: Vec<String> = done.keys().cloned().collect();
-    assert_eq!(arns.len(), ROUNDS * TASKS_PER_ROUND);
+    assert_eq!(arns.len(), ROUNDS * cluster.so_many(TASKS_PER_ROUND));
     for chunk in arns.chunks(100) {
         for task in all_stopped(&cluster, chunk) {
             let what = done[task["taskArn"].as_str().expect("an ARN")];

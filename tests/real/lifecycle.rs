@@ -63,7 +63,8 @@ fn storage_and_volumes() {
     cluster.define_busybox("box");
     let runs = cluster.run_task(&network, &TaskRun::of("box"));
     cluster.running(&runs);
-    assert!(!loops(&cluster).is_empty());
+    // A machine's disk is a file that it has open; it takes no loop device.
+    assert!(cluster.has_machines() || !loops(&cluster).is_empty());
 
     let task = cluster.stopped(&disk);
     let said = cluster.output(&disk);
@@ -326,9 +327,9 @@ fn a_restart_policy() {
     assert_eq!(cluster.output(&short), "run\n");
 
     clock.jump("-61");
-    // Counts its runs in its own layer. The second lasts until it is told, while there is no agent.
+    // Counts its runs in its own layer. The second lasts until there is no agent, which alone answers at that address.
     let script = "echo x >> /runs; echo run $(wc -l < /runs); \
-                  [ $(wc -l < /runs) = 2 ] && until [ -e /go ]; do usleep 10000; done; exit 7";
+                  [ $(wc -l < /runs) = 2 ] && while nc 169.254.170.2 80 < /dev/null 2> /dev/null; do usleep 10000; done; exit 7";
     let (logs, role) = logs(&cluster);
     let again = start(
         &cluster,
@@ -366,6 +367,7 @@ fn a_restart_policy() {
     );
 
     // Who is asked to stop is not restarted, however long it ran.
+    eventually("it hears", || cluster.output(&asked).contains("up"));
     cluster.boto().ok("ecs", "stop_task", json!({ "task": asked }));
     let task = cluster.stopped(&asked);
     assert_eq!(
@@ -377,13 +379,9 @@ fn a_restart_policy() {
     eventually("it runs a second time", || cluster.output(&again).contains("run 2"));
     assert_eq!(cluster.task(&again)["lastStatus"], "RUNNING");
     // The second run ends without an agent; the next one does what is due. From here on the clocks agree.
-    let id = again.rsplit('/').next().expect("a task id");
-    let root =
-        cluster.task_processes(id).first().map(|pid| format!("/proc/{pid}/root/go")).expect("a process");
     cluster.kill();
     clock.jump("+0");
-    std::fs::write(root, "").expect("a file in the container");
-    eventually("the second run is over", || cluster.task_processes(id).is_empty());
+    eventually("the second run is over", || cluster.running_containers(&again) == 0);
     cluster.up();
     eventually("it runs a third time", || cluster.output(&again).contains("run 3"));
     // Too short a run: this end is the task's.
@@ -410,3 +408,5 @@ fn a_restart_policy() {
     assert_eq!(lines, ["run 1", "run 2", "run 3"]);
     assert_eq!(cluster.left_of_tasks(), Vec::<String>::new());
 }
+
+ferrogate_tests::machines!(storage_and_volumes, processes_terminals_and_kernel_parameters, order_and_health);

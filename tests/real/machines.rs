@@ -1,26 +1,11 @@
-//! Tasks in micro-VMs, emulated as no machine of a test need have KVM: the same clients, the same answers. Without QEMU
-//! (scripts/deps vm) there is nothing to test; with it `cargo xtask kernel` and `cargo xtask guest` have to have been run.
+//! Tasks in micro-VMs, emulated as no machine of a test need have KVM: the same clients, the same answers.
 
-use std::path::{Path, PathBuf};
-
-use ferrogate_tests::{Cluster, Setup, TaskRun, until};
+use ferrogate_tests::{Cluster, Setup, TaskRun, in_machines, until, with_machines};
 use serde_json::{Value, json};
-
-const QEMU: &str = "/usr/bin/qemu-system-x86_64";
-
-fn kernel() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace").join(".cache/kernel/minimal")
-}
 
 #[test]
 fn a_task_in_a_machine_is_a_task() {
-    if !Path::new(QEMU).exists() {
-        eprintln!("SKIPPED: no {QEMU}: scripts/deps vm installs it");
-        return;
-    }
-    let kernel = kernel().to_string_lossy().into_owned();
-    let arguments = ["--isolation", "microvm", "--emulate", "--guest-kernel", &kernel].map(str::to_owned);
-    let mut cluster = Cluster::start_with(Setup { arguments: arguments.to_vec(), ..Setup::default() });
+    let mut cluster = Cluster::start_with(Setup { arguments: in_machines(), ..Setup::default() });
     let status = cluster.ferrogate(&["status", "--output", "json"]).json();
     assert_eq!(status["isolation"], "micro-VMs (emulated: slow)");
 
@@ -65,4 +50,71 @@ fn a_task_in_a_machine_is_a_task() {
     let stopped = cluster.stopped(&arn);
     assert_eq!(stopped["containers"][0]["exitCode"], Value::from(5), "{stopped:#}");
     assert!(cluster.output(&arn).contains("stopping"));
+}
+
+/// What becomes of tasks that run, and that is all of them: their containers are told of, and nothing is left.
+#[test]
+fn a_task_whose_machine_or_shim_is_killed_has_ended_and_says_why() {
+    with_machines(killed);
+}
+
+fn killed() {
+    let mut arguments = in_machines();
+    arguments.push("--no-snapshots".to_owned());
+    let cluster = Cluster::start_with(Setup { arguments, ..Setup::default() });
+    cluster.define_busybox("machine");
+    let network = cluster.network();
+    let run = TaskRun::of("machine").command("app", &["sh", "-c", "echo up; sleep 3600"]);
+    let arns = [cluster.run_task(&network, &run), cluster.run_task(&network, &run)];
+    for arn in &arns {
+        cluster.running(arn);
+        until("it has said so", || cluster.output(arn).contains("up").then_some(()));
+    }
+    let [one, two] = arns.each_ref().map(|arn| arn.rsplit('/').next().expect("a task's ARN").to_owned());
+    let kill = |pid: u32| {
+        let killed = cluster.command("kill").args(["-9", &pid.to_string()]).status();
+        assert!(killed.is_ok_and(|status| status.success()), "kill -9 {pid}");
+    };
+    kill(cluster.task_processes(&one)[0]);
+    kill(cluster.shim_of(&two).expect("its shim"));
+    for (arn, why) in
+        arns.iter().zip(["the task's machine was lost: ", "the process that ran the container was lost"])
+    {
+        let ended = cluster.stopped(arn);
+        let container = &ended["containers"][0];
+        assert_eq!(ended["stopCode"], "EssentialContainerExited", "{ended:#}");
+        assert_eq!(container["exitCode"], 137, "{ended:#}");
+        let reason = container["reason"].as_str().unwrap_or_default();
+        assert!(reason.starts_with("ContainerVanishedError: ") && reason.contains(why), "{ended:#}");
+        assert_eq!(cluster.output(arn), "up\n");
+    }
+    until("nothing is left of them", || cluster.left_of_tasks().is_empty().then_some(()));
+}
+
+/// A kernel that no machine begins with.
+#[test]
+fn a_task_whose_machine_never_boots_fails_to_start() {
+    with_machines(never_boots);
+}
+
+fn never_boots() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let busybox =
+        ["/bin/busybox", "/usr/bin/busybox"].map(std::path::Path::new).into_iter().find(|path| path.exists());
+    std::fs::copy(busybox.expect("busybox: scripts/deps test"), folder.path().join("vmlinux"))
+        .expect("a file");
+    let mut arguments = in_machines();
+    arguments.retain(|argument| !argument.contains("/kernel/"));
+    arguments.push(folder.path().to_string_lossy().into_owned());
+    let cluster = Cluster::start_with(Setup { arguments, ..Setup::default() });
+    cluster.define_busybox("machine");
+    let arn = cluster.run_task(&cluster.network(), &TaskRun::of("machine"));
+    let ended = cluster.stopped(&arn);
+    assert_eq!(ended["stopCode"], "TaskFailedToStart", "{ended:#}");
+    let reason = ended["stoppedReason"].as_str().unwrap_or_default();
+    assert!(
+        reason.contains("Error: ") && reason.contains("machine was lost: qemu-system-x86_64: "),
+        "{reason}"
+    );
+    until("nothing is left of it", || cluster.left_of_tasks().is_empty().then_some(()));
 }

@@ -28,6 +28,7 @@ mod nlb;
 mod proxies;
 mod recovery;
 mod restart;
+mod restored;
 mod secrets;
 mod services;
 mod smuggling;

@@ -271,3 +271,5 @@ fn its_lines_are_in_cloudwatch_logs() {
     // What it wrote in its last moment is there too, and `ferrogate logs` tells the same.
     assert!(cluster.output(&arn).contains(line));
 }
+
+ferrogate_tests::machines!(security_groups_name_each_other);

@@ -39,6 +39,7 @@ fn two_hundred_tasks_leave_nothing() {
         Value::Null,
     );
     let free = cluster.free_addresses();
+    let tasks_per_call = cluster.so_many(TASKS_PER_CALL);
     let mut everything = BTreeSet::new();
     for wave in 0..WAVES {
         let mut arns = Vec::new();
@@ -47,7 +48,7 @@ fn two_hundred_tasks_leave_nothing() {
                 "ecs",
                 "run_task",
                 json!({
-                    "taskDefinition": "idle", "launchType": "FARGATE", "count": TASKS_PER_CALL,
+                    "taskDefinition": "idle", "launchType": "FARGATE", "count": tasks_per_call,
                     "networkConfiguration": network.configuration(&[]),
                 }),
             );
@@ -60,7 +61,7 @@ fn two_hundred_tasks_leave_nothing() {
                     .map(|task| task["taskArn"].as_str().unwrap().to_owned()),
             );
         }
-        assert_eq!(arns.len(), CALLS_PER_WAVE * TASKS_PER_CALL);
+        assert_eq!(arns.len(), CALLS_PER_WAVE * tasks_per_call);
         let tasks = all_are(&cluster, &arns, "RUNNING");
         let addresses: BTreeSet<String> = tasks
             .iter()
@@ -76,7 +77,7 @@ fn two_hundred_tasks_leave_nothing() {
         }
         everything.extend(arns);
     }
-    assert_eq!(everything.len(), WAVES * CALLS_PER_WAVE * TASKS_PER_CALL);
+    assert_eq!(everything.len(), WAVES * CALLS_PER_WAVE * tasks_per_call);
     assert_eq!(cluster.free_addresses(), free);
     let interfaces = cluster.boto().ok("ec2", "describe_network_interfaces", json!({}));
     assert_eq!(interfaces["NetworkInterfaces"], json!([]));

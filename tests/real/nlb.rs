@@ -5,7 +5,9 @@ use std::process::Command;
 use ferrogate_tests::{Cluster, Network, TaskRun, eventually};
 use serde_json::{Value, json};
 
-use crate::balancers::{EVERYWHERE, active, balancer, group, healthy, listener, public, text};
+use crate::balancers::{
+    EVERYWHERE, active, balancer, group, healthy, listener, public, serve, target_group as web_group, text,
+};
 
 /// The host, as the fabric sees it.
 const HOST: &str = "100.127.255.254";
@@ -92,11 +94,14 @@ fn said(command: &mut Command) -> Vec<String> {
 fn inner(cluster: &Cluster, balancer: &Value, subnet: &str) -> String {
     let name = text(&balancer["LoadBalancerArn"]);
     let name = name.split_once(":loadbalancer/").expect("an ARN").1;
-    let filters = json!({ "Filters": [
+    let mut filters = json!({ "Filters": [
         { "Name": "description", "Values": [format!("ELB {name}")] },
-        { "Name": "interface-type", "Values": ["network_load_balancer"] },
         { "Name": "subnet-id", "Values": [subnet] },
     ] });
+    if balancer["Type"] == "network" {
+        let kind = json!({ "Name": "interface-type", "Values": ["network_load_balancer"] });
+        filters["Filters"].as_array_mut().expect("filters").push(kind);
+    }
     let answer = cluster.boto().ok("ec2", "describe_network_interfaces", filters);
     text(&answer["NetworkInterfaces"][0]["PrivateIpAddress"])
 }
@@ -177,4 +182,83 @@ fn targets_and_their_groups_see_the_client() {
     let itself = format!("{address} other port");
     eventually("the balancer is seen", || asked(&cluster, &near)[0] == itself);
     assert_eq!(asked(&cluster, &far)[1..], known(&far.address)[1..]);
+}
+
+/// Says who asks by the load balancer in front, and who that is.
+const WHO: &str = "echo 'server { listen 80; location / { return 200 \"$http_x_forwarded_for $remote_addr\"; } }' \
+    > /etc/nginx/conf.d/default.conf; exec nginx -g 'daemon off;'";
+
+#[test]
+fn an_application_load_balancer_is_a_target() {
+    let cluster = Cluster::start();
+    let boto = cluster.boto();
+    let front = group(&cluster, "front", &[(80, EVERYWHERE)]);
+    // Health checks and what is said in clients' names, both by the network load balancer's group.
+    let middle = group(&cluster, "middle", &[(80, &front)]);
+    let back = group(&cluster, "back", &[(80, &middle)]);
+    let app = serve(&cluster, "who", WHO, &[&back]);
+    let apps = web_group(&cluster, "apps", &[&app]);
+    let web = balancer(&cluster, "web", &json!({ "Scheme": "internal", "SecurityGroups": [middle] }));
+    let web_arn = text(&web["LoadBalancerArn"]);
+    let input = json!({
+        "Name": "web", "Protocol": "TCP", "Port": 80, "TargetType": "alb", "VpcId": cluster.network().vpc,
+        "HealthCheckIntervalSeconds": 5, "HealthCheckTimeoutSeconds": 2, "HealthyThresholdCount": 2,
+    });
+    let group = text(&boto.ok("elbv2", "create_target_group", input)["TargetGroups"][0]["TargetGroupArn"]);
+    let register = json!({ "TargetGroupArn": group, "Targets": [{ "Id": web_arn }] });
+    let refused = boto.refused("elbv2", "register_targets", register.clone());
+    assert_eq!(
+        (refused.code.as_str(), refused.message.as_str()),
+        (
+            "ValidationError",
+            "If the target type is ALB, the target must have at least one listener that matches the target group \
+             port or any specified port overrides"
+        )
+    );
+    let door = listener(&cluster, &web, "HTTP", 80, &apps);
+    boto.ok("elbv2", "register_targets", register.clone());
+    let net = balancer(&cluster, "net", &json!({ "Type": "network", "SecurityGroups": [front] }));
+    listener(&cluster, &net, "TCP", 80, &group);
+    active(&cluster, &web);
+    active(&cluster, &net);
+    healthy(&cluster, &apps);
+    healthy(&cluster, &group);
+    let health = || {
+        let answer = boto.ok("elbv2", "describe_target_health", json!({ "TargetGroupArn": group }));
+        answer["TargetHealthDescriptions"].clone()
+    };
+    assert_eq!(health()[0]["Target"], json!({ "Id": web_arn, "Port": 80 }));
+
+    // Each zone has a node of both. The target sees the second one, which was told of the client by the first.
+    let nodes: Vec<String> = web["AvailabilityZones"]
+        .as_array()
+        .expect("zones")
+        .iter()
+        .map(|zone| inner(&cluster, &web, &text(&zone["SubnetId"])))
+        .collect();
+    let doors = public(&cluster, &net);
+    assert_eq!((nodes.len(), doors.len()), (2, 2));
+    for door in doors {
+        let url = format!("http://{door}/");
+        let said = cluster.curl(&["--max-time", "10", &url]).expect("an answer");
+        let (client, node) = said.trim().split_once(' ').expect("two addresses");
+        assert_eq!(client, HOST, "{said}");
+        assert!(nodes.iter().any(|known| known == node), "{said}: {nodes:?}");
+    }
+
+    let refused = boto.refused("elbv2", "delete_listener", json!({ "ListenerArn": door }));
+    let in_use =
+        format!("Listener port '80' is in use by registered target '{web_arn}' and cannot be removed.");
+    assert_eq!((refused.code, refused.message), ("ResourceInUse".to_owned(), in_use));
+    let gone = json!({ "LoadBalancerArn": web_arn });
+    assert_eq!(boto.refused("elbv2", "delete_load_balancer", gone.clone()).code, "ResourceInUse");
+
+    // It is as well as what is behind it.
+    let apps = json!({ "TargetGroupArn": apps, "Targets": [{ "Id": app }] });
+    boto.ok("elbv2", "deregister_targets", apps);
+    eventually("it is not well", || health()[0]["TargetHealth"]["State"] == "unhealthy");
+    let why = &health()[0]["TargetHealth"];
+    assert_eq!(why["Reason"], "Target.ResponseCodeMismatch", "{why}");
+    boto.ok("elbv2", "deregister_targets", register);
+    boto.ok("elbv2", "delete_load_balancer", gone);
 }

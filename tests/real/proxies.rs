@@ -53,12 +53,15 @@ impl World {
         let input = json!({
             "serviceName": name, "taskDefinition": "shop", "desiredCount": 1, "launchType": "FARGATE",
             "networkConfiguration": self.network,
-            "serviceConnectConfiguration": { "enabled": true, "services": endpoints, "logConfiguration": {
-                "logDriver": "awslogs",
-                "options": {
-                    "awslogs-group": GROUP, "awslogs-region": "us-east-1", "awslogs-stream-prefix": "sc",
+            "serviceConnectConfiguration": {
+                "enabled": true, "services": endpoints, "accessLogConfiguration": { "format": "TEXT" },
+                "logConfiguration": {
+                    "logDriver": "awslogs",
+                    "options": {
+                        "awslogs-group": GROUP, "awslogs-region": "us-east-1", "awslogs-stream-prefix": "sc",
+                    },
                 },
-            }},
+            },
         });
         self.cluster.boto().ok("ecs", "create_service", input);
         self.running(name, &[])
@@ -87,7 +90,7 @@ impl World {
     fn hears(&self, task: &str, server: &str, since: usize) {
         let name = self.cluster.addresses(&self.cluster.task(server)).0.replace('.', "-");
         eventually(&format!("{task} hears from {name}"), || {
-            self.cluster.output(task).lines().skip(since).any(|line| line.starts_with(&format!("ip-{name}.")))
+            self.output(task).lines().skip(since).any(|line| line.starts_with(&format!("ip-{name}.")))
         });
     }
 
@@ -113,8 +116,13 @@ impl World {
         eventually(&format!("the proxy of {task} says {words:?} {times} times"), is_said);
     }
 
+    /// Without what its proxy says.
+    fn output(&self, task: &str) -> String {
+        self.cluster.ferrogate(&["logs", task, "--container", "app"]).ok()
+    }
+
     fn lines(&self, task: &str) -> usize {
-        self.cluster.output(task).lines().count()
+        self.output(task).lines().count()
     }
 
     fn kill(&self, pid: u32) {
@@ -130,8 +138,20 @@ fn a_proxy_outlives_the_program_and_comes_again_by_itself() {
     let server = world.create("web", &alias);
     let client = world.create("client", &json!([]));
     world.hears(&client, &server, 0);
-    let output = world.cluster.output(&client);
+    let output = world.output(&client);
     assert!(output.lines().any(|line| line == "127.255.0.1 web"), "{output}");
+    // A line of each request, among what the proxy says of itself; who called and who answered is in it.
+    world.says(&client, "GET / HTTP/1.1", 2);
+    let shown = world.cluster.ferrogate(&["logs", &client]);
+    let shown = shown.stdout;
+    let address = world.cluster.addresses(&world.cluster.task(&server)).0;
+    let is_line = |line: &str| {
+        line.starts_with("ecs-service-connect-")
+            && line.contains("\"GET / HTTP/1.1\" 200 0 ")
+            && line.ends_with(&format!("\"web\" \"{address}:80\""))
+    };
+    assert!(shown.lines().any(is_line), "{shown}");
+    assert!(shown.lines().any(|line| line.starts_with("app | ")), "{shown}");
     let [proxy] = world.proxies(&client)[..] else { panic!("{:?}", world.proxies(&client)) };
 
     world.kill(proxy);

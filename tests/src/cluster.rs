@@ -11,6 +11,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::boto::{Boto, Keys};
+use crate::isolation::{in_machines, machines_wanted};
 use crate::registry::{self, Registry};
 use crate::wait::until;
 use crate::world::World;
@@ -18,6 +19,10 @@ use crate::{leaks, places};
 
 const LISTEN: &str = "127.0.0.1:4566";
 const REGION: &str = "us-east-1";
+/// What is done beside a task's machine comes from the task's address.
+const AS_THE_GUEST: &str = r#"address=$(ip -4 route show dev guest0 | cut -d" " -f1)
+nft "table ip ferrogate-test { chain from { type nat hook postrouting priority srcnat; \
+    oifname eth0 ip saddr != $address snat to $address; }; }""#;
 /// Of a log that a failed test shows.
 const TOLD_BYTES_MAX: usize = 6_000;
 
@@ -98,8 +103,14 @@ impl Cluster {
             assert!(mounted.is_ok_and(|status| status.success()), "a tmpfs at {}", data.display());
         }
         let registry = Registry::start(&world, home.path());
+        let mut arguments = setup.arguments;
+        if machines_wanted() && !arguments.iter().any(|argument| argument == "--isolation") {
+            arguments.extend(in_machines());
+            // Few of them have enough tasks for one to pay.
+            arguments.push("--no-snapshots".to_owned());
+        }
         let mut cluster = Self {
-            arguments: setup.arguments,
+            arguments,
             boto: OnceCell::new(),
             ferrogate: None,
             registry: Some(registry),
@@ -141,7 +152,6 @@ impl Cluster {
             .args(["up", "--listen", LISTEN, "--region", REGION, "--registry-mirror", &mirror, "--data-dir"])
             .arg(self.data())
             .args(&self.arguments)
-            .args(self.isolation())
             .env("FERROGATE_LOG", "info")
             .env("RUST_BACKTRACE", "1")
             .stdout(greeting)
@@ -157,14 +167,9 @@ impl Cluster {
         });
     }
 
-    /// `FERROGATE_TEST_ISOLATION=microvm` has every task in an emulated machine, where a test does not say otherwise.
-    fn isolation(&self) -> Vec<String> {
-        let wanted = std::env::var("FERROGATE_TEST_ISOLATION").is_ok_and(|isolation| isolation == "microvm");
-        if !wanted || self.arguments.iter().any(|argument| argument == "--isolation") {
-            return Vec::new();
-        }
-        let kernel = places::kernel().to_string_lossy().into_owned();
-        ["--isolation", "microvm", "--emulate", "--guest-kernel", &kernel].map(str::to_owned).to_vec()
+    /// Whether its tasks are in machines of their own.
+    pub fn has_machines(&self) -> bool {
+        self.arguments.iter().any(|argument| argument == "microvm")
     }
 
     /// Process id of `ferrogate up`.
@@ -261,6 +266,11 @@ impl Cluster {
     /// A script of `tests/python` in the network of a task, as if it ran there.
     pub fn python_in_task(&self, task_id: &str, script: &str) -> Command {
         let namespace = format!("/run/ferrogate/netns/{}.t.{task_id}", self.instance());
+        if self.has_machines() {
+            // The task's address is its guest's.
+            let net = format!("--net={namespace}");
+            self.run(self.world.command("nsenter").args([&net, "sh", "-c", AS_THE_GUEST])).ok();
+        }
         let mut command = self.world.command("nsenter");
         command
             .arg(format!("--net={namespace}"))
@@ -310,7 +320,7 @@ impl Cluster {
             .to_owned()
     }
 
-    /// Processes of one task: its containers', not its shim.
+    /// Processes of one task: its containers', or its machine, which ends with its shim alone; and its Service Connect proxy.
     pub fn task_processes(&self, task_id: &str) -> Vec<u32> {
         leaks::processes_in(&format!("/ferrogate/{}/{task_id}", self.instance()))
     }

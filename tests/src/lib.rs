@@ -14,6 +14,8 @@
 mod boto;
 mod clock;
 mod cluster;
+mod inside;
+mod isolation;
 mod leaks;
 mod places;
 mod registry;
@@ -24,6 +26,7 @@ mod world;
 pub use boto::{AwsError, Boto, Keys};
 pub use clock::WallClock;
 pub use cluster::{Cluster, Said, Setup};
+pub use isolation::{in_machines, with_machines};
 pub use registry::Registry;
 pub use tasks::{Network, TaskRun};
-pub use wait::{DEADLINE, eventually, until};
+pub use wait::{eventually, until};

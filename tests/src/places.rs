@@ -42,9 +42,13 @@ pub(crate) fn registry_storage() -> PathBuf {
     path
 }
 
-/// Of micro-VMs.
+/// Of micro-VMs: the minimal one where it was built, as it boots faster, else the distribution's. FERROGATE_TEST_KERNEL=cloud
+/// has that one anyway.
 pub(crate) fn kernel() -> PathBuf {
-    let path = root().join(".cache/kernel/minimal");
-    assert!(path.exists(), "{} is missing: cargo xtask kernel", path.display());
+    let kernels = root().join(".cache/kernel");
+    let name = std::env::var("FERROGATE_TEST_KERNEL")
+        .unwrap_or_else(|_| if kernels.join("minimal").exists() { "minimal".into() } else { "cloud".into() });
+    let path = kernels.join(name);
+    assert!(path.exists(), "{} is missing: cargo xtask kernel --cloud", path.display());
     path
 }

@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
+use bytes::BytesMut;
 use ferrogate_nodeapi::{Condition, Transform};
 use http::{HeaderMap, Method};
 
@@ -24,6 +25,7 @@ pub fn requests(input: &[u8]) {
         // A head that is refused early would have been refused late.
         (whole, pieces) => panic!("{whole:?} at once, {pieces:?} in pieces"),
     }
+    taken(bytes, &whole);
     let Ok(Some(head)) = whole else { return };
     let mut headers = [httparse::EMPTY_HEADER; head::HEADERS_MAX];
     let mut request = httparse::Request::new(&mut headers);
@@ -35,6 +37,22 @@ pub fn requests(input: &[u8]) {
         head::Framing::None => assert!(!has("transfer-encoding")),
     }
     chunks(&bytes[head.bytes..], cut);
+}
+
+/// What is taken off a connection is what was looked at.
+fn taken(bytes: &[u8], whole: &Result<Option<head::Head>, head::Fault>) {
+    let mut buffer = BytesMut::from(bytes);
+    match (whole, head::take(&mut buffer, &mut 0)) {
+        (Ok(Some(head)), Ok(Some((taken, parts)))) => {
+            assert_eq!((head, &bytes[head.bytes..]), (&taken, &buffer[..]));
+            assert!(parts.headers.len() <= head::HEADERS_MAX);
+        }
+        // Whatever it wants to connect to, it will not.
+        (Ok(Some(_)), Err(fault)) => assert!(fault.request_line.starts_with("CONNECT "), "{fault:?}"),
+        (Ok(None), Ok(None)) => assert_eq!(bytes, buffer),
+        (Err(fault), Err(taken)) => assert_eq!(*fault, taken),
+        (whole, taken) => panic!("{whole:?} looked at, {taken:?} taken"),
+    }
 }
 
 /// What a target says: however it was cut into packets, it is one response with one body, or none.
@@ -120,6 +138,11 @@ mod tests {
     #[test]
     fn seeds_of_requests_and_what_is_near_them() {
         seeds("edge_requests").iter().for_each(|seed| around(seed, super::requests));
+    }
+
+    #[test]
+    fn seeds_of_connections_and_what_is_near_them() {
+        seeds("edge_connection").iter().for_each(|seed| around(seed, crate::alb::fuzzing::connection));
     }
 
     #[test]

@@ -12,9 +12,9 @@
 //!
 //! `connect/` is another thing that the process can be: the proxy of one task (docs/adr/0015).
 //!
-//! `alb/` top-down: `workers` accept → `connection` (TLS, HTTP/1.1 or HTTP/2) → `guard` (reads each HTTP/1 head before
-//! anything else does) → `request` (one request: [`rules`] → action) → `choose` (a target) → `forward` (pool, send,
-//! relay) → `record` (access log, metrics).
+//! `alb/` top-down: `workers` accept → `connection` (TLS; HTTP/2 by a library, with a `guard`) → `server` (HTTP/1, one request
+//! after the other: `client` and `head` read, `output` writes) → `request` (one request: [`rules`] → action) → `choose` (a
+//! target) → `forward` (pool, send, relay) → `record` (access log, metrics).
 
 pub mod alb;
 pub mod connect;

@@ -236,6 +236,8 @@ pub struct TargetEntry {
 const FAILING_SHIFT: u32 = 5;
 /// All of the last requests failed.
 const FAILING_ALL: u32 = 1 << 16;
+/// Failing less than this is no anomaly.
+const ANOMALOUS_FROM: f64 = 0.1;
 
 impl TargetEntry {
     fn new(key: TargetKey) -> TargetEntry {
@@ -316,6 +318,11 @@ impl TargetEntry {
         // What is left after a long time without failure would never quite go away by halves.
         let after = if !failed && after < FAILING_ALL >> 10 { 0 } else { after.min(FAILING_ALL) };
         self.failing.store(after, Relaxed);
+    }
+
+    /// It fails more than a target does now and then.
+    pub(crate) fn is_anomalous(&self) -> bool {
+        self.failing() >= ANOMALOUS_FROM
     }
 
     /// 0.0 none failed, 1.0 all.

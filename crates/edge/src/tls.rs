@@ -3,6 +3,8 @@
 //! What a policy allows beyond TLS 1.2 and 1.3 with forward secrecy and AEAD (TLS 1.0, 1.1, CBC, RSA key exchange) is not
 //! spoken: a client that has nothing better is refused in the handshake, as with the stricter policies of ELB.
 
+pub(crate) mod client;
+
 use std::sync::{Arc, OnceLock};
 
 use ferrogate_nodeapi::{Certificate, Listener};
@@ -51,15 +53,19 @@ impl TlsListener {
         let resolver = Arc::new(Resolver { served });
         let unusable =
             |error: rustls::Error| ConfigurationError::SslPolicy { port, policy: error.to_string() };
-        let mut config = ServerConfig::builder_with_provider(provider)
+        let algorithms = Arc::clone(&provider);
+        let config = ServerConfig::builder_with_provider(provider)
             .with_protocol_versions(policy.versions())
-            .map_err(unusable)?
-            .with_no_client_auth()
-            .with_cert_resolver(resolver.clone());
+            .map_err(unusable)?;
+        let config = match listener.mtls_passthrough {
+            true => config.with_client_cert_verifier(Arc::new(client::Passthrough::new(algorithms))),
+            false => config.with_no_client_auth(),
+        };
+        let mut config = config.with_cert_resolver(resolver.clone());
         // ELB: the server's order of suites.
         config.ignore_client_order = true;
         config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
-        if let Some(ticketer) = ticketer() {
+        if let Some(ticketer) = ticketer(listener.mtls_passthrough) {
             config.ticketer = ticketer;
         }
         Ok(TlsListener { config: Arc::new(config), resolver })
@@ -71,10 +77,11 @@ impl TlsListener {
     }
 }
 
-/// A connection is resumed over changes of the configuration.
-fn ticketer() -> Option<Arc<dyn ProducesTickets>> {
-    static TICKETER: OnceLock<Option<Arc<dyn ProducesTickets>>> = OnceLock::new();
-    TICKETER.get_or_init(|| aws_lc_rs::Ticketer::new().ok()).clone()
+/// A connection is resumed over changes of the configuration; but a ticket has the client's certificate, or that nobody asked for
+/// it.
+fn ticketer(mtls_passthrough: bool) -> Option<Arc<dyn ProducesTickets>> {
+    static TICKETERS: [OnceLock<Option<Arc<dyn ProducesTickets>>>; 2] = [OnceLock::new(), OnceLock::new()];
+    TICKETERS[usize::from(mtls_passthrough)].get_or_init(|| aws_lc_rs::Ticketer::new().ok()).clone()
 }
 
 fn certified_key(certificate: &Certificate, provider: &CryptoProvider) -> Result<CertifiedKey, String> {

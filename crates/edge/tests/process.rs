@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use ferrogate_edge::control::{Configuration, FromEdge, Link, ToEdge, VERSION};
 use ferrogate_nodeapi::{
-    Action, BalancerAssignment, BalancerAttributes, BalancerKind, BalancerReport, DesyncMitigation, Listener,
-    ListenerProtocol, TaskNetwork, XffProcessing,
+    Action, BalancerAssignment, BalancerAttributes, BalancerKind, BalancerReport, Listener, ListenerProtocol,
+    TaskNetwork,
 };
 use tokio::net::UnixStream;
 
@@ -110,6 +110,7 @@ fn assignment(generation: u64, listeners: &[(u16, &str)]) -> BalancerAssignment 
         ssl_policy: None,
         certificate_arns: Vec::new(),
         alpn_policy: None,
+        mtls_passthrough: false,
         tcp_idle_timeout_seconds: 350,
         header_attributes: Vec::new(),
         rules: Vec::new(),
@@ -141,20 +142,7 @@ fn assignment(generation: u64, listeners: &[(u16, &str)]) -> BalancerAssignment 
         },
         public_ip: None,
         generation,
-        attributes: BalancerAttributes {
-            idle_timeout_seconds: 60,
-            client_keep_alive_seconds: 3600,
-            http2_enabled: true,
-            drop_invalid_header_fields: false,
-            preserve_host_header: false,
-            tls_version_and_cipher_headers: false,
-            xff_client_port: false,
-            xff_header_processing: XffProcessing::Append,
-            desync_mitigation: DesyncMitigation::Defensive,
-            cross_zone: true,
-            access_logs: None,
-            connection_logs: None,
-        },
+        attributes: BalancerAttributes::default(),
         listeners: listeners.iter().map(listener).collect(),
         target_groups: Vec::new(),
     }

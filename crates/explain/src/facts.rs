@@ -111,6 +111,16 @@ impl Facts {
     }
 }
 
+/// What it really runs in, as the node told.
+fn isolation(task: &ecs::Task) -> Option<&'static str> {
+    let mut attributes = task.attributes.iter().flatten();
+    let told = attributes.find(|of| of.name.as_deref() == Some("ferrogate.isolation"))?;
+    match told.value.as_deref()? {
+        "microvm" => Some("a micro-VM of its own"),
+        _ => Some("hardened containers"),
+    }
+}
+
 /// One line: what it is and for how long.
 pub(crate) fn state(facts: &Facts) -> String {
     let task = &facts.task;
@@ -132,7 +142,8 @@ pub(crate) fn state(facts: &Facts) -> String {
         "RUNNING" => {
             let health = task.health_status.as_deref().unwrap_or("UNKNOWN");
             let since = ago(task.started_at).map(|ago| format!(" for {ago}")).unwrap_or_default();
-            format!("RUNNING{since}, health {health}")
+            let isolation = isolation(task).map(|of| format!(", in {of}")).unwrap_or_default();
+            format!("RUNNING{since}{isolation}, health {health}")
         }
         other => {
             let since = ago(task.created_at).map(|ago| format!(", accepted {ago} ago")).unwrap_or_default();

@@ -1,6 +1,4 @@
-use ferrogate_nodeapi::{
-    Action, BalancerAttributes, BalancerKind, DesyncMitigation, Listener, TaskNetwork, XffProcessing,
-};
+use ferrogate_nodeapi::{Action, BalancerAttributes, BalancerKind, Listener, TaskNetwork};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -14,6 +12,7 @@ fn listener(port: u16, protocol: ListenerProtocol) -> Listener {
         ssl_policy: None,
         certificate_arns: Vec::new(),
         alpn_policy: None,
+        mtls_passthrough: false,
         tcp_idle_timeout_seconds: 350,
         header_attributes: Vec::new(),
         rules: Vec::new(),
@@ -49,20 +48,7 @@ fn balancer(
         },
         public_ip,
         generation: 1,
-        attributes: BalancerAttributes {
-            idle_timeout_seconds: 60,
-            client_keep_alive_seconds: 3600,
-            http2_enabled: true,
-            drop_invalid_header_fields: false,
-            preserve_host_header: false,
-            tls_version_and_cipher_headers: false,
-            xff_client_port: false,
-            xff_header_processing: XffProcessing::Append,
-            desync_mitigation: DesyncMitigation::Defensive,
-            cross_zone: true,
-            access_logs: None,
-            connection_logs: None,
-        },
+        attributes: BalancerAttributes::default(),
         listeners,
         target_groups: Vec::new(),
     }

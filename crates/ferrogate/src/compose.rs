@@ -24,6 +24,7 @@ use ferrogate_node::{Agent, EdgeConfig, end_balancers};
 use ferrogate_nodeapi::{Certificate, DesiredStatus};
 use ferrogate_route53::Route53Service;
 use ferrogate_sandbox::ContainerSandbox;
+use ferrogate_sandbox::microvm::Snapshots;
 use ferrogate_secrets::SecretsService;
 use ferrogate_ssm::SsmService;
 use ferrogate_store::{RedbStore, Sealer, Store};
@@ -55,6 +56,8 @@ pub(crate) struct Ferrogate {
     explain: explain::Sources,
     /// What tasks run in, in words.
     pub(crate) isolation: String,
+    /// Of booted machines; `None`: there are none, or each is booted.
+    pub(crate) snapshots: Option<Arc<Snapshots>>,
 }
 
 pub(crate) struct Options {
@@ -180,7 +183,6 @@ impl Ferrogate {
             identity: Arc::clone(&identity),
             clock: Arc::clone(&clock),
             root: root_principal(&account),
-            instance: instance.clone(),
         };
         let plane = Plane {
             node_id: NODE_ID.into(),
@@ -191,7 +193,7 @@ impl Ferrogate {
             invoke,
             clock,
         };
-        let chosen = Box::pin(crate::isolation::choose(data, &options.isolation)).await?;
+        let chosen = Box::pin(crate::isolation::choose(data, &instance, &options.isolation)).await?;
         let images = ferrogate_image::Config {
             mirrors: options.mirrors,
             own: options.api.map(|_| own_registry(&account, &api)),
@@ -225,7 +227,8 @@ impl Ferrogate {
         let agent = Arc::new(agent.with_names(names).with_edge(edges));
         let broker: Arc<dyn ferrogate_node::ExecBroker> = Arc::<Agent>::clone(&agent);
         exec_door.connect(Arc::downgrade(&broker));
-        Ok(Self { front, driver, agent, store, fabric, ecs, ec2, instance, explain, isolation: chosen.words })
+        let (isolation, snapshots) = (chosen.words, chosen.snapshots);
+        Ok(Self { front, driver, agent, store, fabric, ecs, ec2, instance, explain, isolation, snapshots })
     }
 
     /// The ARNs of the node's tasks that nobody has asked to stop yet, in all regions; and how many there are in all.
@@ -264,10 +267,12 @@ impl Ferrogate {
     pub(crate) async fn explain(&self, task_arn: &str) -> Result<ferrogate_explain::Explanation> {
         let id = task_arn.rsplit('/').next().unwrap_or_default();
         let summary = self.agent.tasks().into_iter().find(|task| task.task_arn == task_arn);
+        let listeners = self.agent.listeners(task_arn).await;
         let known = explain::Known {
             fabric: ferrogate_nodeapi::Fabric::clone(&self.ec2.fabric().borrow()),
             progress: summary.and_then(|task| task.progress),
             output: self.agent.output_dirs(id).into_iter().collect(),
+            listeners,
         };
         Ok(ferrogate_explain::explain(&explain::gather(&self.explain, known, task_arn).await?))
     }
@@ -283,6 +288,11 @@ impl Ferrogate {
     /// Activations under way are finished. Tasks go on.
     pub(crate) async fn shut_down(&self) {
         self.driver.shut_down(SHUT_DOWN_PATIENCE).await;
+        if let Some(snapshots) = &self.snapshots
+            && let Err(error) = snapshots.stop().await
+        {
+            tracing::warn!(%error, "the machine of a snapshot is not ended");
+        }
     }
 }
 

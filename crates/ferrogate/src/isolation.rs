@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
 use ferrogate_sandbox::ContainerSandbox;
-use ferrogate_sandbox::microvm::{MachineAccelerator, MachineOptions, Machines, probe};
+use ferrogate_sandbox::microvm::{MachineAccelerator, MachineOptions, Machines, Snapshots, probe};
 use serde::{Deserialize, Serialize};
 
 use crate::data::DataDir;
@@ -14,8 +14,10 @@ use crate::data::DataDir;
 const DIR: &str = "machines";
 const PROBE_FILE: &str = "probe.json";
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
-/// Cgroup of the probe's machine.
-const PROBE_INSTANCE: &str = "probe";
+/// Behind the node's own instance: cgroup of the probe's machine.
+const PROBE_INSTANCE: &str = "-probe";
+/// Behind the node's own instance: cgroup of the machines snapshots are taken of.
+const SNAPSHOTS_INSTANCE: &str = "-snapshots";
 const SHIM: &str = "ferrogate-shim";
 
 /// As `ferrogate up` was asked.
@@ -26,6 +28,8 @@ pub(crate) struct Wanted {
     pub(crate) kernel: Option<PathBuf>,
     /// Machines without KVM.
     pub(crate) emulate: bool,
+    /// Machines begin from snapshots.
+    pub(crate) snapshots: bool,
 }
 
 impl Wanted {
@@ -51,6 +55,7 @@ pub(crate) enum Choice {
 pub(crate) struct Chosen {
     pub(crate) sandbox: ContainerSandbox,
     pub(crate) words: String,
+    pub(crate) snapshots: Option<Arc<Snapshots>>,
 }
 
 /// What a probe found. It holds for this boot of the host, this kernel and this program.
@@ -63,9 +68,13 @@ struct Found {
     why_not: Option<String>,
 }
 
-pub(crate) async fn choose(data: &DataDir, wanted: &Wanted) -> Result<Chosen> {
+pub(crate) async fn choose(data: &DataDir, instance: &str, wanted: &Wanted) -> Result<Chosen> {
     let sandbox = ContainerSandbox::new()?;
-    let containers = |sandbox, why: &str| Chosen { sandbox, words: format!("hardened containers ({why})") };
+    let containers = |sandbox, why: &str| Chosen {
+        sandbox,
+        words: format!("hardened containers ({why})"),
+        snapshots: None,
+    };
     if wanted.isolation == Choice::Container {
         return Ok(containers(sandbox, "as asked"));
     }
@@ -79,25 +88,35 @@ pub(crate) async fn choose(data: &DataDir, wanted: &Wanted) -> Result<Chosen> {
     let options =
         MachineOptions { kernel: kernel.clone(), guest: None, accelerator, dir, boot_deadline: None };
     // Emulation runs everywhere, and only who asks for it gets it.
-    let why_not = if wanted.emulate { None } else { probed(&options).await? };
+    let why_not = if wanted.emulate { None } else { probed(&options, instance).await? };
     match (why_not, asked) {
         (Some(why), true) => bail!(
             "--isolation microvm: this host cannot run a machine: {why}. --emulate runs them without KVM, slowly"
         ),
         (Some(why), false) => Ok(containers(sandbox, &format!("no micro-VMs: {why}"))),
         (None, _) => {
+            let dir = options.dir.clone();
             let machines = tokio::task::spawn_blocking(move || Machines::new(&options)).await??;
+            let (machines, snapshots) = if wanted.snapshots {
+                let instance = format!("{instance}{SNAPSHOTS_INSTANCE}");
+                let (machines, snapshots) = machines.with_snapshots(&shim()?, &dir, &instance);
+                snapshots.start();
+                (machines, Some(snapshots))
+            } else {
+                (machines, None)
+            };
             let words = match accelerator {
                 MachineAccelerator::Kvm => "micro-VMs (KVM)",
                 MachineAccelerator::Tcg => "micro-VMs (emulated: slow)",
             };
-            Ok(Chosen { sandbox: sandbox.with_machines(Arc::new(machines)), words: words.into() })
+            let sandbox = sandbox.with_machines(Arc::new(machines));
+            Ok(Chosen { sandbox, words: words.into(), snapshots })
         }
     }
 }
 
 /// Why no machine runs here. Found out once, by booting one.
-async fn probed(options: &MachineOptions) -> Result<Option<String>> {
+async fn probed(options: &MachineOptions, instance: &str) -> Result<Option<String>> {
     let mut found = Found {
         host_boot: std::fs::read_to_string(BOOT_ID).unwrap_or_default(),
         kernel: options.kernel.clone(),
@@ -111,12 +130,15 @@ async fn probed(options: &MachineOptions) -> Result<Option<String>> {
             return Ok(known.why_not);
         }
     }
-    let shim = std::env::current_exe().context("the running program cannot be found")?.with_file_name(SHIM);
-    found.why_not = probe(&shim, options, PROBE_INSTANCE, None).await.err();
+    found.why_not = probe(&shim()?, options, &format!("{instance}{PROBE_INSTANCE}"), None).await.err();
     std::fs::create_dir_all(&options.dir)
         .and_then(|()| std::fs::write(&file, serde_json::to_vec(&found)?))
         .with_context(|| format!("{} cannot be written", file.display()))?;
     Ok(found.why_not)
+}
+
+fn shim() -> Result<PathBuf> {
+    Ok(std::env::current_exe().context("the running program cannot be found")?.with_file_name(SHIM))
 }
 
 fn read(file: &Path) -> Option<Found> {

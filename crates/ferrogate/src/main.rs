@@ -89,6 +89,9 @@ struct Up {
     /// Micro-VMs without KVM: they run everywhere, and slowly
     #[arg(long, env = "FERROGATE_EMULATE")]
     emulate: bool,
+    /// Boot every micro-VM, instead of beginning from snapshots of booted ones
+    #[arg(long, env = "FERROGATE_NO_SNAPSHOTS")]
+    no_snapshots: bool,
     /// Stop all tasks and leave, instead of serving
     #[arg(long, hide = true)]
     then_down: bool,

@@ -11,7 +11,8 @@ const ROLES: &[(&str, &str, &str)] = &[
         "ecs.amazonaws.com",
         "AWSServiceRoleForECS",
         // After AmazonECSServiceRolePolicy: the statements for network interfaces, for what a RunTask checks, for what a
-        // service's tasks are put behind, and for what Service Connect makes in Cloud Map.
+        // service's tasks are put behind, and for what Service Connect makes in Cloud Map. How revisions share an endpoint
+        // is ours to say there: AWS has no word for it.
         r#"{"Version":"2012-10-17","Statement":[{"Effect":"Allow","Action":[
         "ec2:AttachNetworkInterface","ec2:CreateNetworkInterface","ec2:CreateNetworkInterfacePermission",
         "ec2:CreateTags","ec2:DeleteNetworkInterface","ec2:DeleteNetworkInterfacePermission","ec2:Describe*",
@@ -20,6 +21,9 @@ const ROLES: &[(&str, &str, &str)] = &[
         "elasticloadbalancing:RegisterTargets",
         "servicediscovery:DeregisterInstance","servicediscovery:Get*","servicediscovery:List*",
         "servicediscovery:RegisterInstance","servicediscovery:UpdateInstanceCustomHealthStatus"],"Resource":"*"},
+        {"Effect":"Allow","Action":["servicediscovery:DeleteServiceAttributes",
+        "servicediscovery:UpdateServiceAttributes"],"Resource":"*",
+        "Condition":{"Null":{"aws:ResourceTag/AmazonECSManaged":"false"}}},
         {"Effect":"Allow","Action":["servicediscovery:CreateHttpNamespace","servicediscovery:CreateService"],
         "Resource":"*","Condition":{"ForAllValues:StringEquals":{"aws:TagKeys":["AmazonECSManaged"]}}},
         {"Effect":"Allow","Action":"servicediscovery:TagResource","Resource":"*",

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use ferrogate_shim::machine::wire::{BootStep, PORT_NAME};
 use rustix::fs::{Mode, OFlags};
-use rustix::mount::{MountFlags, mount, mount_move};
+use rustix::mount::{MountFlags, mount, mount_move, mount_remount};
 use rustix::process::{chdir, chroot};
 use rustix::time::{ClockId, clock_gettime};
 
@@ -20,6 +20,8 @@ const MODULES: &str = "/modules";
 const PORT_DEADLINE: Duration = Duration::from_secs(10);
 const PORT_INTERVAL: Duration = Duration::from_millis(1);
 const PORTS: &str = "/sys/class/virtio-ports";
+/// `OOM_SCORE_ADJ_MIN`
+const OOM_SCORE_NEVER: &str = "-1000";
 
 /// File system, place below the root, options.
 const MOUNTS: &[(&str, &str, MountFlags)] = &[
@@ -53,6 +55,13 @@ pub(crate) fn signals() -> Result<(), String> {
     Ok(())
 }
 
+/// Short of memory, the guest's kernel ends a container's program, and never this one or the shim, which is its child: with
+/// them the machine would go.
+pub(crate) fn spare() -> Result<(), String> {
+    fs::write("/proc/self/oom_score_adj", OOM_SCORE_NEVER)
+        .map_err(|error| format!("cannot set oom_score_adj: {error}"))
+}
+
 /// A root of its own in memory: the initramfs is the one file system no container can leave by `pivot_root`.
 pub(crate) fn mounts() -> Result<(), String> {
     let failed = |what: &str, error: io::Error| format!("cannot {what}: {error}");
@@ -70,6 +79,9 @@ pub(crate) fn mounts() -> Result<(), String> {
     for directory in ["run", "tmp", "etc"] {
         make(&Path::new(ROOT).join(directory))?;
     }
+    // This program's own file: who gets to see it by `/proc` of a process of ours writes nothing into it.
+    mount_remount("/", MountFlags::BIND | MountFlags::RDONLY, c"")
+        .map_err(|error| failed("make the initramfs read-only", error.into()))?;
     chdir(ROOT)
         .and_then(|()| mount_move(".", "/"))
         .and_then(|()| chroot("."))

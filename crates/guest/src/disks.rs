@@ -69,7 +69,14 @@ fn find(target: u32) -> Option<PathBuf> {
     let block = format!("/sys/class/scsi_device/0:0:{target}:0/device/block");
     let name = fs::read_dir(block).ok()?.flatten().next()?.file_name();
     let device = Path::new("/dev").join(name);
-    device.exists().then_some(device)
+    match fs::File::open(&device) {
+        Ok(_) => Some(device),
+        // Its file is there a moment before it is.
+        Err(error) if error.raw_os_error() == Some(libc::ENXIO) => None,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+        // Whoever uses it says why it cannot be.
+        Err(_) => Some(device),
+    }
 }
 
 fn mount_layer(device: &Path, target: u32) -> io::Result<PathBuf> {

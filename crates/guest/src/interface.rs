@@ -1,10 +1,11 @@
 //! The guest's own network interfaces.
 
+use std::fs;
 use std::io;
 use std::net::Ipv4Addr;
 
 use ferrogate_shim::machine::netlink::{LinkChange, Netlink, Route};
-use ferrogate_shim::machine::wire::{GUEST_LINK, Interface};
+use ferrogate_shim::machine::wire::{GUEST_LINK, HOST_NAMES, Interface};
 
 const LOOPBACK: &str = "lo";
 
@@ -25,5 +26,9 @@ pub(crate) fn configure(wanted: &Interface) -> io::Result<()> {
     route.add_address(link, address, prefix)?;
     route.add_neighbour(link, gateway, gateway_mac)?;
     let everywhere = Ipv4Addr::UNSPECIFIED;
-    route.add_route(&Route { destination: everywhere, prefix: 0, gateway: Some(gateway), link })
+    route.add_route(&Route { destination: everywhere, prefix: 0, gateway: Some(gateway), link })?;
+    // Answers from names are let in; what comes to the guest from elsewhere has no such address, which no router passes on.
+    fs::write(format!("/proc/sys/net/ipv4/conf/{GUEST_LINK}/route_localnet"), "1")?;
+    let (destination, prefix) = HOST_NAMES;
+    route.add_route_before_local(&Route { destination, prefix, gateway: Some(gateway), link })
 }

@@ -28,6 +28,7 @@ pub fn run() -> Result<Infallible, String> {
     steps.done("init");
     boot::signals()?;
     boot::mounts()?;
+    boot::spare()?;
     steps.done("mounts");
     let port = boot::port()?;
     steps.done("port");

@@ -52,6 +52,8 @@ struct Arriving {
 }
 
 struct Running {
+    /// Of the call that asked for it.
+    id: u64,
     exec: String,
     channel: u32,
     /// Its terminal's own end, to change its size.
@@ -62,7 +64,6 @@ struct Running {
 
 struct Console {
     id: u64,
-    exec: String,
     socket: UnixStream,
 }
 
@@ -77,9 +78,8 @@ struct Link {
     task: Option<Task>,
 }
 
-pub(crate) fn serve(port: File, mut steps: Steps) -> Result<Infallible, String> {
+pub(crate) fn serve(port: File, steps: Steps) -> Result<Infallible, String> {
     let signals = child_signals().map_err(|error| format!("cannot take signals: {error}"))?;
-    let hello = Up::Hello { version: LINK_VERSION, steps: steps.take() };
     let mut link = Link {
         port,
         input: Vec::new(),
@@ -90,7 +90,7 @@ pub(crate) fn serve(port: File, mut steps: Steps) -> Result<Infallible, String> 
         steps,
         task: None,
     };
-    link.up(&hello)?;
+    link.hello()?;
     loop {
         link.turn()?;
     }
@@ -115,6 +115,12 @@ fn child_signals() -> io::Result<OwnedFd> {
 impl Link {
     fn up(&mut self, message: &Up) -> Result<(), String> {
         encode_json(Kind::Control, message, &mut self.output).map_err(words)
+    }
+
+    fn hello(&mut self) -> Result<(), String> {
+        self.steps.done("hello");
+        let steps = self.steps.take();
+        self.up(&Up::Hello { version: LINK_VERSION, steps })
     }
 
     fn reply(&mut self, reply: &Reply) -> Result<(), String> {
@@ -210,7 +216,11 @@ impl Link {
                 self.obey(down)
             }
             Kind::Call => {
-                let request = serde_json::from_slice(frame.payload).map_err(|error| error.to_string())?;
+                let request: Request =
+                    serde_json::from_slice(frame.payload).map_err(|error| error.to_string())?;
+                if let Call::AbandonExec { exec } = &request.call {
+                    self.forget_execs(|running| running.exec == *exec)?;
+                }
                 self.task()?.shim.call(&request, Vec::new())
             }
             Kind::Output => Err("the host has no output".into()),
@@ -224,6 +234,8 @@ impl Link {
 
     fn obey(&mut self, down: Down) -> Result<(), String> {
         match down {
+            Down::Hello if self.task.is_some() => Err("a hello to a guest that is a task's".into()),
+            Down::Hello => self.hello(),
             Down::Setup(_) if self.task.is_some() => Err("a second set-up".into()),
             Down::Setup(task) => self.set_up(&task),
             Down::CreateContainer { id, disks, create } => {
@@ -245,7 +257,7 @@ impl Link {
                 task.own(Call::AckLogs { container, offset })?;
                 self.send_output()
             }
-            Down::Clock { now_ns } => setup::clock(now_ns),
+            Down::Clock { now_ns } => setup::correct_clock(now_ns),
             Down::Interface(wanted) => interface::configure(&wanted)
                 .map_err(|error| format!("cannot set up the network interface: {error}")),
         }
@@ -278,26 +290,47 @@ impl Link {
     }
 
     fn exec(&mut self, id: u64, channel: u32, exec: Exec) -> Result<(), String> {
-        let name = exec.id.clone();
-        let failed = |error: io::Error| format!("cannot make stdio: {error}");
-        let descriptors = if exec.terminal.is_some() {
-            let (ours, theirs) = UnixStream::pair().map_err(failed)?;
+        let running = Running { id, exec: exec.id.clone(), channel, terminal: None, exit: None };
+        self.task()?.execs.push(running);
+        match self.stdio(id, channel, exec.terminal.is_some()) {
+            Ok(descriptors) => {
+                let call = Call::Exec(Box::new(exec));
+                self.task()?.shim.call(&Request { id, call }, descriptors)
+            }
+            // Too many files are open: that is no reason to end.
+            Err(error) => {
+                self.forget_execs(|running| running.id == id)?;
+                let failure = Failure::new(FailureKind::System, format!("cannot make stdio: {error}"));
+                self.reply(&Reply::Response { id, result: Err(failure) })
+            }
+        }
+    }
+
+    /// What an exec begins with; the other ends are this one's.
+    fn stdio(&mut self, id: u64, channel: u32, terminal: bool) -> io::Result<Vec<OwnedFd>> {
+        if terminal {
+            let (ours, theirs) = UnixStream::pair()?;
             let null = || File::options().read(true).write(true).open("/dev/null").map(OwnedFd::from);
-            self.task()?.consoles.push(Console { id, exec: name.clone(), socket: ours });
-            vec![theirs.into(), null().map_err(failed)?, null().map_err(failed)?]
-        } else {
-            let pipe = || rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(io::Error::from);
-            let (stdin, stdin_writer) = pipe().map_err(failed)?;
-            let (stdout_reader, stdout) = pipe().map_err(failed)?;
-            let (stderr_reader, stderr) = pipe().map_err(failed)?;
-            self.streams.receive(channel, stdin_writer).map_err(failed)?;
-            self.streams.send(channel + 1, stdout_reader).map_err(failed)?;
-            self.streams.send(channel + 2, stderr_reader).map_err(failed)?;
-            vec![stdin, stdout, stderr]
-        };
-        let task = self.task()?;
-        task.execs.push(Running { exec: name, channel, terminal: None, exit: None });
-        task.shim.call(&Request { id, call: Call::Exec(Box::new(exec)) }, descriptors)
+            let descriptors = vec![theirs.into(), null()?, null()?];
+            if let Some(task) = &mut self.task {
+                task.consoles.push(Console { id, socket: ours });
+            }
+            return Ok(descriptors);
+        }
+        let pipe = || rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(io::Error::from);
+        let ((stdin, typed), (shown, stdout), (complained, stderr)) = (pipe()?, pipe()?, pipe()?);
+        self.streams.receive(channel, typed)?;
+        self.streams.send(channel + 1, shown)?;
+        self.streams.send(channel + 2, complained)?;
+        Ok(vec![stdin, stdout, stderr])
+    }
+
+    /// Lets go of what execs have here, that nobody waits for any more or that never were.
+    fn forget_execs(&mut self, which: impl Fn(&Running) -> bool) -> Result<(), String> {
+        for gone in self.task()?.execs.extract_if(.., |running| which(running)).collect::<Vec<_>>() {
+            (gone.channel..=gone.channel + 2).for_each(|channel| self.streams.forget(channel));
+        }
+        Ok(())
     }
 
     fn hear_shim(&mut self, seen: PollFlags) -> Result<(), String> {
@@ -324,7 +357,7 @@ impl Link {
                 Ok(())
             }
             Reply::Response { id, result } => {
-                self.exec_answered(id, &result)?;
+                let result = self.exec_answered(id, result)?;
                 self.reply(&Reply::Response { id, result })
             }
             Reply::Event(Event::Output { container, end }) => {
@@ -349,24 +382,39 @@ impl Link {
     }
 
     /// Of an exec: its terminal is there, or its stdio is nobody's.
-    fn exec_answered(&mut self, id: u64, result: &Result<Answer, Failure>) -> Result<(), String> {
-        let task = self.task()?;
-        let Some(index) = task.consoles.iter().position(|console| console.id == id) else { return Ok(()) };
-        let Console { exec, socket, .. } = task.consoles.swap_remove(index);
-        let Some(running) = task.execs.iter_mut().find(|running| running.exec == exec) else { return Ok(()) };
-        let channel = running.channel;
+    fn exec_answered(
+        &mut self,
+        id: u64,
+        result: Result<Answer, Failure>,
+    ) -> Result<Result<Answer, Failure>, String> {
+        let Some(task) = &mut self.task else { return Ok(result) };
+        let console = task.consoles.iter().position(|console| console.id == id);
+        let console = console.map(|index| task.consoles.swap_remove(index));
         if result.is_err() {
-            task.execs.retain(|running| running.exec != exec);
-            return Ok(());
+            self.forget_execs(|running| running.id == id)?;
+            return Ok(result);
         }
+        let running = task.execs.iter_mut().find(|running| running.id == id);
+        let (Some(running), Some(console)) = (running, console) else { return Ok(result) };
+        let (channel, exec) = (running.channel, running.exec.clone());
         let opened = || -> io::Result<[OwnedFd; 3]> {
-            let terminal = descriptor::receive(&socket)?;
+            let terminal = descriptor::receive(&console.socket)?;
             Ok([terminal.try_clone()?, terminal.try_clone()?, terminal])
         };
-        let [typed, shown, own] = opened().map_err(|error| format!("cannot take a terminal: {error}"))?;
-        running.terminal = Some(own);
-        self.streams.receive(channel, typed).map_err(|error| error.to_string())?;
-        self.streams.send(channel + 1, shown).map_err(|error| error.to_string())
+        let taken = opened().and_then(|[typed, shown, own]| {
+            running.terminal = Some(own);
+            self.streams.receive(channel, typed)?;
+            self.streams.send(channel + 1, shown)
+        });
+        match taken {
+            Ok(()) => Ok(result),
+            Err(error) => {
+                self.forget_execs(|running| running.id == id)?;
+                self.task()?.own(Call::AbandonExec { exec })?;
+                let why = format!("cannot take a terminal: {error}");
+                Ok(Err(Failure::new(FailureKind::System, why)))
+            }
+        }
     }
 
     fn send_output(&mut self) -> Result<(), String> {

@@ -16,7 +16,11 @@ use crate::storage;
 
 /// `RNDADDENTROPY`
 const ADD_ENTROPY: libc::Ioctl = 0x4008_5203;
+/// `RNDRESEEDCRNG`
+const RESEED: libc::Ioctl = 0x5207;
 const ENTROPY_BYTES_MAX: usize = 512;
+/// A guest's clock may be off by as much before it is set: a step is worse than that.
+const CLOCK_TOLERANCE_NS: u64 = 200_000_000;
 
 pub(crate) fn make(setup: &Setup, disks: &mut Disks, steps: &mut Steps) -> Result<Shim, String> {
     let failed = |what: &str, error: io::Error| format!("cannot {what}: {error}");
@@ -61,6 +65,17 @@ fn write(directory: &Path, name: &str, content: &str) -> io::Result<()> {
     fs::write(path, content)
 }
 
+/// Sets the clock by what the host says of the time, which was a while ago: only if it is off by more than that may take.
+pub(crate) fn correct_clock(now_ns: i64) -> Result<(), String> {
+    let own = rustix::time::clock_gettime(rustix::time::ClockId::Realtime);
+    let own_ns = own.tv_sec.saturating_mul(1_000_000_000).saturating_add(own.tv_nsec);
+    if is_off(own_ns, now_ns) { clock(now_ns) } else { Ok(()) }
+}
+
+fn is_off(own_ns: i64, now_ns: i64) -> bool {
+    own_ns.abs_diff(now_ns) > CLOCK_TOLERANCE_NS
+}
+
 pub(crate) fn clock(now_ns: i64) -> Result<(), String> {
     let time = rustix::time::Timespec {
         tv_sec: now_ns.div_euclid(1_000_000_000),
@@ -84,9 +99,27 @@ fn add_entropy(bytes: &[u8]) -> io::Result<()> {
         Entropy { bits: bytes.len() as i32 * 8, bytes: bytes.len() as i32, buffer: [0; ENTROPY_BYTES_MAX] };
     entropy.buffer[..bytes.len()].copy_from_slice(bytes);
     let device = fs::File::options().write(true).open("/dev/random")?;
+    let checked = |done| if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) };
     // SAFETY: the structure is the one the kernel reads, and outlives the call.
-    match unsafe { libc::ioctl(device.as_raw_fd(), ADD_ENTROPY, &raw const entropy) } {
-        0 => Ok(()),
-        _ => Err(io::Error::last_os_error()),
+    checked(unsafe { libc::ioctl(device.as_raw_fd(), ADD_ENTROPY, &raw const entropy) })?;
+    // At once: by itself the generator takes from the pool once a minute, and until then two guests of one snapshot would
+    // have the same random numbers.
+    // SAFETY: the command has no argument.
+    checked(unsafe { libc::ioctl(device.as_raw_fd(), RESEED) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clock_is_set_when_it_is_off_either_way() {
+        let now = 1_700_000_000_000_000_000;
+        for (own, off) in [(now, false), (now - 150_000_000, false), (now + 150_000_000, false)] {
+            assert_eq!(is_off(own, now), off, "{own}");
+        }
+        for own in [0, i64::MIN, i64::MAX, now - 300_000_000, now + 300_000_000] {
+            assert!(is_off(own, now), "{own}");
+        }
     }
 }

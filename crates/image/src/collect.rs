@@ -7,7 +7,7 @@ use crate::digest::Digest;
 use crate::error::StoreError;
 use crate::store::{ImageStore, Inner, Record, blocking};
 
-/// When to begin and where to stop, in bytes of unpacked layers.
+/// When to begin and where to stop, in bytes of unpacked layers and what was made of them.
 #[derive(Clone, Copy, Debug)]
 pub struct Watermarks {
     pub high_bytes: u64,
@@ -19,7 +19,7 @@ pub struct Watermarks {
 pub struct Collected {
     /// Manifest digests.
     pub removed: Vec<Digest>,
-    /// Of unpacked layers.
+    /// Of unpacked layers, and what was made of them.
     pub freed_bytes: u64,
     pub left_bytes: u64,
 }
@@ -70,7 +70,7 @@ impl Inner {
         Ok(collected)
     }
 
-    /// Unpacked layers of all images.
+    /// Unpacked layers of all images, and what was made of them.
     pub(crate) fn held_bytes(&self) -> u64 {
         bytes(self, &self.records())
     }
@@ -78,9 +78,5 @@ impl Inner {
 
 fn bytes(inner: &Inner, records: &BTreeMap<Digest, Record>) -> u64 {
     let layers: BTreeSet<&Digest> = records.values().flat_map(|record| &record.layers).collect();
-    layers
-        .into_iter()
-        .filter_map(|diff_id| inner.disk.layer_record(diff_id))
-        .map(|layer| layer.unpacked_bytes)
-        .sum()
+    layers.into_iter().map(|diff_id| inner.layer_bytes(diff_id)).sum()
 }

@@ -6,6 +6,7 @@
 //! images/<hex>.json     one record per image, by manifest digest: an image is here if its record is
 //! layers/<hex>/fs       an unpacked layer, by diff id; there in full or not at all
 //! layers/<hex>/layer.json
+//! layers/<hex>/…        what others make of the layer, as disks for micro-VMs are: counts and goes with it
 //! tmp/                  emptied at every open
 //! ```
 
@@ -26,6 +27,9 @@ use crate::remove::remove_tree;
 use crate::unpack::unpack;
 
 const RECORD: &str = "layer.json";
+const ROOT: &str = "fs";
+/// Whoever makes a file beside a layer gives it this end until it is whole.
+const HALF_MADE: &str = ".new";
 
 pub(crate) struct Disk {
     dir: PathBuf,
@@ -35,6 +39,9 @@ pub(crate) struct Disk {
     changing: Arc<Mutex<()>>,
     _lock: File,
 }
+
+/// Of `st_blocks`.
+const BLOCK_BYTES: u64 = 512;
 
 /// What is kept about a layer, beside it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -77,6 +84,7 @@ impl Disk {
         for part in ["documents", "images", "layers", "tmp"] {
             make(&dir.join(part))?;
         }
+        disk.drop_half_made()?;
         Ok(disk)
     }
 
@@ -85,7 +93,35 @@ impl Disk {
     }
 
     pub(crate) fn layer(&self, diff_id: &Digest) -> PathBuf {
-        self.dir.join("layers").join(diff_id.hex()).join("fs")
+        self.dir.join("layers").join(diff_id.hex()).join(ROOT)
+    }
+
+    /// What a crash left beside layers.
+    fn drop_half_made(&self) -> Result<(), StoreError> {
+        for diff_id in self.layers()? {
+            for (name, _) in self.beside(&diff_id) {
+                if name.ends_with(HALF_MADE) {
+                    let path = self.layer(&diff_id).with_file_name(name);
+                    fs::remove_file(&path).map_err(StoreError::io("remove", &path))?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// On the disk, of what others made of the layer.
+    pub(crate) fn derived_bytes(&self, diff_id: &Digest) -> u64 {
+        self.beside(diff_id).map(|(_, meta)| meta.blocks() * BLOCK_BYTES).sum()
+    }
+
+    /// Files beside the layer that are not the store's own.
+    fn beside(&self, diff_id: &Digest) -> impl Iterator<Item = (String, fs::Metadata)> + use<> {
+        let entries = fs::read_dir(self.layer(diff_id).with_file_name("")).into_iter().flatten().flatten();
+        entries.filter_map(|entry| {
+            let name = entry.file_name().into_string().ok()?;
+            let meta = entry.metadata().ok()?;
+            (meta.is_file() && name != RECORD && name != ROOT).then_some((name, meta))
+        })
     }
 
     fn document_path(&self, digest: &Digest) -> PathBuf {
@@ -114,7 +150,7 @@ impl Disk {
     ) -> Result<PreparedLayer, Cause> {
         let failed = |error: std::io::Error| local("failed to extract layer", &error);
         let staging = Staging::new(&self.tmp()).map_err(failed)?;
-        let (root, trash) = (staging.0.join("fs"), staging.0.join("trash"));
+        let (root, trash) = (staging.0.join(ROOT), staging.0.join("trash"));
         let build = |path: &Path, mode| -> std::io::Result<OwnedFd> {
             fs::create_dir(path)?;
             // Whatever the umask says: this is what containers see as the mode of `/`.

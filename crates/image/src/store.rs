@@ -254,6 +254,13 @@ impl Inner {
         self.find(platform, |record| record.has(digest).then(|| digest.clone())).map(|(record, _)| record)
     }
 
+    /// Of the layer as it is unpacked, and of what was made of it.
+    pub(crate) fn layer_bytes(&self, diff_id: &Digest) -> u64 {
+        self.disk
+            .layer_record(diff_id)
+            .map_or(0, |layer| layer.unpacked_bytes + self.disk.derived_bytes(diff_id))
+    }
+
     /// Removes layers and documents that no record names and nobody holds. With the records locked, so that none is
     /// added meanwhile. Blocking.
     pub(crate) fn sweep(&self, records: &BTreeMap<Digest, Record>) -> Result<u64, StoreError> {
@@ -266,7 +273,7 @@ impl Inner {
         for diff_id in self.disk.layers()? {
             // A pull pins its layers before it looks for them.
             if !named(&diff_id) && self.pins.count(&diff_id) == 0 {
-                freed += self.disk.layer_record(&diff_id).map_or(0, |layer| layer.unpacked_bytes);
+                freed += self.layer_bytes(&diff_id);
                 self.disk.remove_layer(&diff_id)?;
             }
         }

@@ -116,6 +116,32 @@ async fn collection_spares_pins_and_the_kept() {
     assert_eq!(world.pull("one").await.layers.len(), 2);
 }
 
+/// Disks of micro-VMs are such.
+#[tokio::test]
+async fn what_was_made_of_a_layer_counts_with_it_and_goes_with_it() {
+    const DISK: u64 = 64 << 10;
+    let world = World::new(&["one", "two"]);
+    let (one, two) = (world.pull("one").await, world.pull("two").await);
+    let beside = |image: &Image, name: &str| image.layers[1].with_file_name(name);
+    for image in [&one, &two] {
+        std::fs::write(beside(image, "fs.erofs"), vec![1; DISK as usize]).unwrap();
+    }
+    // A crash left it.
+    std::fs::write(beside(&one, "fs.erofs.new"), "half").unwrap();
+    let (disks, half) = ([beside(&one, "fs.erofs"), beside(&two, "fs.erofs")], beside(&one, "fs.erofs.new"));
+    drop((one, two));
+    let world = world.reopen();
+    assert!(!half.exists() && disks.iter().all(|disk| disk.exists()));
+
+    let all = 3 * SIZE + 2 * DISK;
+    let marks = |high_bytes, low_bytes| Watermarks { high_bytes, low_bytes };
+    let nothing = world.store.collect(&HashSet::new(), marks(all, 0)).await.unwrap();
+    assert_eq!((nothing.removed.len(), nothing.left_bytes), (0, all));
+    let one = world.store.collect(&HashSet::new(), marks(all - 1, all - 1)).await.unwrap();
+    assert_eq!((one.removed.len(), one.freed_bytes, one.left_bytes), (1, SIZE + DISK, all - SIZE - DISK));
+    assert_eq!(disks.iter().filter(|disk| disk.exists()).count(), 1);
+}
+
 #[tokio::test]
 async fn a_tag_that_moves_leaves_the_old_image_without_a_name() {
     let world = World::new(&["one"]);

@@ -181,6 +181,12 @@ impl Agent {
         &self.shared.execs
     }
 
+    /// What a task's processes listen on; `None`: it does not run here, or does not say.
+    pub async fn listeners(&self, task_arn: &str) -> Option<Vec<ferrogate_sandbox::Listener>> {
+        let (sandbox, _) = self.shared.execs.find(task_arn)?;
+        sandbox.listeners().await.ok()
+    }
+
     /// What is here, for people.
     pub fn tasks(&self) -> Vec<TaskSummary> {
         let summary = |record: Record| TaskSummary {

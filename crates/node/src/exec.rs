@@ -121,7 +121,7 @@ impl Sandboxes {
         }
     }
 
-    fn find(&self, task_arn: &str) -> Option<(Arc<dyn TaskSandbox>, bool)> {
+    pub(crate) fn find(&self, task_arn: &str) -> Option<(Arc<dyn TaskSandbox>, bool)> {
         let all = self.0.lock().expect("sandboxes lock");
         let noted = all.get(task_arn)?;
         Some((noted.sandbox.upgrade()?, noted.exec_enabled))

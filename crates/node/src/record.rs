@@ -5,6 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use ferrogate_nodeapi::{ContainerStatus, Health, ObservedStatus, StopCause, TaskAssignment};
+use ferrogate_sandbox::Made;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -110,6 +111,10 @@ impl Record {
     /// A step of the start that ends now; the first time counts.
     pub(crate) fn note(&mut self, step: &str, container: Option<&str>, began: Timestamp) {
         timing::add(&mut self.timing, &self.assignment.task_id, Step::done(step, container, began));
+    }
+
+    pub(crate) fn note_made(&mut self, made: &Made) {
+        timing::add(&mut self.timing, &self.assignment.task_id, Step::of_sandbox(made));
     }
 
     /// Nothing of it is left here, and nobody can say how it ended.

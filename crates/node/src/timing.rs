@@ -7,8 +7,8 @@ use ferrogate_sandbox::Made;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-/// Of one task. Ten containers take four each.
-const STEPS_MAX: usize = 64;
+/// Of one task. Ten containers take four each, and a machine some ten.
+const STEPS_MAX: usize = 96;
 
 /// Steps, in the order in which a start goes through them. Several go side by side.
 pub(crate) mod step {
@@ -44,10 +44,10 @@ pub struct Step {
 }
 
 impl Step {
-    /// A part of [`step::SANDBOX`].
+    /// A part of [`step::SANDBOX`], or of its machine's start.
     pub(crate) fn of_sandbox(made: &Made) -> Self {
         let at = |time| Timestamp::try_from(time).unwrap_or_default();
-        Self { step: made.step.to_owned(), container: None, began: at(made.began), ended: at(made.ended) }
+        Self { step: made.step.to_string(), container: None, began: at(made.began), ended: at(made.ended) }
     }
 
     /// Ended now.

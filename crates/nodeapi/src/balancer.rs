@@ -57,6 +57,26 @@ pub struct BalancerAttributes {
     pub connection_logs: Option<LogDestination>,
 }
 
+impl Default for BalancerAttributes {
+    /// As an application load balancer comes.
+    fn default() -> Self {
+        Self {
+            idle_timeout_seconds: 60,
+            client_keep_alive_seconds: 3600,
+            http2_enabled: true,
+            drop_invalid_header_fields: false,
+            preserve_host_header: false,
+            tls_version_and_cipher_headers: false,
+            xff_client_port: false,
+            xff_header_processing: XffProcessing::Append,
+            desync_mitigation: DesyncMitigation::Defensive,
+            cross_zone: true,
+            access_logs: None,
+            connection_logs: None,
+        }
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LogDestination {
     pub bucket: String,
@@ -92,6 +112,9 @@ pub struct Listener {
     pub certificate_arns: Vec<String>,
     /// `HTTP1Only`, `HTTP2Only`, `HTTP2Optional`, `HTTP2Preferred`, `None`; TLS listeners of network load balancers.
     pub alpn_policy: Option<String>,
+    /// A client is asked for its certificates, and targets see them (`X-Amzn-Mtls-Clientcert`); HTTPS.
+    #[serde(default)]
+    pub mtls_passthrough: bool,
     /// Network load balancers, TCP: 60 to 6000.
     pub tcp_idle_timeout_seconds: u32,
     /// `routing.http.…` header changes: (attribute key, value).
@@ -319,6 +342,20 @@ pub struct TargetObservation {
     pub reason: Option<String>,
     /// ELB's sentence, e.g. `Health checks failed with these codes: [502]`.
     pub description: Option<String>,
+    /// Of its answers to requests.
+    #[serde(default)]
+    pub anomaly: Anomaly,
+}
+
+/// Whether a target fails where it should not, by its answers; the worse the greater.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Anomaly {
+    #[default]
+    None,
+    Seen,
+    /// It gets less for that.
+    Mitigated,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -1,5 +1,6 @@
 //! Service Connect: what a task's proxy does, and where the instances of services are.
 
+use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::time::Duration;
 
@@ -18,6 +19,23 @@ pub struct Connect {
     /// `None`: what the proxy says of itself is kept with the task on the node only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub logs: Option<ConnectLogs>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub access_log: Option<ConnectAccessLog>,
+}
+
+/// A line for each request and connection, in what the proxy says of itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConnectAccessLog {
+    pub format: AccessLogFormat,
+    /// Paths are written with their query.
+    pub query: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AccessLogFormat {
+    Text,
+    Json,
 }
 
 /// Where what the proxy says of itself goes.
@@ -137,7 +155,10 @@ fn seconds(seconds: u32) -> Option<Duration> {
 pub struct Endpoints {
     pub revision: u64,
     /// By service id.
-    pub services: std::collections::BTreeMap<String, Vec<Endpoint>>,
+    pub services: BTreeMap<String, Vec<Endpoint>>,
+    /// By service id; of another service each instance gets as much as any.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub splits: BTreeMap<String, Split>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -147,6 +168,35 @@ pub struct Endpoint {
     pub address: Ipv4Addr,
     /// `AWS_INSTANCE_PORT`
     pub port: u16,
+    /// [`REVISION_ATTRIBUTE`]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service_revision: Option<String>,
+}
+
+/// Of an instance in Cloud Map: the ECS service revision that its task was made of.
+pub const REVISION_ATTRIBUTE: &str = "ECS_SERVICE_REVISION";
+/// Of a service in Cloud Map: its [`Split`], in JSON.
+pub const SPLIT_ATTRIBUTE: &str = "ECS_SERVICE_CONNECT_TRAFFIC";
+
+/// Which revisions of a service get what, while one takes another's place (BLUE_GREEN, LINEAR, CANARY). A revision that is
+/// not named gets nothing.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Split {
+    /// Tenths of a percent, by service revision.
+    pub production: BTreeMap<String, u32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub test: Option<TestTraffic>,
+}
+
+/// Requests with this header are tests.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TestTraffic {
+    /// The service revision that gets them.
+    pub revision: String,
+    pub header: String,
+    /// `None`: whatever it says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub value: Option<String>,
 }
 
 #[cfg(test)]

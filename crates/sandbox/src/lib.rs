@@ -11,6 +11,7 @@
 //!   reattaches loses neither.
 //! - Nothing here decides: stop timeouts, restarts and health belong to the agent.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -34,8 +35,8 @@ pub use container::events::{Events, TaskEvent};
 pub use container::exec::{Exec, ExecInput, ExecOutput, ExecSpec};
 pub use container::logs::{LogFollower, LogRecord, Stream};
 pub use ferrogate_shim::protocol::{
-    ContainerState, ContainerUsage, Exited, LogLimits, Status, StorageUsage, TaskState, TaskStats, Usage,
-    WhenFull, WindowSize,
+    ContainerState, ContainerUsage, Exited, Listener, LogLimits, Status, StorageUsage, TaskState, TaskStats,
+    Transport, Usage, WhenFull, WindowSize,
 };
 pub use kept::{log_dir, read_logs};
 pub use signals::parse_signal;
@@ -167,10 +168,10 @@ pub struct VolumeMount {
     pub read_only: bool,
 }
 
-/// A step of [`Sandbox::create`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// A step of [`Sandbox::create`], or of a machine that came up.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Made {
-    pub step: &'static str,
+    pub step: Cow<'static, str>,
     pub began: SystemTime,
     pub ended: SystemTime,
 }
@@ -178,7 +179,7 @@ pub struct Made {
 impl Made {
     /// Ended now.
     fn done(step: &'static str, began: SystemTime) -> Self {
-        Self { step, began, ended: SystemTime::now() }
+        Self { step: step.into(), began, ended: SystemTime::now() }
     }
 }
 
@@ -207,6 +208,10 @@ pub trait TaskSandbox: Send + Sync {
     /// What making it took; nothing of one that was there before.
     fn made(&self) -> &[Made];
 
+    /// How the task's machine came up, once it has a container; nothing of a task without one. Names begin with
+    /// [`microvm::MACHINE_STEP`].
+    async fn booted(&self) -> Vec<Made>;
+
     async fn create_container(&self, spec: &ContainerSpec) -> Result<(), Error>;
 
     /// Returns when the program has been executed, with the host's pid of the container's first process. A
@@ -231,6 +236,9 @@ pub trait TaskSandbox: Send + Sync {
     async fn state(&self) -> Result<TaskState, Error>;
 
     async fn stats(&self) -> Result<TaskStats, Error>;
+
+    /// What the task's processes listen on; nothing while none runs.
+    async fn listeners(&self) -> Result<Vec<Listener>, Error>;
 
     /// Takes this much of the task's ephemeral storage for its images. Replaces what was taken before.
     /// [`Error::NoSpace`] if it is not there.

@@ -97,6 +97,8 @@ pub(crate) fn make_template(
             let words = String::from_utf8_lossy(&output.stderr);
             return Err(io::Error::other(format!("mkfs.ext4: {}: {}", output.status, words.trim())));
         }
+        // Under its name it is whole, also after a crash of the host.
+        File::open(&fresh)?.sync_all()?;
         std::fs::rename(&fresh, template)
     };
     made().map_err(|error| {
@@ -105,9 +107,18 @@ pub(crate) fn make_template(
     })
 }
 
+/// Begin of the name of what is not whole; the process that makes it follows.
+const TEMPORARY: &str = ".new-";
+
+/// A file of this name is not whole, and nobody makes it any more.
+pub(crate) fn is_abandoned(name: &str) -> bool {
+    let maker = name.strip_prefix(TEMPORARY).and_then(|rest| rest.split('-').next());
+    maker.is_some_and(|pid| !Path::new("/proc").join(pid).exists())
+}
+
 pub(crate) fn tempfile_in(directory: &Path) -> io::Result<PathBuf> {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    let path = directory.join(format!(".new-{}-{}", std::process::id(), now.as_nanos()));
+    let path = directory.join(format!("{TEMPORARY}{}-{}", std::process::id(), now.as_nanos()));
     File::options().write(true).create_new(true).open(&path)?;
     Ok(path)
 }

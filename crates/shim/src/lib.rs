@@ -4,6 +4,9 @@
 //! As a library it is the protocol ([`protocol`]), the on-disk log format ([`log`]), control groups ([`cgroup`]) and
 //! the default profiles ([`seccomp`], [`capabilities`]); the rest is the `ferrogate-shim` program.
 
+#[macro_use]
+mod diagnostics;
+
 pub mod capabilities;
 pub mod cgroup;
 pub mod descriptor;

@@ -150,6 +150,8 @@ pub enum Call {
     },
     State,
     Stats,
+    /// What the task's processes listen on.
+    Listeners,
     /// From now on events are pushed on this connection. The answer is the state at that moment, so nothing
     /// falls between the two.
     Subscribe,
@@ -287,6 +289,7 @@ pub enum Answer {
     Started { pid: i32 },
     State(TaskState),
     Stats(TaskStats),
+    Listeners(Vec<Listener>),
 }
 
 /// Why a call was refused or failed.
@@ -410,6 +413,23 @@ pub struct TaskStats {
     /// `None`: the task has no ephemeral storage of its own.
     #[serde(default)]
     pub storage: Option<StorageUsage>,
+}
+
+/// Told of a task that listens on more.
+pub const SOCKETS_MAX: usize = 1024;
+
+/// A socket that takes connections, or datagrams from anybody.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Listener {
+    pub transport: Transport,
+    pub address: std::net::IpAddr,
+    pub port: u16,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Transport {
+    Tcp,
+    Udp,
 }
 
 /// Ephemeral storage of the task, now.

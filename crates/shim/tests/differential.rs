@@ -85,6 +85,7 @@ const ALLOWED: &[(&str, &str, &str)] = &[
         "both",
         "the empty directory over a masked one: ours is read-only in both senses, size 0",
     ),
+    ("mount /proc/dynamic_debug", "both", "as above"),
     ("mount /sys/firmware", "both", "as above"),
     ("mount /sys", "crun", "ours and runc mount sysfs read-only as a whole, crun only this mount of it"),
     (
@@ -97,11 +98,13 @@ const ALLOWED: &[(&str, &str, &str)] = &[
     ("mount /proc/mtrr", "crun", "as above"),
     ("mount /proc/pressure", "crun", "as above"),
     ("mount /proc/sys", "crun", "as above"),
+    ("mount /proc/sysrq-trigger", "crun", "as above"),
     (
         "mount /proc/interrupts",
         "crun",
         "crun masks with the host's null device, runc and ours with the container's",
     ),
+    ("mount /proc/kcore", "crun", "as above"),
     ("mount /proc/keys", "crun", "as above"),
     ("mount /proc/kpagecgroup", "crun", "as above"),
     ("mount /proc/kpagecount", "crun", "as above"),

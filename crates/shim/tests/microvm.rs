@@ -1,58 +1,22 @@
-//! Tasks in machines of their own, emulated: slow, and everywhere the same. Without QEMU there is nothing to test; with it
-//! a kernel (cargo xtask kernel) and the guest's program (cargo xtask guest) have to be there. What a machine's task has in
-//! common with any other is tested by the other files here, with FERROGATE_TEST_ISOLATION=microvm.
+//! Tasks in machines of their own, emulated: slow, and everywhere the same. What a machine's task has in common with any
+//! other is tested by the other files here, with FERROGATE_TEST_ISOLATION=microvm.
 
 mod common;
 
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
-use common::{DEADLINE, Task, machine_options};
-use ferrogate_sandbox::microvm::{
-    BOOT_FILE, BootReport, MachineAccelerator, MachineOptions, Machines, probe,
-};
+use common::machines::{home, machine_pid, sandbox, small};
+use common::{DEADLINE, Task};
+use ferrogate_sandbox::microvm::{BOOT_FILE, BootReport, MachineAccelerator, MachineOptions, probe};
 use ferrogate_sandbox::{
-    BindMount, ContainerSandbox, ContainerSpec, EphemeralStorage, Error, ExecSpec, Isolation, Sandbox,
-    Status, TaskEvent, TaskSandboxSpec, VolumeMount, WindowSize,
+    BindMount, ContainerSpec, EphemeralStorage, Error, ExecSpec, VolumeMount, WindowSize,
 };
-use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-
-/// `None`: not here.
-fn home(kernel: &str) -> Option<(TempDir, MachineOptions)> {
-    let home = TempDir::with_prefix("ferrogate-microvm-test-").unwrap();
-    let options = machine_options(&home.path().join("machines"), kernel);
-    if options.is_none() {
-        eprintln!("SKIPPED: no {}: scripts/deps vm installs it", common::QEMU);
-    }
-    Some((home, options?))
-}
-
-async fn sandbox(options: MachineOptions) -> ContainerSandbox {
-    let machines = tokio::task::spawn_blocking(move || Machines::new(&options)).await.unwrap().unwrap();
-    ContainerSandbox::with_shim(common::shim()).unwrap().with_machines(Arc::new(machines))
-}
-
-fn small(spec: &mut TaskSandboxSpec) {
-    spec.isolation = Isolation::MicroVm;
-    spec.memory_bytes = 128 << 20;
-}
 
 fn boot(task: &Task) -> BootReport {
     serde_json::from_slice(&std::fs::read(task.dir.join(BOOT_FILE)).unwrap()).unwrap()
-}
-
-/// The machine's program, by the task's cgroup.
-fn machine_pid(task: &Task) -> i32 {
-    let cgroups = ferrogate_shim::cgroup::Cgroups::detect().unwrap();
-    let cgroup = Path::new("ferrogate").join(&task.instance).join("task");
-    let members = cgroups.join_files(&cgroup).into_iter().map(|file| std::fs::read_to_string(file).unwrap());
-    let pids: Vec<i32> =
-        members.flat_map(|text| text.lines().map(|pid| pid.parse().unwrap()).collect::<Vec<i32>>()).collect();
-    assert!(!pids.is_empty() && pids.iter().all(|pid| *pid == pids[0]), "one process: {pids:?}");
-    pids[0]
 }
 
 async fn exec(task: &Task, id: &str, words: &[&str]) -> (i32, String) {
@@ -65,7 +29,7 @@ async fn exec(task: &Task, id: &str, words: &[&str]) -> (i32, String) {
 
 #[tokio::test]
 async fn a_task_has_a_kernel_of_its_own() {
-    let Some((_home, options)) = home("minimal") else { return };
+    let (_home, options) = home();
     let sandbox = sandbox(options).await;
     let (one, two) = (Task::of(&sandbox, small), Task::of(&sandbox, small));
     let (one, two) = tokio::join!(one, two);
@@ -136,7 +100,7 @@ fn is_jailed(one: &Task, two: &Task) {
 
 #[tokio::test]
 async fn execs_have_stdio_terminals_and_ends() {
-    let Some((_home, options)) = home("minimal") else { return };
+    let (_home, options) = home();
     let task = Task::of(&sandbox(options).await, small).await;
     let app = task.script("app", "trap 'echo got; exit 3' TERM; echo up; while true; do sleep 0.1; done");
     task.task.create_container(&app).await.unwrap();
@@ -219,7 +183,7 @@ async fn read_until(from: &mut (impl tokio::io::AsyncRead + Unpin), text: &str) 
 
 #[tokio::test]
 async fn what_containers_write_is_on_an_encrypted_disk() {
-    let Some((home, options)) = home("minimal") else { return };
+    let (home, options) = home();
     let storage = EphemeralStorage { size_bytes: 20 << 30, templates: home.path().join("templates") };
     let sandbox = sandbox(options).await;
     let task = Task::of(&sandbox, |spec| {
@@ -266,89 +230,9 @@ fn has_data(file: &std::fs::File, text: &[u8]) -> bool {
 }
 
 #[tokio::test]
-async fn a_machine_that_is_killed_is_told_of_and_its_output_kept() {
-    let Some((_home, options)) = home("minimal") else { return };
-    let task = Task::of(&sandbox(options).await, small).await;
-    let app = task.script("app", "echo first; sleep 1000");
-    task.task.create_container(&app).await.unwrap();
-    task.task.start("app").await.unwrap();
-    task.wait_for_line("app", "first").await;
-    let mut events = task.task.events();
-    common::kill(machine_pid(&task), 9);
-    let exited = async {
-        loop {
-            if let Some(TaskEvent::Exited(exited)) = events.next().await {
-                return exited;
-            }
-        }
-    };
-    let exited = tokio::time::timeout(DEADLINE, exited).await.unwrap();
-    assert_eq!(exited.exit_code, 137);
-    assert_eq!(task.output("app").await, "first\n");
-    let state = task.task.state().await.unwrap();
-    let why = state.containers[0].error.clone().unwrap();
-    assert!(why.starts_with("the task's machine was lost: "), "{why}");
-    let refused = task.task.start("app").await.unwrap_err();
-    assert!(refused.to_string().contains("machine was lost"), "{refused}");
-    task.task.destroy().await.unwrap();
-    assert!(!task.dir.exists());
-}
-
-#[tokio::test]
-async fn a_guest_that_panics_or_never_comes_up_says_why() {
-    let Some((home, options)) = home("minimal") else { return };
-    let no_program = home.path().join("no-program");
-    std::fs::write(&no_program, "text").unwrap();
-    let busybox =
-        ["/bin/busybox", "/usr/bin/busybox"].into_iter().map(PathBuf::from).find(|path| path.exists());
-    let cases = [
-        (no_program, None, "Kernel panic - not syncing: "),
-        // A program that is none of ours, and says nothing.
-        (busybox.unwrap(), Some(Duration::from_secs(4)), "not up within 4000 ms"),
-    ];
-    for (guest, boot_deadline, expected) in cases {
-        let options = MachineOptions { guest: Some(guest), boot_deadline, ..options.clone() };
-        let task = Task::of(&sandbox(options).await, small).await;
-        let refused = task.task.create_container(&task.script("app", "true")).await.unwrap_err();
-        assert!(refused.to_string().contains(expected), "{refused}");
-        task.task.destroy().await.unwrap();
-    }
-}
-
-#[tokio::test]
-async fn a_machine_outlives_its_agent() {
-    let Some((_home, options)) = home("minimal") else { return };
-    let sandbox = sandbox(options).await;
-    let task = Task::of(&sandbox, small).await;
-    let app = task.script("app", "for i in $(seq 200); do echo line $i; sleep 0.05; done; exit 4");
-    task.task.create_container(&app).await.unwrap();
-    task.task.start("app").await.unwrap();
-    task.wait_for_line("app", "line 2").await;
-    let before = machine_pid(&task);
-    // Nothing of the first agent's is used from here on.
-    let again = sandbox.reattach(&task.dir).await.unwrap();
-    assert_eq!(again.state().await.unwrap().containers[0].status, Status::Running);
-    assert_eq!(machine_pid(&task), before);
-    again.kill(Some("app")).await.unwrap();
-    assert!(task.output("app").await.starts_with("line 1\nline 2\n"));
-    again.delete_container("app").await.unwrap();
-    // Its shim killed, the machine goes with it.
-    common::kill(task.shim_pid(), 9);
-    let gone = async {
-        while common::is_alive(before) {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    tokio::time::timeout(DEADLINE, gone).await.unwrap();
-}
-
-#[tokio::test]
 async fn the_distributions_kernel_boots_as_well() {
-    let Some((home, options)) = home("cloud") else { return };
-    if !options.kernel.exists() {
-        eprintln!("SKIPPED: no {}: cargo xtask kernel --cloud makes it", options.kernel.display());
-        return;
-    }
+    let (home, options) = home();
+    let options = MachineOptions { kernel: common::kernel(Some("cloud")), ..options };
     let storage = EphemeralStorage { size_bytes: 20 << 30, templates: home.path().join("templates") };
     let sandbox = sandbox(options).await;
     let task = Task::of(&sandbox, |spec| {
@@ -363,7 +247,7 @@ async fn the_distributions_kernel_boots_as_well() {
 
 #[tokio::test]
 async fn a_directory_of_the_host_is_refused() {
-    let Some((_home, options)) = home("minimal") else { return };
+    let (_home, options) = home();
     let task = Task::of(&sandbox(options).await, small).await;
     let mount = BindMount { source: "/etc".into(), container_path: "/host".into(), read_only: true };
     let spec = ContainerSpec { mounts: vec![mount], ..task.script("app", "true") };
@@ -374,7 +258,7 @@ async fn a_directory_of_the_host_is_refused() {
 /// Either way it ends in time, says why not, and leaves nothing.
 #[tokio::test]
 async fn a_probe_answers_in_time() {
-    let Some((home, options)) = home("minimal") else { return };
+    let (home, options) = home();
     let instance = common::instance();
     let kvm = MachineOptions { accelerator: MachineAccelerator::Kvm, ..options };
     let answer = probe(&common::shim(), &kvm, &instance, None).await;
@@ -473,7 +357,7 @@ fn greet(name: &str, address: &'static str) {
 
 #[tokio::test]
 async fn the_guest_has_the_tasks_interface() {
-    let Some((_home, options)) = home("minimal") else { return };
+    let (_home, options) = home();
     let network = Network::new();
     greet(&network.task, "169.254.170.2:80");
     greet(&network.router, "10.9.0.1:7000");

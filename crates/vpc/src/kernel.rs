@@ -17,6 +17,10 @@ pub(crate) const LOOPBACK: u32 = 1;
 pub(crate) const MTU: u32 = 9001;
 /// `nft` says more than this only when it says the same often.
 const NFT_MESSAGE_CHARACTERS_MAX: usize = 2000;
+/// What the rules are made of; a stock kernel loads them when they are first asked for.
+const RULE_MODULES: &str = "nf_tables nft_ct nft_nat nft_chain_nat nft_tproxy nf_conntrack_netlink";
+/// How `nft` says that a kind of rule is not in the kernel.
+const RULE_UNKNOWN: &str = "Could not process rule: No such file or directory";
 
 /// Settings of a namespace that forwards. All are written: a new namespace may inherit the host's.
 const ROUTER_SETTINGS: &[(&str, &str)] = &[
@@ -78,8 +82,9 @@ impl Sockets {
     /// In the calling thread's namespace.
     pub(crate) fn open() -> Result<Self> {
         let route = RouteSocket::open().map_err(Error::io("opening a route socket"))?;
-        let filter =
-            Socket::open(libc::NETLINK_NETFILTER).map_err(Error::io("opening a netfilter socket"))?;
+        let what =
+            "opening a netfilter socket, which needs the kernel's module nf_tables (modprobe nf_tables),";
+        let filter = Socket::open(libc::NETLINK_NETFILTER).map_err(Error::io(what))?;
         Ok(Self { route, filter })
     }
 }
@@ -142,10 +147,21 @@ fn run_nft(namespace: &NetNs, text: &str) -> Result<()> {
         if output.status.success() {
             return written.unwrap_or(Ok(())).map_err(Error::io("writing rules to nft"));
         }
-        let message =
-            String::from_utf8_lossy(&output.stderr).chars().take(NFT_MESSAGE_CHARACTERS_MAX).collect();
+        let message = words_of_nft(&String::from_utf8_lossy(&output.stderr));
         Err(Error::Nft { namespace: namespace.path().display().to_string(), message })
     })?
+}
+
+/// What it said, and what to do where the kernel lacks a module.
+fn words_of_nft(said: &str) -> String {
+    let mut message: String = said.chars().take(NFT_MESSAGE_CHARACTERS_MAX).collect();
+    if message.contains(RULE_UNKNOWN) {
+        message.push_str(&format!(
+            "\nthis kernel may lack what the rules are made of: modprobe -a {RULE_MODULES}; \
+             if that fails since the kernel was updated, reboot"
+        ));
+    }
+    message
 }
 
 /// Routes become `desired`; what is unchanged is not touched.
@@ -193,4 +209,21 @@ pub(crate) fn remove_all(names: &crate::names::Names) -> Result<()> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kernel_without_a_kind_of_rule_is_told_what_to_load() {
+        // Linux 6.1 without nft_tproxy.
+        let said = "/dev/stdin:11:71-86: Error: Could not process rule: No such file or directory\n\
+                    add rule ip ferrogate divert ip daddr 100.127.255.1/32 meta l4proto 6 tproxy to :15001\n";
+        let words = words_of_nft(said);
+        assert!(words.starts_with(said) && words.contains("modprobe -a nf_tables"), "{words}");
+        let other = "/dev/stdin:1:1-4: Error: syntax error, unexpected string\n";
+        assert_eq!(words_of_nft(other), other);
+        assert_eq!(words_of_nft(&"x".repeat(10_000)).len(), NFT_MESSAGE_CHARACTERS_MAX);
+    }
 }

@@ -242,6 +242,14 @@ pub(crate) fn instance_of_key(key: &str) -> Option<(&str, &str)> {
     (account != "jobs" && kind == "instance").then_some(of)
 }
 
+/// The id of a key of a `ServiceRecord`.
+pub(crate) fn service_of_key(key: &str) -> Option<&str> {
+    let mut parts = key.strip_prefix(PREFIX)?.splitn(4, '/');
+    let (account, kind) = (parts.next()?, parts.nth(1)?);
+    let id = parts.next()?;
+    (account != "jobs" && kind == "service").then_some(id)
+}
+
 /// An id, or the ARN that ends in it.
 pub(crate) fn bare_id(id: &str) -> &str {
     if id.starts_with("arn:") { id.rsplit('/').next().unwrap_or(id) } else { id }

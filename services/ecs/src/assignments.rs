@@ -1,5 +1,8 @@
 //! What each node must have, kept current from the store's watch: one record read per change, one list per node and
 //! burst of changes.
+//!
+//! No [`Follower`](ferrogate_control::Follower): a node that begins is shown what is in the store now, and what the follower
+//! takes later must not bring it back to what was before.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -41,6 +44,8 @@ struct Held {
     keys: HashMap<String, Arc<str>>,
     /// How many there are by availability zone.
     zones: BTreeMap<String, usize>,
+    /// How many there are by node.
+    loads: BTreeMap<String, usize>,
 }
 
 impl Held {
@@ -54,6 +59,7 @@ impl Held {
         let node =
             self.nodes.get_key_value(node).map_or_else(|| Arc::from(node), |(node, _)| Arc::clone(node));
         *self.zones.entry(assignment.availability_zone.clone()).or_default() += 1;
+        *self.loads.entry(node.as_ref().to_owned()).or_default() += 1;
         self.keys.insert(assignment.task_arn.clone(), Arc::clone(key));
         self.places.insert(Arc::clone(key), Arc::clone(&node));
         self.nodes.entry(node).or_default().insert(Arc::clone(key), assignment);
@@ -61,8 +67,11 @@ impl Held {
 
     /// `false`: it was not there.
     fn remove(&mut self, key: &str) -> bool {
-        let task = self.places.remove(key).and_then(|node| self.nodes.get_mut(&node)?.remove(key));
-        let Some(task) = task else { return false };
+        let Some(node) = self.places.remove(key) else { return false };
+        let Some(task) = self.nodes.get_mut(&node).and_then(|tasks| tasks.remove(key)) else { return false };
+        if let Some(count) = self.loads.get_mut(&*node) {
+            *count -= 1;
+        }
         self.keys.remove(&task.task_arn);
         if let Some(count) = self.zones.get_mut(&task.availability_zone) {
             *count -= 1;
@@ -121,10 +130,9 @@ impl Assignments {
         self.shared.held().zones.clone()
     }
 
-    /// Tasks by node.
-    pub(crate) fn load(&self) -> BTreeMap<String, usize> {
-        let held = self.shared.held();
-        held.nodes.iter().map(|(node, tasks)| (node.as_ref().to_owned(), tasks.len())).collect()
+    /// Reads how many tasks each node has.
+    pub(crate) fn with_load<R>(&self, read: impl FnOnce(&BTreeMap<String, usize>) -> R) -> R {
+        read(&self.shared.held().loads)
     }
 }
 

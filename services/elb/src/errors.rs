@@ -48,6 +48,14 @@ pub(crate) fn no_group(arn: &str) -> ApiError {
     ApiError::new("TargetGroupNotFound", format!("Target group '{arn}' not found"))
 }
 
+/// How the operations on rules and the Describe of listeners say it.
+pub(crate) fn among_listeners(error: ApiError) -> ApiError {
+    match error.code.as_str() {
+        "ListenerNotFound" => ApiError::new("ListenerNotFound", "One or more listeners not found"),
+        _ => error,
+    }
+}
+
 /// Of the Describe operations and of those on targets.
 pub(crate) fn no_groups() -> ApiError {
     ApiError::new("TargetGroupNotFound", "One or more target groups not found")

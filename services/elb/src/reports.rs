@@ -61,6 +61,7 @@ impl ElbService {
                 state: target.state,
                 reason: target.reason.clone(),
                 description: target.description.clone(),
+                anomaly: target.anomaly,
             };
             // What is draining or unused is known here already.
             if !matches!(target.state, TargetState::Draining | TargetState::Unused) {

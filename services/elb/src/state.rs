@@ -19,7 +19,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 
 use ferrogate_api::elbv2;
-use ferrogate_nodeapi::TargetState;
+use ferrogate_nodeapi::{Anomaly, TargetState};
 use ipnet::Ipv4Net;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -202,6 +202,9 @@ pub(crate) struct ListenerRecord {
     pub(crate) actions: Vec<elbv2::Action>,
     /// Of the default rule.
     pub(crate) default_rule_id: String,
+    /// The client's certificates go to the targets (`MutualAuthentication`).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) mtls_passthrough: bool,
     #[serde(default)]
     pub(crate) attributes: BTreeMap<String, String>,
     #[serde(default)]
@@ -259,6 +262,30 @@ impl RuleRecord {
     }
 }
 
+/// What a group's targets are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum TargetType {
+    #[default]
+    Ip,
+    /// One application load balancer.
+    Alb,
+}
+
+impl TargetType {
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Ip => "ip",
+            Self::Alb => "alb",
+        }
+    }
+
+    #[expect(clippy::trivially_copy_pass_by_ref)] // serde asks so
+    fn is_ip(&self) -> bool {
+        *self == Self::Ip
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct GroupRecord {
     pub(crate) id: String,
@@ -269,6 +296,8 @@ pub(crate) struct GroupRecord {
     /// HTTP and HTTPS.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) protocol_version: Option<String>,
+    #[serde(default, skip_serializing_if = "TargetType::is_ip")]
+    pub(crate) target_type: TargetType,
     pub(crate) port: u16,
     pub(crate) vpc_id: String,
     pub(crate) health_check: HealthCheckRecord,
@@ -314,9 +343,38 @@ pub(crate) struct TargetsRecord {
     pub(crate) targets: Vec<TargetRecord>,
 }
 
+/// By what a target is registered.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum TargetId {
+    Ip(IpAddr),
+    /// The ARN of an application load balancer: its nodes are what is checked and gets traffic.
+    LoadBalancer(String),
+}
+
+impl TargetId {
+    /// The id of the balancer that it is.
+    pub(crate) fn balancer_id(&self) -> Option<&str> {
+        match self {
+            Self::Ip(_) => None,
+            Self::LoadBalancer(arn) => arn.rsplit('/').next(),
+        }
+    }
+}
+
+impl std::fmt::Display for TargetId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Ip(ip) => ip.fmt(f),
+            Self::LoadBalancer(arn) => f.write_str(arn),
+        }
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct TargetRecord {
-    pub(crate) ip: IpAddr,
+    #[serde(flatten)]
+    pub(crate) id: TargetId,
     pub(crate) port: u16,
     /// `all`, or a zone's name: given, or the subnet's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -376,6 +434,13 @@ pub(crate) struct SeenRecord {
     pub(crate) reason: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) description: Option<String>,
+    #[serde(default, skip_serializing_if = "is_none")]
+    pub(crate) anomaly: Anomaly,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref)] // serde asks so
+fn is_none(anomaly: &Anomaly) -> bool {
+    *anomaly == Anomaly::None
 }
 
 /// In [`HealthRecord::targets`].

@@ -4,6 +4,7 @@ mod common;
 
 use common::*;
 use ferrogate_api::elbv2::*;
+use ferrogate_nodeapi::{Anomaly, BalancerReport, TargetObservation, TargetState};
 
 #[tokio::test]
 async fn creates_are_idempotent_and_names_are_unique() {
@@ -234,4 +235,109 @@ async fn every_call_demands_its_right_on_what_it_names() {
     assert!(
         demands[0].context.contains(&("elasticloadbalancing:Scheme".into(), vec!["internet-facing".into()]))
     );
+}
+
+#[tokio::test]
+async fn client_certificates_are_asked_for_on_https_and_not_verified_here() {
+    let world = World::new();
+    let balancer = world.balancer("web").await.load_balancer_arn.unwrap();
+    let group = world.group("app").await;
+    let mutual = |mode: &str, trust_store: Option<&str>| MutualAuthenticationAttributes {
+        mode: Some(mode.into()),
+        trust_store_arn: trust_store.map(str::to_owned),
+        ..Default::default()
+    };
+    let wanted = |protocol: &str, mutual: MutualAuthenticationAttributes| CreateListenerInput {
+        load_balancer_arn: Some(balancer.clone()),
+        protocol: Some(protocol.into()),
+        port: Some(443),
+        certificates: (protocol == "HTTPS")
+            .then(|| vec![Certificate { certificate_arn: Some(CERTIFICATE.into()), is_default: None }]),
+        default_actions: Some(vec![forward(&group)]),
+        mutual_authentication: Some(mutual),
+        ..Default::default()
+    };
+    let store = "arn:aws:elasticloadbalancing:us-east-1:123456789012:truststore/own/0123456789abcdef";
+    for (input, code, says) in [
+        (wanted("HTTP", mutual("passthrough", None)), "InvalidConfigurationRequest", "protocol 'HTTP'"),
+        (wanted("HTTPS", mutual("passthrough", Some(store))), "ValidationError", "mode 'verify' only"),
+        (wanted("HTTPS", mutual("verify", None)), "InvalidConfigurationRequest", "mode verify"),
+        (wanted("HTTPS", mutual("verify", Some(store))), "TrustStoreNotFound", store),
+        (wanted("HTTPS", mutual("on", None)), "ValidationError", "'off, passthrough, verify'"),
+    ] {
+        let (found, message) = refused(world.elb.create_listener(&world.cx(), input).await);
+        assert_eq!(found, code, "{message}");
+        assert!(message.contains(says), "{message}");
+    }
+    let input = wanted("HTTPS", mutual("passthrough", None));
+    let made = world.elb.create_listener(&world.cx(), input).await.unwrap().listeners.unwrap().remove(0);
+    let mode = |listener: &Listener| listener.mutual_authentication.clone().unwrap().mode.unwrap();
+    assert_eq!(mode(&made), "passthrough");
+    world.activate("elb-interfaces").await.unwrap();
+    let passes = |passes: bool| {
+        world.published(move |all| all.iter().any(|one| one.listeners[0].mtls_passthrough == passes))
+    };
+    passes(true).await;
+    let modify = |mutual| ModifyListenerInput {
+        listener_arn: made.listener_arn.clone(),
+        mutual_authentication: mutual,
+        ..Default::default()
+    };
+    // What nothing is said of stays.
+    for (input, expected) in [(modify(None), "passthrough"), (modify(Some(mutual("off", None))), "off")] {
+        let done = world.elb.modify_listener(&world.cx(), input).await.unwrap().listeners.unwrap();
+        assert_eq!(mode(&done[0]), expected);
+    }
+    passes(false).await;
+}
+
+#[tokio::test]
+async fn anomalies_are_told_where_they_are_looked_for() {
+    let world = World::new();
+    let balancer = world.balancer("web").await.load_balancer_arn.unwrap();
+    let group = world.group("app").await;
+    world.listener(&balancer, 80, &group).await.unwrap();
+    world.register(&group, &["10.0.1.7"]).await.unwrap();
+    world.activate("elb-interfaces").await.unwrap();
+    let all =
+        world.published(|all| all.len() == 2 && all.iter().all(|one| one.target_groups.len() == 1)).await;
+    let told = async |include: Option<&str>| {
+        let input = DescribeTargetHealthInput {
+            target_group_arn: Some(group.clone()),
+            include: include.map(|word| vec![word.to_owned()]),
+            ..Default::default()
+        };
+        let answer = world.elb.describe_target_health(&world.cx(), input).await.unwrap();
+        let found = answer.target_health_descriptions.unwrap().remove(0).anomaly_detection;
+        found.map(|found| (found.result.unwrap(), found.mitigation_in_effect.unwrap()))
+    };
+    let said = |result: &str, mitigated: &str| Some((result.to_owned(), mitigated.to_owned()));
+    assert_eq!(told(None).await, None);
+    assert_eq!(told(Some("AnomalyDetection")).await, said("normal", "no"));
+    // The worst of what the zones say.
+    for (zone, anomaly, result, mitigated) in
+        [(0, Anomaly::Seen, "anomalous", "no"), (1, Anomaly::Mitigated, "anomalous", "yes")]
+    {
+        let one = &all[zone];
+        let target = &one.target_groups[0].targets[0];
+        let report = BalancerReport {
+            load_balancer_arn: one.load_balancer_arn.clone(),
+            availability_zone: one.availability_zone.clone(),
+            generation: one.generation,
+            active: true,
+            problem: None,
+            targets: vec![TargetObservation {
+                target_group_arn: group.clone(),
+                ip: target.ip,
+                port: target.port,
+                state: TargetState::Healthy,
+                reason: None,
+                description: None,
+                anomaly,
+            }],
+            metrics: Vec::new(),
+        };
+        world.elb.report(vec![report]).await.unwrap();
+        assert_eq!(told(Some("All")).await, said(result, mitigated));
+    }
 }

@@ -45,6 +45,9 @@ pub(crate) struct ZoneRecord {
     /// Of a public zone: its four.
     pub name_servers: Vec<String>,
     pub record_count: u32,
+    /// How many record sets are aliases of others in the zone. `None`: not counted yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub inner_aliases: Option<u32>,
     pub created_at: Timestamp,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub tags: BTreeMap<String, String>,

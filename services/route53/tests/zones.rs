@@ -310,3 +310,32 @@ async fn a_services_zone_is_changed_by_that_service_alone() {
     assert!(error.message.ends_with("can only be managed through AWS Cloud Map (arn:aws:x)"), "{error}");
     world.change(&cloud_map, &id, &change).await.unwrap();
 }
+
+#[tokio::test]
+async fn a_full_zone_is_changed_as_an_empty_one_is() {
+    let world = World::new();
+    let id = world.made(zone("full.example", "full", None)).await;
+    let names: Vec<String> = (0..9_997).map(|n| format!("host-{n}.full.example")).collect();
+    for some in names.chunks(400) {
+        let all: Vec<_> = some.iter().map(|name| ("CREATE", set(name, "A", &["10.0.0.1"]))).collect();
+        world.change(&world.cx, &id, &all).await.unwrap();
+    }
+    // An alias within the zone keeps what it leads to, wherever that is.
+    let mut alias = set("alias.full.example", "A", &[]);
+    alias.ttl = None;
+    alias.resource_records = None;
+    alias.alias_target = Some(AliasTarget {
+        hosted_zone_id: Some(id.clone()),
+        dns_name: Some("host-5.full.example".into()),
+        evaluate_target_health: Some(false),
+    });
+    world.change(&world.cx, &id, &[("CREATE", alias.clone())]).await.unwrap();
+    let one_more =
+        world.change(&world.cx, &id, &[("CREATE", set("more.full.example", "A", &["10.0.0.1"]))]).await;
+    assert!(one_more.unwrap_err().message.contains("10000 record sets at most"));
+    let gone = ("DELETE", set("host-5.full.example", "A", &["10.0.0.1"]));
+    assert!(world.refused(&id, std::slice::from_ref(&gone)).await.contains("that target was not found"));
+    world.change(&world.cx, &id, &[("DELETE", alias)]).await.unwrap();
+    world.change(&world.cx, &id, &[gone]).await.unwrap();
+    world.change(&world.cx, &id, &[("UPSERT", set("more.full.example", "A", &["10.0.0.1"]))]).await.unwrap();
+}

@@ -81,9 +81,8 @@ impl Drop for Prison {
 
 impl Prison {
     /// With these arguments for `ferrogate up`.
-    pub(super) fn start(arguments: &[&str]) -> Self {
-        let arguments = arguments.iter().map(|text| (*text).to_owned()).collect();
-        let cluster = Cluster::start_with(Setup { arguments, ..Setup::default() });
+    pub(super) fn start(arguments: &[String]) -> Self {
+        let cluster = Cluster::start_with(Setup { arguments: arguments.to_vec(), ..Setup::default() });
         let network = cluster.network();
         let boto = cluster.boto();
         let wan = cluster.command("sh").args(["-ec", WAN]).status();

@@ -11,8 +11,6 @@ use crate::state::{Group, TargetEntry};
 
 /// A target whose last requests all failed still gets this share, so that it can show that it is well again.
 const ANOMALOUS_SHARE_MIN: f64 = 0.1;
-/// Failing less than this is no anomaly.
-const ANOMALOUS_FROM: f64 = 0.1;
 
 /// The targets that may get something new, seen from one zone at one moment.
 pub(crate) struct Eligible<'a> {
@@ -126,7 +124,7 @@ impl<'a> Eligible<'a> {
             let age = self.now_ms.saturating_sub(since) as f64;
             share = (age / (f64::from(config.slow_start_seconds) * 1000.0)).min(1.0);
         }
-        if config.anomaly_mitigation && target.failing() >= ANOMALOUS_FROM {
+        if config.anomaly_mitigation && target.is_anomalous() {
             share *= (1.0 - target.failing()).max(ANOMALOUS_SHARE_MIN);
         }
         share

@@ -1,5 +1,4 @@
-//! How far a chunked body goes: a client's, so that the next head is looked at where it begins, and a target's, whose data
-//! is taken out. Pure.
+//! How far a chunked body goes, a client's or a target's, and what of it is data. Pure.
 
 /// Hex digits of a chunk's size.
 const SIZE_DIGITS_MAX: u8 = 15;
@@ -69,6 +68,7 @@ impl Chunks {
     }
 
     /// How many of the bytes belong to the body, and whether it ends there.
+    #[cfg(any(test, feature = "fuzzing"))]
     pub(super) fn pass(&mut self, bytes: &[u8]) -> Result<(usize, bool), BadChunk> {
         let mut used = 0;
         while used < bytes.len() && !self.is_over() {

@@ -60,6 +60,9 @@ pub(crate) struct Routed {
 pub(crate) struct HeaderAttributes {
     pub(crate) tls_version: HeaderName,
     pub(crate) tls_cipher_suite: HeaderName,
+    pub(crate) mtls_certificates: HeaderName,
+    /// What the balancer says of a connection at any of its listeners: from a client it is never believed at another, either.
+    pub(crate) claimed: Arc<[HeaderName]>,
     /// Whether a response says `Server`.
     pub(crate) server: bool,
     /// Put into every response.
@@ -73,6 +76,15 @@ impl Compiled {
         groups: &HashMap<String, Arc<Group>>,
     ) -> Result<Compiled, ConfigurationError> {
         let mut listeners = HashMap::new();
+        let mut claimed = Vec::new();
+        for listener in &assignment.listeners {
+            for name in HeaderAttributes::new(listener)?.claims() {
+                if !claimed.contains(name) {
+                    claimed.push(name.clone());
+                }
+            }
+        }
+        let claimed: Arc<[HeaderName]> = claimed.into();
         let http2 = assignment.attributes.http2_enabled;
         for listener in &assignment.listeners {
             let alpn: &[&[u8]] = if http2 { &[b"h2", b"http/1.1"] } else { &[b"http/1.1"] };
@@ -81,7 +93,9 @@ impl Compiled {
                 ListenerProtocol::Https => Some(TlsListener::new(listener, certificates, alpn)?),
                 _ => continue,
             };
-            listeners.insert(listener.port, Arc::new(HttpListener::new(listener, tls, groups)?));
+            let mut compiled = HttpListener::new(listener, tls, groups)?;
+            compiled.headers.claimed = Arc::clone(&claimed);
+            listeners.insert(listener.port, Arc::new(compiled));
         }
         let arn = &assignment.load_balancer_arn;
         let log_name = arn.split_once(":loadbalancer/").map_or(arn.as_str(), |(_, name)| name).to_owned();
@@ -194,10 +208,16 @@ fn value(port: u16, name: &str, value: &str) -> Result<HeaderValue, Configuratio
 }
 
 impl HeaderAttributes {
+    fn claims(&self) -> [&HeaderName; 3] {
+        [&self.tls_version, &self.tls_cipher_suite, &self.mtls_certificates]
+    }
+
     fn new(listener: &Listener) -> Result<HeaderAttributes, ConfigurationError> {
         let mut headers = HeaderAttributes {
             tls_version: HeaderName::from_static("x-amzn-tls-version"),
             tls_cipher_suite: HeaderName::from_static("x-amzn-tls-cipher-suite"),
+            mtls_certificates: HeaderName::from_static("x-amzn-mtls-clientcert"),
+            claimed: Arc::default(),
             server: true,
             response: Vec::new(),
         };
@@ -209,6 +229,7 @@ impl HeaderAttributes {
                 _ if text.is_empty() => {}
                 "request.x_amzn_tls_version.header_name" => headers.tls_version = name(text)?,
                 "request.x_amzn_tls_cipher_suite.header_name" => headers.tls_cipher_suite = name(text)?,
+                "request.x_amzn_mtls_clientcert.header_name" => headers.mtls_certificates = name(text)?,
                 "response.server.enabled" => headers.server = text != "false",
                 other => {
                     let header =

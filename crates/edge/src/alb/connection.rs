@@ -1,24 +1,29 @@
 //! One connection of a client: TLS, HTTP/1.1 or HTTP/2, until it ends, is idle, too old, or its listener goes.
 
-use std::net::SocketAddr;
+use std::convert::Infallible;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use futures_util::future::BoxFuture;
 use http::HeaderValue;
+use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use jiff::Timestamp;
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
+use super::alarms::Alarm;
+use super::body::ClientBody;
+use super::client::{ClientStream, Io};
 use super::compiled::HttpListener;
 use super::guard::Guard;
 use super::head::HEAD_BYTES_MAX;
+use super::lazy::Lazy;
 use super::record::time;
+use super::server::{self, DRAIN_TIME_MAX, Term};
 use super::wire::Wire;
 use super::workers::Worker;
 use super::{random, request};
@@ -35,13 +40,13 @@ const HTTP2_SEND_BYTES_MAX: usize = 256 * 1024;
 /// How much a client may send ahead on HTTP/2; back-pressure of a slow target begins here.
 const HTTP2_STREAM_WINDOW: u32 = 256 * 1024;
 const HTTP2_CONNECTION_WINDOW: u32 = 1024 * 1024;
-/// After "no more requests", those under way have this long.
-const DRAIN_TIME_MAX: Duration = Duration::from_secs(300);
 
 /// What all requests of a connection know of it.
 pub(crate) struct Connection {
     pub(crate) worker: Arc<Worker>,
-    pub(crate) wire: Arc<Wire>,
+    pub(crate) wire: Wire,
+    /// For all that is waited for on HTTP/1.
+    pub(crate) alarm: Arc<Alarm>,
     /// Of the listener.
     pub(crate) port: u16,
     pub(crate) peer: SocketAddr,
@@ -61,12 +66,36 @@ impl std::fmt::Display for TraceId {
     }
 }
 
+/// The address as text; every connection needs it, so no formatter is asked.
+fn dotted(ip: Ipv4Addr, text: &mut [u8; 15]) -> &[u8] {
+    let mut end = 0;
+    let mut put = |byte| {
+        text[end] = byte;
+        end += 1;
+    };
+    for (at, octet) in ip.octets().into_iter().enumerate() {
+        if at > 0 {
+            put(b'.');
+        }
+        if octet >= 100 {
+            put(b'0' + octet / 100);
+        }
+        if octet >= 10 {
+            put(b'0' + octet / 10 % 10);
+        }
+        put(b'0' + octet % 10);
+    }
+    &text[..end]
+}
+
 /// What was agreed on in the handshake.
 pub(crate) struct Tls {
     pub(crate) version: &'static str,
     pub(crate) cipher: &'static str,
     pub(crate) sni: Option<String>,
     pub(crate) certificate_arn: String,
+    /// What the client has shown, where it was asked (mutual TLS).
+    pub(crate) client_certificates: Option<HeaderValue>,
     http2: bool,
 }
 
@@ -76,7 +105,10 @@ impl Connection {
     }
 
     pub(crate) fn client_ip(&self) -> &HeaderValue {
-        let text = || HeaderValue::try_from(self.peer.ip().to_string());
+        let text = || match self.peer.ip() {
+            IpAddr::V4(ip) => HeaderValue::from_bytes(dotted(ip, &mut [0; 15])),
+            IpAddr::V6(ip) => HeaderValue::try_from(ip.to_string()),
+        };
         self.client_ip.get_or_init(|| text().unwrap_or(HeaderValue::from_static("unknown")))
     }
 
@@ -88,7 +120,7 @@ impl Connection {
 /// `stop` turns true when the listener goes: no new request, those under way are finished.
 pub(crate) async fn serve(
     worker: Arc<Worker>,
-    tcp: TcpStream,
+    tcp: Lazy,
     peer: SocketAddr,
     port: u16,
     stop: watch::Receiver<bool>,
@@ -100,7 +132,8 @@ pub(crate) async fn serve(
     let Some(listener) = live.http.listener(port) else { return };
     let connection = Connection {
         worker: worker.clone(),
-        wire: Arc::default(),
+        wire: Wire::default(),
+        alarm: Arc::new(worker.alarms.alarm()),
         port,
         peer: SocketAddr::new(peer.ip().to_canonical(), peer.port()),
         client_ip: OnceLock::new(),
@@ -124,7 +157,7 @@ async fn handshake(
     connection: Connection,
     listener: Arc<HttpListener>,
     logged: bool,
-    tcp: TcpStream,
+    tcp: Lazy,
     stop: watch::Receiver<bool>,
 ) {
     let Some(tls) = &listener.tls else { return };
@@ -154,7 +187,7 @@ async fn handshake(
     }
 }
 
-fn agreed(listener: &tls::TlsListener, stream: &TlsStream<TcpStream>) -> Tls {
+fn agreed(listener: &tls::TlsListener, stream: &TlsStream<Lazy>) -> Tls {
     let session = stream.get_ref().1;
     let resumed = session.handshake_kind() == Some(rustls::HandshakeKind::Resumed);
     let certificate_arn =
@@ -164,6 +197,7 @@ fn agreed(listener: &tls::TlsListener, stream: &TlsStream<TcpStream>) -> Tls {
         cipher: tls::cipher_name(session.negotiated_cipher_suite()),
         sni: session.server_name().map(str::to_owned),
         certificate_arn: certificate_arn.to_owned(),
+        client_certificates: tls::client::shown(session),
         http2: session.alpn_protocol() == Some(b"h2"),
     }
 }
@@ -192,10 +226,11 @@ fn log(connection: &Connection, handshake: Option<Duration>, result: Result<(), 
 }
 
 /// Boxed, so that it is in place once and for all.
-fn requests<S>(connection: Connection, stream: S, stop: watch::Receiver<bool>) -> BoxFuture<'static, ()>
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
+fn requests<S: ClientStream>(
+    connection: Connection,
+    stream: S,
+    stop: watch::Receiver<bool>,
+) -> BoxFuture<'static, ()> {
     let connection = Arc::new(connection);
     let (idle, age) = {
         let live = connection.worker.live();
@@ -203,59 +238,28 @@ where
         let seconds = |seconds: u32| Duration::from_secs(u64::from(seconds.max(1)));
         (seconds(attributes.idle_timeout_seconds), seconds(attributes.client_keep_alive_seconds))
     };
-    let counters = connection.worker.edge.metrics.balancer.clone();
-    let wire = connection.wire.clone();
     if connection.is_http2() {
-        let guard = Guard::http2(stream, wire, counters, idle);
+        let guard = Guard::new(stream, connection.clone(), idle);
         return Box::pin(http2(connection, TokioIo::new(guard), age, stop));
     }
-    let guard = Guard::http1(stream, wire, counters, idle);
-    let guard = if connection.tls.is_none() { guard.ended_by_drop() } else { guard };
-    Box::pin(http1(connection, TokioIo::new(guard), age, stop))
+    let counters = connection.worker.edge.metrics.balancer.clone();
+    let term = Term::new(&connection.alarm, age, stop);
+    let io = Io::new(stream, connection.alarm.clone(), counters, idle);
+    Box::pin(server::serve(io, term, move |request, arrival| {
+        request::handle(connection.clone(), request, Some(arrival))
+    }))
 }
 
-/// Runs a connection until it is over; when it is to end, the requests under way are finished.
-macro_rules! until_stopped {
-    ($serving:ident, $age:ident, $stop:ident) => {
-        let result = tokio::select! {
-            biased;
-            result = $serving.as_mut() => Some(result),
-            () = ended(&mut $stop, $age) => None,
-        };
-        let result = match result {
-            Some(result) => result,
-            None => {
-                $serving.as_mut().graceful_shutdown();
-                // What is not over by then is cut.
-                tokio::time::timeout(DRAIN_TIME_MAX, $serving.as_mut()).await.unwrap_or(Ok(()))
-            }
-        };
-        if let Err(error) = result {
-            tracing::debug!(%error, "a client's connection ended early");
-        }
-    };
-}
-
-async fn http1<S>(connection: Arc<Connection>, io: TokioIo<S>, age: Duration, mut stop: watch::Receiver<bool>)
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
-    let service = service_fn(move |request| request::handle(connection.clone(), request));
-    let serving = hyper::server::conn::http1::Builder::new()
-        .title_case_headers(true)
-        .header_read_timeout(None)
-        .max_buf_size(HEAD_BYTES_MAX * 2)
-        .serve_connection(io, service)
-        .with_upgrades();
-    let mut serving = std::pin::pin!(serving);
-    until_stopped!(serving, age, stop);
-}
-
-async fn http2<S>(connection: Arc<Connection>, io: TokioIo<S>, age: Duration, mut stop: watch::Receiver<bool>)
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
-    let service = service_fn(move |request| request::handle(connection.clone(), request));
+async fn http2<S: ClientStream>(
+    connection: Arc<Connection>,
+    io: TokioIo<Guard<S>>,
+    age: Duration,
+    mut stop: watch::Receiver<bool>,
+) {
+    let service = service_fn(move |request: http::Request<Incoming>| {
+        let handling = request::handle(connection.clone(), request.map(ClientBody::Http2), None);
+        async move { Ok::<_, Infallible>(handling.await) }
+    });
     let serving = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
         .max_concurrent_streams(HTTP2_STREAMS_MAX)
@@ -265,7 +269,22 @@ where
         .initial_connection_window_size(HTTP2_CONNECTION_WINDOW)
         .serve_connection(io, service);
     let mut serving = std::pin::pin!(serving);
-    until_stopped!(serving, age, stop);
+    let result = tokio::select! {
+        biased;
+        result = serving.as_mut() => Some(result),
+        () = ended(&mut stop, age) => None,
+    };
+    let result = match result {
+        Some(result) => result,
+        None => {
+            serving.as_mut().graceful_shutdown();
+            // What is not over by then is cut.
+            tokio::time::timeout(DRAIN_TIME_MAX, serving.as_mut()).await.unwrap_or(Ok(()))
+        }
+    };
+    if let Err(error) = result {
+        tracing::debug!(%error, "a client's connection ended early");
+    }
 }
 
 /// The listener is going, or the connection has lived as long as a client may keep one.
@@ -274,5 +293,17 @@ async fn ended(stop: &mut watch::Receiver<bool>, age: Duration) {
         // The sender going away is the same as a stop.
         _ = stop.wait_for(|stop| *stop) => {}
         () = tokio::time::sleep(age) => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_as_text() {
+        for text in ["0.0.0.0", "1.20.100.255", "203.0.113.9"] {
+            assert_eq!(dotted(text.parse().unwrap(), &mut [0; 15]), text.as_bytes());
+        }
     }
 }

@@ -2,21 +2,25 @@
 
 use std::future::poll_fn;
 use std::sync::Arc;
+use std::task::Poll;
 
-use ferrogate_nodeapi::{ProtocolVersion, TargetProtocol};
+use ferrogate_nodeapi::{ProtocolVersion, Stickiness, TargetProtocol};
 use http::{
-    HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header, request, response, uri,
+    HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header, request, response,
+    uri,
 };
 use hyper::body::Incoming;
 use hyper::client::conn::http2;
 
-use super::body::{RequestBody, ResponseBody};
+use super::alarms::Moment;
+use super::body::{ClientBody, RequestBody, ResponseBody};
 use super::choose::Eligible;
 use super::compiled::{Forward, Routed};
 use super::head::Class;
 use super::headers::{self, Origin};
 use super::pool::{Carrier, ConnectError, Lease};
-use super::record::{Kind, trace_text};
+use super::record::{Kind, bytes_of, trace_text};
+use super::reply::Reply;
 use super::request::{CONNECTION, Exchange, host, now_seconds};
 use super::sticky;
 use super::target::Connection;
@@ -31,7 +35,7 @@ const STALE_CONNECTIONS_MAX: usize = 3;
 pub(crate) async fn forward(
     mut exchange: Exchange,
     action: &Forward,
-    request: Request<Incoming>,
+    request: Request<ClientBody>,
     transformed: Transformed,
 ) -> Response<ResponseBody> {
     let live = exchange.live.clone();
@@ -49,22 +53,22 @@ pub(crate) async fn forward(
     };
     exchange.record.target_chosen(&group.counters, target.begin());
     let upgrade = asks_for_upgrade(&request, group);
-    let (parts, body, client) =
-        match prepare(&mut exchange, group, &target, request, transformed, upgrade, now) {
-            Ok(prepared) => prepared,
-            Err(status) => return exchange.error(status),
-        };
+    let prepared = prepare(&mut exchange, group, &target, request, transformed, upgrade, now);
+    let (parts, body) = match prepared {
+        Ok(prepared) => prepared,
+        Err(status) => return exchange.error(status),
+    };
     match send(&mut exchange, group, &target, parts, body).await {
         Err(failure) => exchange.error(failure.status()),
-        Ok((head, lease)) => {
+        Ok((answered, lease)) => {
             let relay = Relay { action, routed, target: &target, now };
-            relay.response(exchange, head, lease, client)
+            relay.response(exchange, answered, lease, upgrade)
         }
     }
 }
 
 /// 464: a request that the target group's protocol version cannot carry.
-fn speaks(request: &Request<Incoming>, kind: Kind, version: ProtocolVersion) -> bool {
+fn speaks(request: &Request<ClientBody>, kind: Kind, version: ProtocolVersion) -> bool {
     let http2 = request.version() == Version::HTTP_2;
     match version {
         ProtocolVersion::Http1 => kind != Kind::Grpc,
@@ -74,8 +78,9 @@ fn speaks(request: &Request<Incoming>, kind: Kind, version: ProtocolVersion) -> 
 }
 
 /// WebSocket and nothing else: what is said in a tunnel meets no rule, and h2c in it would be requests.
-fn asks_for_upgrade(request: &Request<Incoming>, group: &Group) -> bool {
+fn asks_for_upgrade(request: &Request<ClientBody>, group: &Group) -> bool {
     request.version() == Version::HTTP_11
+        && request.body().is_over()
         && group.config.protocol_version == ProtocolVersion::Http1
         && request
             .headers()
@@ -88,19 +93,16 @@ fn asks_for_upgrade(request: &Request<Incoming>, group: &Group) -> bool {
         })
 }
 
-type Prepared = (request::Parts, RequestBody, Option<hyper::upgrade::OnUpgrade>);
-
 /// The request as the target gets it.
 fn prepare(
     exchange: &mut Exchange,
     group: &Group,
     target: &TargetEntry,
-    mut request: Request<Incoming>,
+    request: Request<ClientBody>,
     transformed: Transformed,
     upgrade: bool,
     now: u64,
-) -> Result<Prepared, u16> {
-    let client = upgrade.then(|| hyper::upgrade::on(&mut request));
+) -> Result<(request::Parts, RequestBody), u16> {
     let (mut parts, body) = request.into_parts();
     let asked = upgrade.then(|| parts.headers.get(header::UPGRADE).cloned()).flatten();
     let attributes = &exchange.live.assignment.attributes;
@@ -120,6 +122,7 @@ fn prepare(
         client_ip: exchange.connection.client_ip(),
         listener_port: &exchange.listener.port_text,
         tls,
+        certificates: exchange.connection.tls.as_ref().and_then(|tls| tls.client_certificates.as_ref()),
         names: &exchange.listener.headers,
     };
     headers::add_forwarded(&mut parts.headers, attributes, &origin);
@@ -149,9 +152,9 @@ fn prepare(
         parts.uri = Uri::from_parts(whole).map_err(|_| 400_u16)?;
         parts.version = Version::HTTP_2;
     }
-    let body = RequestBody::new(body, &exchange.connection.wire, &exchange.record.request_body_bytes);
+    let body = RequestBody::new(body, &mut exchange.record);
     frame(&mut parts, &body);
-    Ok((parts, body, client))
+    Ok((parts, body))
 }
 
 /// The length is what was understood of the client's framing, and nothing else says one.
@@ -231,7 +234,7 @@ async fn send(
     target: &Arc<TargetEntry>,
     mut parts: request::Parts,
     mut body: RequestBody,
-) -> Result<(response::Parts, Lease), Failure> {
+) -> Result<(Answered, Lease), Failure> {
     let worker = exchange.connection.worker.clone();
     let ambiguous = exchange.record.verdict.class >= Class::Ambiguous;
     let safe = matches!(parts.method, Method::GET | Method::HEAD | Method::OPTIONS);
@@ -252,7 +255,7 @@ async fn send(
             }
         };
         match sent {
-            Sent::Answered(head) => return Ok((head, lease)),
+            Sent::Answered(answered) => return Ok((answered, lease)),
             Sent::NeverLeft(again) if lease.reused => (parts, body) = again,
             Sent::Broken(Some(again)) if repeatable => {
                 (parts, body) = (again, RequestBody::Empty);
@@ -277,8 +280,15 @@ fn not_connected(exchange: &Exchange, target: &TargetEntry, error: ConnectError)
     Failure::Connect(error)
 }
 
+/// The head of a target's response.
+enum Answered {
+    /// Still with its connection.
+    Http1(Reply),
+    Http2(response::Parts),
+}
+
 enum Sent {
-    Answered(response::Parts),
+    Answered(Answered),
     /// The connection was closed before a byte of it was written.
     NeverLeft((request::Parts, RequestBody)),
     /// With the request's head, if it is still there.
@@ -295,7 +305,7 @@ async fn send_http1(
     connection.begin(&parts, body);
     match answer(exchange, poll_fn(|cx| connection.poll_reply(cx))).await {
         None => Sent::Timeout,
-        Some(Ok(head)) => Sent::Answered(head),
+        Some(Ok(reply)) => Sent::Answered(Answered::Http1(reply)),
         Some(Err(error)) => {
             tracing::debug!(%error, "a target broke off");
             if connection.is_untouched() {
@@ -320,7 +330,7 @@ async fn send_http2(
         Some(Ok(response)) => {
             let (head, body) = response.into_parts();
             *answered = Some(body);
-            Sent::Answered(head)
+            Sent::Answered(Answered::Http2(head))
         }
         Some(Err(mut error)) => match error.take_message() {
             Some(request) => Sent::NeverLeft(request.into_parts()),
@@ -337,6 +347,28 @@ async fn send_http2(
 async fn answer<T>(exchange: &Exchange, sending: impl Future<Output = T>) -> Option<T> {
     let (wire, idle) = (&exchange.connection.wire, exchange.idle_timeout());
     let mut sending = std::pin::pin!(sending);
+    if !exchange.connection.is_http2() {
+        // The connection's task is this one.
+        let alarm = &exchange.connection.alarm;
+        let mut silent: Option<(Moment, u64)> = None;
+        return poll_fn(|cx| {
+            if let Poll::Ready(result) = sending.as_mut().poll(cx) {
+                return Poll::Ready(Some(result));
+            }
+            let progress = wire.progress();
+            let until = match silent {
+                Some((until, before)) if before == progress => until,
+                _ => alarm.after(idle),
+            };
+            silent = Some((until, progress));
+            if alarm.now() >= until {
+                return Poll::Ready(None);
+            }
+            alarm.set(until);
+            Poll::Pending
+        })
+        .await;
+    }
     loop {
         let before = wire.progress();
         match tokio::time::timeout(idle, sending.as_mut()).await {
@@ -355,38 +387,92 @@ struct Relay<'a> {
 }
 
 impl Relay<'_> {
-    /// The target's response as the client gets it.
+    /// The target's response as the client gets it. `upgrade`: it asked for one.
     fn response(
         &self,
         mut exchange: Exchange,
-        mut head: response::Parts,
-        lease: Lease,
-        client: Option<hyper::upgrade::OnUpgrade>,
+        answered: Answered,
+        mut lease: Lease,
+        upgrade: bool,
     ) -> Response<ResponseBody> {
+        let head = match (answered, &mut lease.carrier) {
+            (Answered::Http1(reply), Carrier::Http1(connection)) => {
+                if self.may_relay(&exchange, &reply) {
+                    return self.relay(exchange, &reply, lease);
+                }
+                connection.take_head(&reply)
+            }
+            (Answered::Http2(head), _) => head,
+            (Answered::Http1(_), Carrier::Http2(..)) => return exchange.error(502),
+        };
+        let head_bytes = fields_bytes(&exchange, &head.headers);
         if head.status == StatusCode::SWITCHING_PROTOCOLS {
-            return match (client, lease.carrier) {
-                (Some(client), Carrier::Http1(connection)) => {
-                    exchange.record.target_answered(head.status.as_u16(), &head.headers);
-                    upgrade::accept(exchange, head, connection.into_tunnel(), client)
+            return match lease.carrier {
+                Carrier::Http1(connection) if upgrade => {
+                    exchange.record.target_answered(head.status.as_u16(), head_bytes);
+                    upgrade::accept(exchange, head, connection.into_tunnel())
                 }
                 // Nobody asked for it.
                 _ => exchange.error(502),
             };
         }
-        exchange.record.target_answered(head.status.as_u16(), &head.headers);
+        exchange.record.target_answered(head.status.as_u16(), head_bytes);
+        self.translated(exchange, head, lease)
+    }
+
+    /// Nobody needs to know the head's fields.
+    fn may_relay(&self, exchange: &Exchange, reply: &Reply) -> bool {
+        let by_cookie = matches!(self.routed.group.config.stickiness, Some(Stickiness::AppCookie { .. }));
+        reply.status != StatusCode::SWITCHING_PROTOCOLS && !by_cookie && !exchange.connection.is_http2()
+    }
+
+    /// From an HTTP/1 target to an HTTP/1 client: the head goes through as it came, but for what is of its hop.
+    fn relay(&self, mut exchange: Exchange, reply: &Reply, lease: Lease) -> Response<ResponseBody> {
+        let bytes = match &lease.carrier {
+            Carrier::Http1(connection) if exchange.record.is_logged() => {
+                connection.head().map_or(0, |(head, input)| bytes_of(head.fields(input)))
+            }
+            _ => 0,
+        };
+        exchange.record.target_answered(reply.status.as_u16(), bytes);
+        let idle = exchange.idle_timeout();
+        let mut head = Response::new(()).into_parts().0;
+        head.status = reply.status;
+        self.add(&exchange, &mut head);
+        let body = ResponseBody::relay(lease, idle, exchange.listener, exchange.record);
+        Response::from_parts(head, body)
+    }
+
+    fn translated(
+        &self,
+        exchange: Exchange,
+        mut head: response::Parts,
+        lease: Lease,
+    ) -> Response<ResponseBody> {
         let idle = exchange.idle_timeout();
         headers::strip_hop_by_hop(&mut head.headers);
+        frame_response(&mut head, &lease);
+        head.version = Version::HTTP_11;
+        self.add(&exchange, &mut head);
+        Response::from_parts(head, ResponseBody::target(lease, idle, exchange.record))
+    }
+
+    fn add(&self, exchange: &Exchange, head: &mut response::Parts) {
         let https = exchange.listener.is_https();
         let (http, now) = (&exchange.live.http, self.now);
         sticky::set(http, self.action, self.routed, self.target, https, now, &mut head.headers);
-        frame_response(&mut head, &lease);
-        head.version = Version::HTTP_11;
         // AWS: after an ambiguous request both connections are closed.
         if exchange.record.verdict.class >= Class::Ambiguous && !exchange.connection.is_http2() {
             head.headers.insert(CONNECTION, HeaderValue::from_static("close"));
         }
-        Response::from_parts(head, ResponseBody::target(lease, idle, exchange.record))
     }
+}
+
+fn fields_bytes(exchange: &Exchange, headers: &HeaderMap) -> u64 {
+    if !exchange.record.is_logged() {
+        return 0;
+    }
+    bytes_of(headers.iter().map(|(name, value)| (name.as_str().as_bytes(), value.as_bytes())))
 }
 
 /// A body whose end only its framing tells has no length; a HEAD's or 304's length is the target's word.

@@ -1,7 +1,8 @@
-//! Whole connections of HTTP/1, as `fuzz/` reaches them: guard and HTTP library put together as `connection` does it.
+//! Whole connections of HTTP/1, as `fuzz/` reaches them: the server as `connection` has it, with a handler that tells what it
+//! was asked.
 
 use std::cell::RefCell;
-use std::convert::Infallible;
+use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -10,19 +11,17 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::BytesMut;
 use http::{HeaderValue, Method, Request, Response, header};
-use http_body_util::{BodyExt, Empty};
-use hyper::body::Incoming;
-use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::runtime::{Builder, Runtime};
+use tokio::sync::watch;
 
+use super::alarms::Alarms;
+use super::body::{ClientBody, ResponseBody};
 use super::chunks::Chunks;
-use super::guard::Guard;
-use super::head::{self, Class, Framing, HEAD_BYTES_MAX, HEADERS_MAX};
-use super::wire::Wire;
+use super::client::{ClientStream, Io};
+use super::head::{self, Class, Framing, HEADERS_MAX};
+use super::server::{self, Arrival, Term};
 
 /// So long that no time passes in a run.
 const IDLE: Duration = Duration::from_secs(3600);
@@ -31,40 +30,35 @@ const IDLE: Duration = Duration::from_secs(3600);
 #[derive(Debug, PartialEq, Eq)]
 struct Seen {
     method: String,
-    /// Those that do not frame the body: of two that do, the library drops one.
     headers: usize,
     body: Vec<u8>,
 }
 
-fn frames_body(name: &str) -> bool {
-    name.eq_ignore_ascii_case("content-length") || name.eq_ignore_ascii_case("transfer-encoding")
-}
-
-/// What the guard's own reader makes of a connection.
+/// What another reader makes of a connection: heads are cut off as whole requests, bodies by hand.
 #[derive(Debug, Default)]
 struct Expected {
     requests: Vec<Seen>,
-    /// After which of them the library or the balancer may take no more.
+    /// After which of them the balancer may take no more.
     last: Option<usize>,
 }
 
-/// The first byte says how the others are cut. Whatever comes, the library behind the guard serves the requests
-/// that the guard has seen and no other: same methods, same bodies, in the same order.
+/// The first byte says how the others are cut. Whatever comes, the server serves the requests that another reader finds in the
+/// whole of it, and no other: same methods, same bodies, in the same order.
 pub fn connection(input: &[u8]) {
     let Some((cut, bytes)) = input.split_first() else { return };
     let expected = expected(bytes);
     for step in [usize::MAX, usize::from(*cut % 61) + 1] {
-        let Served { whole, broken } = serve(bytes, step);
+        let whole = serve(bytes, step);
         let count = whole.len().min(expected.requests.len());
-        assert_eq!(whole[..], expected.requests[..count], "cut by {step}: not what the guard has passed");
-        let may_end = expected.last.is_some_and(|last| whole.len() > last) || broken;
+        assert_eq!(whole[..], expected.requests[..count], "cut by {step}: not what was sent");
+        let may_end = expected.last.is_some_and(|last| whole.len() > last);
         assert!(may_end || count == expected.requests.len(), "cut by {step}: {whole:?} of {expected:?}");
     }
 }
 
 fn expected(mut bytes: &[u8]) -> Expected {
     let mut expected = Expected::default();
-    while let Ok(Some(head)) = head::read(bytes, 0) {
+    while let Ok(Some((head, _))) = head::take(&mut BytesMut::from(bytes), &mut 0) {
         let mut fields = [httparse::EMPTY_HEADER; HEADERS_MAX];
         let mut request = httparse::Request::new(&mut fields);
         request.parse(bytes).expect("what passed is a head");
@@ -74,7 +68,7 @@ fn expected(mut bytes: &[u8]) -> Expected {
             || head.verdict.class >= Class::Ambiguous
             || matches!(method.as_str(), "CONNECT" | "TRACE")
             || request.headers.iter().any(|field| field.name.eq_ignore_ascii_case("connection"));
-        let headers = request.headers.iter().filter(|field| !frames_body(field.name)).count();
+        let headers = request.headers.len();
         let rest = &bytes[head.bytes..];
         let Some((body, used)) = body(rest, head.framing) else { break };
         if closes {
@@ -111,35 +105,17 @@ fn body(bytes: &[u8], framing: Framing) -> Option<(Vec<u8>, usize)> {
     }
 }
 
-/// What came through.
-#[derive(Debug, Default)]
-struct Served {
-    whole: Vec<Seen>,
-    /// The library found a fault that the guard had not: in a trailer, in a URI.
-    broken: bool,
-}
-
-fn serve(bytes: &[u8], step: usize) -> Served {
-    thread_local! {
-        static RUNTIME: Runtime =
-            Builder::new_current_thread().enable_time().build().expect("a runtime without I/O");
-    }
-    let wire = Arc::<Wire>::default();
-    let served = Rc::new(RefCell::new(Served::default()));
+/// The requests that came through whole.
+fn serve(bytes: &[u8], step: usize) -> Vec<Seen> {
+    let served = Rc::new(RefCell::new(Vec::new()));
+    let alarm = Arc::new(Arc::<Alarms>::default().alarm());
+    let (_stop, stopped) = watch::channel(false);
+    let term = Term::new(&alarm, IDLE, stopped);
     let client = Client { bytes: bytes.to_vec(), at: 0, step };
-    let result = RUNTIME.with(|runtime| {
-        let _entered = runtime.enter();
-        let guard = Guard::http1(client, wire.clone(), Arc::default(), IDLE);
-        let handler = service_fn(|request| handle(wire.clone(), served.clone(), request));
-        let serving = hyper::server::conn::http1::Builder::new()
-            .header_read_timeout(None)
-            .max_buf_size(HEAD_BYTES_MAX * 2)
-            .serve_connection(TokioIo::new(guard), handler);
-        as_far_as_it_goes(std::pin::pin!(serving))
-    });
-    let mut served = served.take();
-    served.broken |= matches!(result, Some(Err(error)) if error.is_parse());
-    served
+    let io = Io::new(client, alarm, Arc::default(), IDLE);
+    let serving = server::serve(io, term, |request, arrival| handle(served.clone(), request, arrival));
+    as_far_as_it_goes(std::pin::pin!(serving));
+    served.take()
 }
 
 /// `None`: it waits for more from the client.
@@ -163,12 +139,11 @@ impl Wake for Woken {
 }
 
 async fn handle(
-    wire: Arc<Wire>,
-    served: Rc<RefCell<Served>>,
-    request: Request<Incoming>,
-) -> Result<Response<Empty<Bytes>>, Infallible> {
-    let arrival = wire.take_arrival().expect("a request that the guard has not seen");
-    let mut response = Response::new(Empty::new());
+    served: Rc<RefCell<Vec<Seen>>>,
+    request: Request<ClientBody>,
+    arrival: Arrival,
+) -> Response<ResponseBody> {
+    let mut response = Response::new(ResponseBody::nothing());
     let refused = arrival.fault.is_some()
         || arrival.verdict.class >= Class::Ambiguous
         || matches!(*request.method(), Method::CONNECT | Method::TRACE);
@@ -176,18 +151,16 @@ async fn handle(
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     if arrival.fault.is_none() {
-        let method = request.method().to_string();
-        let headers = request.headers().iter().filter(|(name, _)| !frames_body(name.as_str())).count();
-        let body = request.into_body().collect().await;
-        let mut served = served.borrow_mut();
-        assert!(!served.broken, "a request after one whose body was not taken");
-        match body {
-            Ok(body) => served.whole.push(Seen { method, headers, body: body.to_bytes().into() }),
-            Err(_) => served.broken = true,
+        let (parts, mut body) = request.into_parts();
+        let (method, headers) = (parts.method.to_string(), parts.headers.len());
+        let mut whole = Vec::new();
+        while let Some(piece) = poll_fn(|cx| body.poll_frame(cx)).await {
+            let Ok(piece) = piece else { return response };
+            whole.extend_from_slice(&piece.into_data().unwrap_or_default());
         }
+        served.borrow_mut().push(Seen { method, headers, body: whole });
     }
-    wire.decide_upgrade(false);
-    Ok(response)
+    response
 }
 
 /// Sends its bytes in pieces and stays; takes all that is written.
@@ -210,6 +183,8 @@ impl AsyncRead for Client {
         Poll::Ready(Ok(()))
     }
 }
+
+impl ClientStream for Client {}
 
 impl AsyncWrite for Client {
     fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {

@@ -1,10 +1,18 @@
 //! The head of an HTTP/1 request as bytes: is it whole, may it pass, where does its body end. Pure.
 //!
-//! Nothing reaches the HTTP library before it passed here, and what goes to a target is written anew from what the library
-//! understood; so target and balancer never see two different requests in the same bytes. The classes and reasons are
-//! those of ELB's access logs ("Classification reasons").
+//! It is read once, here, and what goes to a target is written anew from what was understood; so target and balancer never
+//! see two different requests in the same bytes. The classes and reasons are those of ELB's access logs ("Classification
+//! reasons").
 
 use std::fmt;
+use std::mem::MaybeUninit;
+use std::sync::LazyLock;
+
+use bytes::BytesMut;
+use http::{Method, Request, Uri, Version, request};
+use memchr::memmem::Finder;
+
+use super::fields::{self, Place, Span, has_token};
 
 /// ALB quotas: 16K a request line, 16K a header, 64K all headers.
 pub const REQUEST_LINE_BYTES_MAX: usize = 16 * 1024;
@@ -62,6 +70,12 @@ pub struct Verdict {
     pub reason: Option<Reason>,
 }
 
+impl Default for Verdict {
+    fn default() -> Self {
+        Verdict::COMPLIANT
+    }
+}
+
 impl Verdict {
     pub const COMPLIANT: Verdict = Verdict { class: Class::Compliant, reason: None };
 
@@ -90,6 +104,10 @@ pub struct Head {
     pub verdict: Verdict,
     /// Asks for another protocol: what follows may not be HTTP.
     pub upgrade: bool,
+    /// The client wants another answer on this connection.
+    pub keep_alive: bool,
+    /// The client waits for a word before it sends the body.
+    pub expects: bool,
 }
 
 /// A head that is answered here and goes nowhere.
@@ -116,6 +134,48 @@ impl Fault {
 
 /// `None`: not whole yet. `seen` bytes of it were looked at before.
 pub fn read(bytes: &[u8], seen: usize) -> Result<Option<Head>, Fault> {
+    let Some(end) = end(bytes, seen)? else { return Ok(None) };
+    let mut fields = [const { MaybeUninit::uninit() }; HEADERS_MAX];
+    parse(&bytes[..end], &mut fields).map(|(head, _)| Some(head))
+}
+
+/// Room for what the balancer adds to most requests.
+const ADDED_HEADERS: usize = 5;
+
+/// Takes a whole head off the buffer; `None` and `seen` as with [`read`].
+pub fn take(buffer: &mut BytesMut, seen: &mut usize) -> Result<Option<(Head, request::Parts)>, Fault> {
+    let Some(end) = end(buffer, *seen)? else {
+        *seen = buffer.len();
+        return Ok(None);
+    };
+    *seen = 0;
+    let bytes = &buffer[..end];
+    let mut fields = [const { MaybeUninit::uninit() }; HEADERS_MAX];
+    let (head, read) = parse(bytes, &mut fields)?;
+    let mut places = [Place::default(); HEADERS_MAX];
+    let count = read.headers.len();
+    for (place, field) in places.iter_mut().zip(read.headers.iter()) {
+        *place = Place::of(field, bytes);
+    }
+    let bad = |reason, bytes: &[u8]| Fault::new(400, Class::Ambiguous, Some(reason), bytes);
+    let method = Method::from_bytes(read.method.unwrap_or_default().as_bytes())
+        .map_err(|_| bad(Reason::BadMethod, bytes))?;
+    let path = Span::of(read.path.unwrap_or_default().as_bytes(), bytes);
+    let version = if read.version == Some(0) { Version::HTTP_10 } else { Version::HTTP_11 };
+    let bytes = buffer.split_to(end).freeze();
+    let mut parts = Request::new(()).into_parts().0;
+    parts.method = method;
+    parts.version = version;
+    parts.uri = Uri::from_maybe_shared(bytes.slice(path.range())).map_err(|_| bad(Reason::BadUri, &bytes))?;
+    parts.headers =
+        fields::map(&bytes, &places[..count], ADDED_HEADERS).ok_or_else(|| bad(Reason::BadHeader, &bytes))?;
+    Ok(Some((head, parts)))
+}
+
+static END: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(b"\r\n\r\n"));
+
+/// Where the head ends, if it is whole; its lines are those of a head.
+fn end(bytes: &[u8], seen: usize) -> Result<Option<usize>, Fault> {
     let fault = |status, class, reason| Fault::new(status, class, Some(reason), bytes);
     let start = bytes.iter().take(4).take_while(|byte| matches!(byte, b'\r' | b'\n')).count();
     if let Some(first) = bytes.get(start)
@@ -125,7 +185,7 @@ pub fn read(bytes: &[u8], seen: usize) -> Result<Option<Head>, Fault> {
         return Err(fault(400, Class::Ambiguous, Reason::BadMethod));
     }
     let from = seen.saturating_sub(3).max(start);
-    let Some(end) = memchr::memmem::find(&bytes[from.min(bytes.len())..], b"\r\n\r\n") else {
+    let Some(end) = END.find(&bytes[from.min(bytes.len())..]) else {
         return incomplete(&bytes[start..]).map(|()| None);
     };
     let end = from + end + 4;
@@ -133,7 +193,7 @@ pub fn read(bytes: &[u8], seen: usize) -> Result<Option<Head>, Fault> {
         return Err(Fault::new(400, Class::Compliant, None, bytes));
     }
     line_ends(&bytes[start..end]).map_err(|()| fault(400, Class::Ambiguous, Reason::BadHeader))?;
-    parse(&bytes[..end]).map(Some)
+    Ok(Some(end))
 }
 
 /// How far a head may get without being whole.
@@ -169,11 +229,15 @@ fn line_ends(head: &[u8]) -> Result<(), ()> {
     Ok(())
 }
 
-fn parse(head: &[u8]) -> Result<Head, Fault> {
+type Fields<'a> = [MaybeUninit<httparse::Header<'a>>; HEADERS_MAX];
+
+fn parse<'a, 'b>(
+    head: &'a [u8],
+    fields: &'b mut Fields<'a>,
+) -> Result<(Head, httparse::Request<'b, 'a>), Fault> {
     let fault = |status, class, reason| Fault::new(status, class, Some(reason), head);
-    let mut headers = [const { std::mem::MaybeUninit::uninit() }; HEADERS_MAX];
     let mut request = httparse::Request::new(&mut []);
-    match request.parse_with_uninit_headers(head, &mut headers) {
+    match request.parse_with_uninit_headers(head, fields) {
         Ok(httparse::Status::Complete(bytes)) if bytes == head.len() => {}
         Ok(_) => return Err(fault(400, Class::Ambiguous, Reason::EmptyHeader)),
         Err(httparse::Error::Version) if looks_like_version(head) => {
@@ -194,7 +258,7 @@ fn parse(head: &[u8]) -> Result<Head, Fault> {
     if !is_target(request.method.unwrap_or_default(), path) {
         return Err(fault(400, Class::Ambiguous, Reason::BadUri));
     }
-    let seen = Fields::of(request.headers, head)?;
+    let seen = Findings::of(request.headers, head)?;
     let get_or_head = matches!(request.method, Some("GET" | "HEAD"));
     let old = request.version == Some(0);
     if seen.hosts > 1 || (seen.hosts == 0 && !old) {
@@ -204,7 +268,15 @@ fn parse(head: &[u8]) -> Result<Head, Fault> {
     if old && framing == Framing::Chunked {
         return Err(fault(400, Class::Severe, Reason::BadTransferEncoding));
     }
-    Ok(Head { bytes: head.len(), framing, verdict, upgrade: seen.upgrade && framing == Framing::None })
+    let head = Head {
+        bytes: head.len(),
+        framing,
+        verdict,
+        upgrade: seen.upgrade && framing == Framing::None,
+        keep_alive: !seen.close && (!old || seen.keep_alive),
+        expects: seen.expects && !old && framing != Framing::None,
+    };
+    Ok((head, request))
 }
 
 /// A request target in the form that its method has (RFC 9112, 3.2), and that the library takes.
@@ -228,25 +300,28 @@ fn looks_like_version(head: &[u8]) -> bool {
     matches!(version, [b'H', b'T', b'T', b'P', b'/', major, b'.', minor] if major.is_ascii_digit() && minor.is_ascii_digit())
 }
 
-/// What the headers say about framing.
-struct Fields {
+/// What the headers say about the message and its connection.
+#[derive(Default)]
+struct Findings {
     verdict: Verdict,
     length: Option<u64>,
     chunked: bool,
     hosts: usize,
     upgrade: bool,
+    close: bool,
+    keep_alive: bool,
+    expects: bool,
+    /// A name that some take for another's.
+    suspicious: bool,
 }
 
-impl Fields {
-    fn of(headers: &[httparse::Header<'_>], head: &[u8]) -> Result<Fields, Fault> {
-        let mut fields =
-            Fields { verdict: Verdict::COMPLIANT, length: None, chunked: false, hosts: 0, upgrade: false };
+impl Findings {
+    fn of(headers: &[httparse::Header<'_>], head: &[u8]) -> Result<Findings, Fault> {
+        let mut fields = Findings::default();
         for header in headers {
             fields.take(header).map_err(|(status, class, reason)| Fault::new(status, class, reason, head))?;
         }
-        if fields.verdict.reason == Some(Reason::SuspiciousHeader)
-            && (fields.chunked || fields.length.is_some())
-        {
+        if fields.suspicious && (fields.chunked || fields.length.is_some()) {
             let (class, reason) = (Class::Severe, Some(Reason::SuspiciousTeClPresent));
             return Err(Fault::new(400, class, reason, head));
         }
@@ -279,7 +354,13 @@ impl Fields {
             self.hosts += 1;
         } else if name.eq_ignore_ascii_case("upgrade") {
             self.upgrade = true;
+        } else if name.eq_ignore_ascii_case("connection") {
+            self.close |= has_token(value, b"close");
+            self.keep_alive |= has_token(value, b"keep-alive");
+        } else if name.eq_ignore_ascii_case("expect") {
+            self.expects = value.eq_ignore_ascii_case(b"100-continue");
         } else if suspicious(name) {
+            self.suspicious = true;
             self.verdict.found(Class::Ambiguous, Reason::SuspiciousHeader);
         }
         if !value.is_ascii() {

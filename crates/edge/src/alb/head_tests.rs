@@ -85,6 +85,11 @@ fn smuggling_heads_are_refused() {
         ),
         ("Transfer-Encoding: gzip, chunked\r\n", 501, None),
         ("Content-Length: 4\r\nTransfer_Encoding: chunked\r\n", 400, Some(SuspiciousTeClPresent)),
+        (
+            "Content-Length: 4\r\nContent-Length: 4\r\nTransfer_Encoding: chunked\r\n",
+            400,
+            Some(SuspiciousTeClPresent),
+        ),
         ("Transfer-Encoding : chunked\r\n", 400, Some(BadHeader)),
         ("Transfer-Encoding\x0b: chunked\r\n", 400, Some(BadHeader)),
         ("Transfer-Encoding: \x0bchunked\r\n", 400, Some(BadHeader)),

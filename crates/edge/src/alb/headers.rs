@@ -29,6 +29,8 @@ pub(crate) struct Origin<'a> {
     pub(crate) listener_port: &'a HeaderValue,
     /// Version and cipher suite, on HTTPS.
     pub(crate) tls: Option<(&'static str, &'static str)>,
+    /// Mutual TLS, passthrough: what the client has shown.
+    pub(crate) certificates: Option<&'a HeaderValue>,
     pub(crate) names: &'a HeaderAttributes,
 }
 
@@ -80,7 +82,7 @@ pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap) {
 }
 
 /// What `Connection` says of the connection, and no header's name.
-fn is_option(word: &[u8]) -> bool {
+pub(super) fn is_option(word: &[u8]) -> bool {
     word.eq_ignore_ascii_case(b"close") || word.eq_ignore_ascii_case(b"keep-alive")
 }
 
@@ -126,8 +128,12 @@ pub(crate) fn add_forwarded(headers: &mut HeaderMap, attributes: &BalancerAttrib
     headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(proto));
     headers.insert(X_FORWARDED_PORT, origin.listener_port.clone());
     // What a client says about its TLS is never believed.
-    headers.remove(&origin.names.tls_version);
-    headers.remove(&origin.names.tls_cipher_suite);
+    for name in &*origin.names.claimed {
+        headers.remove(name);
+    }
+    if let Some(certificates) = origin.certificates {
+        headers.insert(origin.names.mtls_certificates.clone(), certificates.clone());
+    }
     if attributes.tls_version_and_cipher_headers
         && let Some((version, cipher)) = origin.tls
     {

@@ -1,23 +1,30 @@
 //! Application load balancers: HTTP and HTTPS listeners. The request path is in the crate's own words in [`crate`].
 
+mod alarms;
 mod body;
 mod choose;
 mod chunks;
+mod client;
 mod compiled;
 mod connection;
 mod cookies;
+mod date;
+mod fields;
 mod forward;
-#[cfg(feature = "fuzzing")]
+#[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;
 mod guard;
 pub mod head;
 pub(crate) mod headers;
+mod lazy;
+mod output;
 mod page;
 mod pool;
 pub(crate) mod random;
 mod record;
 mod reply;
 mod request;
+mod server;
 mod sticky;
 mod target;
 mod upgrade;
@@ -46,15 +53,19 @@ pub(crate) fn pass_chunks(pieces: &[&[u8]]) -> Result<(usize, bool), &'static st
 /// For the fuzz target: status, headers and body of the response in these pieces; `None` if it is none, or none yet.
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) fn read_reply(pieces: &[&[u8]]) -> Option<(u16, usize, Vec<u8>)> {
-    let (mut buffer, mut seen, mut reply) = (bytes::BytesMut::new(), 0, None);
+    let (mut buffer, mut seen, mut head) = (bytes::BytesMut::new(), 0, reply::Head::default());
+    let mut reply = None;
     for piece in pieces {
         buffer.extend_from_slice(piece);
         if reply.is_none() {
-            reply = reply::take(&mut buffer, &mut seen, &http::Method::GET).ok()?;
+            reply = reply::read(&mut buffer, &mut seen, &http::Method::GET, &mut head).ok()?;
         }
     }
     let reply = reply?;
-    let (status, headers) = (reply.parts.status.as_u16(), reply.parts.headers.len());
+    let fields = head.fields(&buffer).count();
+    let headers = head.take_from(&mut buffer, &reply).headers.len();
+    assert_eq!(fields, headers, "the HTTP library takes every field that passed");
+    let status = reply.status.as_u16();
     let mut body = Vec::new();
     match reply.framing {
         reply::Framing::Close => body.extend_from_slice(&buffer),

@@ -12,7 +12,7 @@ use jiff::Timestamp;
 
 use super::connection::Connection;
 use super::head::Verdict;
-use super::wire::Arrival;
+use super::server::Arrival;
 use super::workers::Current;
 use crate::logs::LogKind;
 use crate::metrics::{Counters, Metric};
@@ -28,7 +28,8 @@ pub(crate) struct Record {
     live: Current,
     began: Instant,
     head_bytes: u64,
-    pub(crate) request_body_bytes: Arc<AtomicU64>,
+    /// `None`: no body came.
+    request_body_bytes: Option<Arc<AtomicU64>>,
     sent_bytes: u64,
     /// 0: nothing was answered.
     status: u16,
@@ -81,7 +82,7 @@ impl Record {
             live: live.clone(),
             began: arrival.map_or_else(Instant::now, |arrival| arrival.began),
             head_bytes: arrival.map_or_else(|| head_bytes(request.headers()), |arrival| arrival.head_bytes),
-            request_body_bytes: Arc::default(),
+            request_body_bytes: None,
             sent_bytes: 0,
             status: 0,
             target_status: 0,
@@ -92,6 +93,23 @@ impl Record {
             kind: Kind::Http,
             log: line,
         })
+    }
+
+    pub(crate) fn connection(&self) -> &Arc<Connection> {
+        &self.connection
+    }
+
+    pub(crate) fn idle_timeout(&self) -> Duration {
+        Duration::from_secs(u64::from(self.live.assignment.attributes.idle_timeout_seconds.max(1)))
+    }
+
+    /// What came of the request's body is counted here.
+    pub(crate) fn body_counter(&mut self) -> Arc<AtomicU64> {
+        self.request_body_bytes.get_or_insert_default().clone()
+    }
+
+    pub(crate) fn is_logged(&self) -> bool {
+        self.log.is_some()
     }
 
     pub(crate) fn line(&mut self) -> Option<&mut Line> {
@@ -129,7 +147,8 @@ impl Record {
         self.times.0 = Some(Instant::now());
     }
 
-    pub(crate) fn target_answered(&mut self, status: u16, headers: &HeaderMap) {
+    /// `head_bytes` as [`head_bytes`] has it, if it is [logged](Self::is_logged).
+    pub(crate) fn target_answered(&mut self, status: u16, head_bytes: u64) {
         let now = Instant::now();
         self.times.1 = Some(now);
         self.status = status;
@@ -152,7 +171,7 @@ impl Record {
         if let Some(group) = &self.group {
             group.target_response_time(took);
         }
-        self.head_sent(headers);
+        self.sent_bytes += head_bytes;
     }
 
     /// The balancer itself answers.
@@ -213,7 +232,12 @@ pub(crate) fn logs(attributes: &BalancerAttributes) -> bool {
 }
 
 fn head_bytes(headers: &HeaderMap) -> u64 {
-    let bytes: usize = headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
+    bytes_of(headers.iter().map(|(name, value)| (name.as_str().as_bytes(), value.as_bytes())))
+}
+
+/// Of a head with these fields.
+pub(crate) fn bytes_of<'a>(fields: impl Iterator<Item = (&'a [u8], &'a [u8])>) -> u64 {
+    let bytes: usize = fields.map(|(name, value)| name.len() + value.len() + 4).sum();
     bytes as u64 + 19
 }
 
@@ -327,7 +351,7 @@ impl Record {
             Seconds(target_time),
             Seconds(response_time),
             status(self.status),
-            self.head_bytes + self.request_body_bytes.load(Relaxed),
+            self.head_bytes + self.request_body_bytes.as_ref().map_or(0, |bytes| bytes.load(Relaxed)),
             self.sent_bytes,
             line.request,
             line.user_agent,

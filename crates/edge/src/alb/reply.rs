@@ -4,9 +4,10 @@
 //! framed anew.
 
 use bytes::{Buf, BytesMut};
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, header, request, response};
+use http::{Method, Response, StatusCode, request, response};
 use hyper::ext::ReasonPhrase;
 
+use super::fields::{self, Place, Span, has_token, title_case};
 use super::head::HEADERS_MAX;
 
 /// Head of a response: ALB takes 32K.
@@ -21,13 +22,61 @@ pub(super) enum Framing {
     Close,
 }
 
-/// The head of a response.
-#[derive(Debug)]
+/// What the head of a response says of its message; the fields stay where they are until they are taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Reply {
-    pub(super) parts: response::Parts,
+    pub(super) status: StatusCode,
     pub(super) framing: Framing,
     /// The target takes another request on this connection.
     pub(super) keep_alive: bool,
+}
+
+/// Where the head of a response stands in what came, until the client was given it.
+#[derive(Default)]
+pub(super) struct Head {
+    /// 0: there is none.
+    bytes: usize,
+    reason: Option<Span>,
+    /// Never freed: the next response has as many.
+    places: Vec<Place>,
+}
+
+impl Head {
+    pub(super) fn is_there(&self) -> bool {
+        self.bytes > 0
+    }
+
+    /// Names and values, as they came.
+    pub(super) fn fields<'a>(&'a self, input: &'a [u8]) -> impl Iterator<Item = (&'a [u8], &'a [u8])> {
+        self.places.iter().map(|place| (place.name(input), place.value(input)))
+    }
+
+    pub(super) fn places(&self) -> &[Place] {
+        &self.places
+    }
+
+    /// The target's own word for the status, if it is not the usual one.
+    pub(super) fn reason<'a>(&self, input: &'a [u8]) -> Option<&'a [u8]> {
+        self.reason.map(|reason| &input[reason.range()])
+    }
+
+    /// The client has it: the body follows.
+    pub(super) fn drop_from(&mut self, input: &mut BytesMut) {
+        input.advance(std::mem::take(&mut self.bytes));
+    }
+
+    /// As the HTTP library has it.
+    pub(super) fn take_from(&mut self, input: &mut BytesMut, reply: &Reply) -> response::Parts {
+        let head = input.split_to(std::mem::take(&mut self.bytes)).freeze();
+        let mut parts = Response::new(()).into_parts().0;
+        parts.status = reply.status;
+        if let Some(Ok(reason)) = self.reason(&head).map(ReasonPhrase::try_from) {
+            parts.extensions.insert(reason);
+        }
+        // The parser has seen that they are fields.
+        parts.headers = fields::map(&head, &self.places, ADDED_HEADERS).unwrap_or_default();
+        parts
+    }
 }
 
 /// Why what came is no response.
@@ -41,11 +90,12 @@ pub(super) enum BadReply {
     Framing,
 }
 
-/// Takes a whole head off the buffer, of which `seen` bytes were looked at before; `None`: it is not whole yet.
-pub(super) fn take(
+/// Reads a whole head, of which `seen` bytes were looked at before; `None`: it is not whole yet.
+pub(super) fn read(
     buffer: &mut BytesMut,
     seen: &mut usize,
     method: &Method,
+    head: &mut Head,
 ) -> Result<Option<Reply>, BadReply> {
     if *seen == 0 {
         let blank = buffer.iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count();
@@ -63,57 +113,23 @@ pub(super) fn take(
         Ok(httparse::Status::Partial) => return incomplete(buffer, seen),
         Err(_) => return Err(BadReply::Head),
     };
-    let old = read.version == Some(0);
-    let mut parts = Response::new(()).into_parts().0;
-    parts.status = read.code.and_then(|code| StatusCode::from_u16(code).ok()).ok_or(BadReply::Head)?;
-    if read.reason != parts.status.canonical_reason()
-        && let Some(Ok(reason)) = read.reason.map(|reason| ReasonPhrase::try_from(reason.as_bytes()))
-    {
-        parts.extensions.insert(reason);
-    }
-    let count = read.headers.len();
-    let mut places = [Place::default(); HEADERS_MAX];
-    for (place, field) in places.iter_mut().zip(read.headers.iter()) {
-        *place =
-            Place { name: Span::of(field.name.as_bytes(), buffer), value: Span::of(field.value, buffer) };
-    }
     *seen = 0;
-    let head = buffer.split_to(end).freeze();
-    parts.headers.reserve(count + ADDED_HEADERS);
-    for Place { name, value } in &places[..count] {
-        let name = HeaderName::from_bytes(&head[name.range()]).map_err(|_| BadReply::Head)?;
-        // A piece of the head itself: nothing is copied.
-        let value = HeaderValue::from_maybe_shared(head.slice(value.range())).map_err(|_| BadReply::Head)?;
-        parts.headers.append(name, value);
+    let status = read.code.and_then(|code| StatusCode::from_u16(code).ok()).ok_or(BadReply::Head)?;
+    // An empty one is the parser's own, and nowhere in the buffer.
+    let reason =
+        read.reason.filter(|reason| !reason.is_empty() && Some(*reason) != status.canonical_reason());
+    let mut findings = Findings::default();
+    head.places.clear();
+    for field in read.headers.iter() {
+        findings.take(field);
+        head.places.push(Place::of(field, buffer));
     }
-    let framing = framing(&parts, method, old)?;
-    let keep_alive = framing != Framing::Close && keeps_alive(&parts.headers, old);
-    Ok(Some(Reply { parts, framing, keep_alive }))
-}
-
-/// Where in the buffer a field is.
-#[derive(Clone, Copy, Default)]
-struct Place {
-    name: Span,
-    value: Span,
-}
-
-#[derive(Clone, Copy, Default)]
-struct Span {
-    from: u32,
-    bytes: u32,
-}
-
-impl Span {
-    /// A piece of a head, of which none has more than [`HEAD_BYTES_MAX`].
-    fn of(piece: &[u8], head: &[u8]) -> Span {
-        let from = piece.as_ptr().addr() - head.as_ptr().addr();
-        Span { from: from as u32, bytes: piece.len() as u32 }
-    }
-
-    fn range(self) -> std::ops::Range<usize> {
-        self.from as usize..self.from as usize + self.bytes as usize
-    }
+    head.reason = reason.map(|reason| Span::of(reason.as_bytes(), buffer));
+    head.bytes = end;
+    let old = read.version == Some(0);
+    let framing = findings.framing(status, method, old)?;
+    let keep_alive = framing != Framing::Close && findings.keeps_alive(old);
+    Ok(Some(Reply { status, framing, keep_alive }))
 }
 
 fn incomplete(buffer: &BytesMut, seen: &mut usize) -> Result<Option<Reply>, BadReply> {
@@ -129,36 +145,57 @@ fn ends(bytes: &[u8]) -> bool {
 /// Room for what the balancer adds to most responses.
 const ADDED_HEADERS: usize = 2;
 
-/// RFC 9112, 6.3; but a coding other than chunked, which the client was never told of, is refused.
-fn framing(parts: &response::Parts, method: &Method, old: bool) -> Result<Framing, BadReply> {
-    let (headers, status) = (&parts.headers, parts.status);
-    if status.is_informational() || *method == Method::HEAD || matches!(status.as_u16(), 204 | 304) {
-        return Ok(Framing::Length(0));
-    }
-    let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
-    if let Some(coding) = codings.next() {
-        let chunked = coding.as_bytes().eq_ignore_ascii_case(b"chunked") && codings.next().is_none() && !old;
-        return if chunked { Ok(Framing::Chunked) } else { Err(BadReply::Framing) };
-    }
-    let mut lengths = headers.get_all(header::CONTENT_LENGTH).iter();
-    let Some(length) = lengths.next() else { return Ok(Framing::Close) };
-    if lengths.any(|other| other != length) {
-        return Err(BadReply::Framing);
-    }
-    super::head::content_length(length.as_bytes()).map(Framing::Length).ok_or(BadReply::Framing)
+/// What the fields say about where the body ends, and the connection.
+#[derive(Default)]
+struct Findings {
+    length: Option<u64>,
+    /// `Some(false)`: another coding, or more than one.
+    chunked: Option<bool>,
+    close: bool,
+    keep_alive: bool,
 }
 
-fn keeps_alive(headers: &HeaderMap, old: bool) -> bool {
-    let says = |token: &[u8]| {
-        let mut lines = headers.get_all(header::CONNECTION).iter();
-        lines.any(|line| {
-            line.as_bytes()
-                .split(|byte| *byte == b',')
-                .any(|word| word.trim_ascii().eq_ignore_ascii_case(token))
-        })
-    };
-    if old { says(b"keep-alive") && !says(b"close") } else { !says(b"close") }
+impl Findings {
+    fn take(&mut self, field: &httparse::Header<'_>) {
+        match field.name.len() {
+            14 if field.name.eq_ignore_ascii_case("content-length") => {
+                let length = super::head::content_length(field.value);
+                let length = length.filter(|length| self.length.is_none_or(|before| before == *length));
+                // That of a chunked body, or of none, is nobody's business: it is looked at when it counts.
+                self.length = Some(length.unwrap_or(BAD_LENGTH));
+            }
+            17 if field.name.eq_ignore_ascii_case("transfer-encoding") => {
+                let alone = self.chunked.is_none();
+                self.chunked = Some(alone && field.value.eq_ignore_ascii_case(b"chunked"));
+            }
+            10 if field.name.eq_ignore_ascii_case("connection") => {
+                self.close |= has_token(field.value, b"close");
+                self.keep_alive |= has_token(field.value, b"keep-alive");
+            }
+            _ => {}
+        }
+    }
+
+    /// RFC 9112, 6.3; but a coding other than chunked, which the client was never told of, is refused.
+    fn framing(&self, status: StatusCode, method: &Method, old: bool) -> Result<Framing, BadReply> {
+        if status.is_informational() || *method == Method::HEAD || matches!(status.as_u16(), 204 | 304) {
+            return Ok(Framing::Length(0));
+        }
+        match (self.chunked, self.length) {
+            (Some(true), _) if !old => Ok(Framing::Chunked),
+            (Some(_), _) | (None, Some(BAD_LENGTH)) => Err(BadReply::Framing),
+            (None, Some(length)) => Ok(Framing::Length(length)),
+            (None, None) => Ok(Framing::Close),
+        }
+    }
+
+    fn keeps_alive(&self, old: bool) -> bool {
+        !self.close && (!old || self.keep_alive)
+    }
 }
+
+/// More digits than a length may have.
+const BAD_LENGTH: u64 = u64::MAX;
 
 /// The head of a request, with names as `Title-Case`, which old servers and people expect. `chunked`: so is its body.
 pub(super) fn write(parts: &request::Parts, chunked: bool, out: &mut BytesMut) {
@@ -180,29 +217,21 @@ pub(super) fn write(parts: &request::Parts, chunked: bool, out: &mut BytesMut) {
     out.extend_from_slice(if chunked { b"Transfer-Encoding: chunked\r\n\r\n" } else { b"\r\n" });
 }
 
-fn title_case(name: &mut [u8]) {
-    let mut first = true;
-    for byte in name {
-        if first {
-            byte.make_ascii_uppercase();
-        }
-        first = *byte == b'-';
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
     use super::*;
 
-    fn read(text: &str, method: &Method) -> Result<Option<(Reply, usize)>, BadReply> {
-        let mut buffer = BytesMut::from(text);
-        Ok(take(&mut buffer, &mut 0, method)?.map(|reply| (reply, buffer.len())))
+    fn whole(text: &str, method: &Method) -> Result<Option<(Reply, usize)>, BadReply> {
+        let (mut buffer, mut head) = (BytesMut::from(text), Head::default());
+        let reply = read(&mut buffer, &mut 0, method, &mut head)?;
+        head.drop_from(&mut buffer);
+        Ok(reply.map(|reply| (reply, buffer.len())))
     }
 
     fn framing_of(text: &str) -> Result<(Framing, bool), BadReply> {
-        let (reply, _) = read(text, &Method::GET)?.expect("a whole head");
+        let (reply, _) = whole(text, &Method::GET)?.expect("a whole head");
         Ok((reply.framing, reply.keep_alive))
     }
 
@@ -230,26 +259,31 @@ mod tests {
             assert_eq!(framing_of(text), expected, "{text:?}");
         }
         let head = "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n";
-        assert_eq!(read(head, &Method::HEAD).unwrap().unwrap().0.framing, Length(0));
+        assert_eq!(whole(head, &Method::HEAD).unwrap().unwrap().0.framing, Length(0));
     }
 
     #[test]
     fn a_reason_of_its_own_is_kept() {
-        let (reply, _) = read("HTTP/1.1 200 Fine\r\n\r\n", &Method::GET).unwrap().unwrap();
-        assert_eq!(reply.parts.extensions.get::<ReasonPhrase>().unwrap().as_bytes(), b"Fine");
-        let (reply, _) = read("HTTP/1.1 200 OK\r\n\r\n", &Method::GET).unwrap().unwrap();
-        assert!(reply.parts.extensions.get::<ReasonPhrase>().is_none());
+        for (reason, kept) in [(" Fine", Some("Fine")), (" OK", None), (" ", None), ("", None)] {
+            let mut buffer = BytesMut::from(&*format!("HTTP/1.1 200{reason}\r\nA: b\r\n\r\nrest"));
+            let mut head = Head::default();
+            let reply = read(&mut buffer, &mut 0, &Method::GET, &mut head).unwrap().unwrap();
+            assert_eq!(head.reason(&buffer), kept.map(str::as_bytes));
+            let parts = head.take_from(&mut buffer, &reply);
+            assert_eq!(parts.extensions.get().map(ReasonPhrase::as_bytes), kept.map(str::as_bytes));
+            assert_eq!((&parts.headers["a"], &buffer[..]), (&"b".parse().unwrap(), &b"rest"[..]));
+        }
     }
 
     #[test]
     fn a_head_without_end_is_given_up() {
         let mut buffer = BytesMut::from("HTTP/1.1 200 OK\r\n");
-        let mut seen = 0;
+        let (mut seen, mut head) = (0, Head::default());
         while buffer.len() <= HEAD_BYTES_MAX {
-            assert!(take(&mut buffer, &mut seen, &Method::GET).unwrap().is_none());
+            assert!(read(&mut buffer, &mut seen, &Method::GET, &mut head).unwrap().is_none());
             buffer.extend_from_slice(b"X-Y: 0123456789\r\n");
         }
-        assert_eq!(take(&mut buffer, &mut seen, &Method::GET).unwrap_err(), BadReply::TooLong);
+        assert_eq!(read(&mut buffer, &mut seen, &Method::GET, &mut head), Err(BadReply::TooLong));
     }
 
     #[test]
@@ -269,15 +303,16 @@ mod tests {
             text in "\r?\n?HTTP/1.[01] 20[04] \r?\n(Content-Length: [0-9]\r?\n)?(a: b\r?\n){0,3}\r?\n[a-z\n]{0,9}",
             cut in 1usize..9,
         ) {
-            let whole = read(&text, &Method::GET);
-            let (mut buffer, mut seen) = (BytesMut::new(), 0);
+            let whole = whole(&text, &Method::GET);
+            let (mut buffer, mut seen, mut head) = (BytesMut::new(), 0, Head::default());
             let mut pieces = Ok(None);
             for piece in text.as_bytes().chunks(cut) {
                 buffer.extend_from_slice(piece);
                 if let Ok(None) = pieces {
-                    pieces = take(&mut buffer, &mut seen, &Method::GET);
+                    pieces = read(&mut buffer, &mut seen, &Method::GET, &mut head);
                 }
             }
+            head.drop_from(&mut buffer);
             let pieces = pieces.map(|reply| reply.map(|reply| (reply.framing, buffer.len())));
             prop_assert_eq!(whole.map(|reply| reply.map(|(reply, left)| (reply.framing, left))), pieces);
         }

@@ -1,14 +1,12 @@
 //! One request, from its head to the action of the rule it meets.
 
-use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use ferrogate_nodeapi::DesyncMitigation;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Uri, header};
-use hyper::body::Incoming;
 
-use super::body::ResponseBody;
+use super::body::{ClientBody, ResponseBody};
 use super::compiled::{HttpAction, HttpListener, HttpRule};
 use super::connection::Connection;
 use super::forward;
@@ -16,6 +14,7 @@ use super::head::{Class, Fault};
 use super::headers;
 use super::page::{self, After};
 use super::record::{Kind, Record};
+use super::server::Arrival;
 use super::workers::Current;
 use crate::metrics::Metric;
 use crate::rules::{Redirect, RedirectSource, RequestView, Transformed};
@@ -43,28 +42,26 @@ impl Exchange {
     }
 
     pub(crate) fn idle_timeout(&self) -> Duration {
-        Duration::from_secs(u64::from(self.live.assignment.attributes.idle_timeout_seconds.max(1)))
+        self.record.idle_timeout()
     }
 }
 
-/// The record begins at once, not with the first poll: a client that closed behind its request is counted, too.
+/// The record begins at once, not with the first poll: a client that closed behind its request is counted, too. On HTTP/2 a
+/// request has no arrival.
 pub(crate) fn handle(
     connection: Arc<Connection>,
-    request: Request<Incoming>,
-) -> impl Future<Output = Result<Response<ResponseBody>, Infallible>> {
+    request: Request<ClientBody>,
+    arrival: Option<Arrival>,
+) -> impl Future<Output = Response<ResponseBody>> {
     let live = connection.worker.live();
-    let arrival = connection.wire.take_arrival();
-    if arrival.is_none() {
-        connection.wire.begin();
-    }
+    connection.wire.begin();
     let record = Record::begin(&connection, &live, &request, arrival.as_ref());
     let fault = arrival.and_then(|arrival| arrival.fault);
     async move {
-        let kept = connection.clone();
         let Some(listener) = live.http.listener(connection.port).cloned() else {
             // The listener was removed a moment ago; this connection is about to be closed.
             let after = if connection.is_http2() { After::KeepAlive } else { After::Close };
-            return Ok(page::error(503, after, record));
+            return page::error(503, after, record);
         };
         let exchange = Exchange { connection, live, listener: listener.clone(), record };
         let mut response = match screen(&exchange, &request, fault.as_ref()) {
@@ -72,10 +69,7 @@ pub(crate) fn handle(
             Ok(()) => route(exchange, request).await,
         };
         finish(&listener, &mut response);
-        if response.status() != http::StatusCode::SWITCHING_PROTOCOLS {
-            kept.wire.decide_upgrade(false);
-        }
-        Ok(response)
+        response
     }
 }
 
@@ -90,7 +84,7 @@ fn finish(listener: &HttpListener, response: &mut Response<ResponseBody>) {
 }
 
 /// What is answered without looking at rules.
-fn screen(exchange: &Exchange, request: &Request<Incoming>, fault: Option<&Fault>) -> Result<(), u16> {
+fn screen(exchange: &Exchange, request: &Request<ClientBody>, fault: Option<&Fault>) -> Result<(), u16> {
     let record = &exchange.record;
     if record.verdict.class != Class::Compliant {
         record.count(Metric::DesyncNonCompliant);
@@ -119,7 +113,7 @@ pub(crate) fn host<'a>(uri: &'a Uri, headers: &'a HeaderMap) -> Option<&'a str> 
     }
 }
 
-async fn route(mut exchange: Exchange, mut request: Request<Incoming>) -> Response<ResponseBody> {
+async fn route(mut exchange: Exchange, mut request: Request<ClientBody>) -> Response<ResponseBody> {
     let attributes = &exchange.live.assignment.attributes;
     if attributes.drop_invalid_header_fields && headers::drop_invalid(request.headers_mut()) {
         exchange.record.count(Metric::DroppedInvalidHeader);
@@ -155,7 +149,7 @@ pub(crate) fn is_grpc(headers: &HeaderMap) -> bool {
     headers.get(header::CONTENT_TYPE).is_some_and(|value| value.as_bytes().starts_with(GRPC))
 }
 
-fn view<'a>(connection: &Connection, request: &'a Request<Incoming>) -> RequestView<'a> {
+fn view<'a>(connection: &Connection, request: &'a Request<ClientBody>) -> RequestView<'a> {
     let uri = request.uri();
     let host = host(uri, request.headers()).unwrap_or_default();
     RequestView {
@@ -172,7 +166,7 @@ fn view<'a>(connection: &Connection, request: &'a Request<Incoming>) -> RequestV
 fn transform(
     rule: &HttpRule,
     exchange: &mut Exchange,
-    request: &Request<Incoming>,
+    request: &Request<ClientBody>,
 ) -> Result<Transformed, u16> {
     if rule.transforms.is_empty() {
         return Ok(Transformed::default());
@@ -202,7 +196,7 @@ fn transform(
 fn redirected(
     mut exchange: Exchange,
     redirect: &Redirect,
-    request: &Request<Incoming>,
+    request: &Request<ClientBody>,
 ) -> Response<ResponseBody> {
     let uri = request.uri();
     let host = host(uri, request.headers()).unwrap_or_default();

@@ -15,6 +15,7 @@ use tokio_util::io::{poll_read_buf, poll_write_buf};
 
 use super::body::RequestBody;
 use super::chunks::{Chunks, Piece};
+use super::output::{COPY_BYTES_MAX, Output};
 use super::reply::{self, Framing, Reply};
 use crate::metrics::OpenConnection;
 
@@ -40,6 +41,8 @@ pub(super) struct Connection {
     long: bool,
     /// Of `input`, what was searched for the end of a head.
     seen: usize,
+    /// The response's, at the front of `input` until the client has it; the body is not touched before.
+    head: reply::Head,
     output: BytesMut,
     request: Sending,
     response: Receiving,
@@ -88,7 +91,7 @@ pub(super) enum Broken {
     #[error("it sent more than {INFORMATIONAL_MAX} informational responses")]
     Informational,
     #[error("the client broke its request off: {0}")]
-    Client(hyper::Error),
+    Client(super::body::ClientError),
 }
 
 impl Connection {
@@ -98,6 +101,7 @@ impl Connection {
             input: BytesMut::new(),
             long: false,
             seen: 0,
+            head: reply::Head::default(),
             output: BytesMut::new(),
             request: Sending { over: true, ..Sending::default() },
             response: Receiving::Over,
@@ -168,7 +172,7 @@ impl Connection {
     }
 
     /// Sends the request and waits for the head of its response.
-    pub(super) fn poll_reply(&mut self, cx: &mut Context<'_>) -> Poll<Result<response::Parts, Broken>> {
+    pub(super) fn poll_reply(&mut self, cx: &mut Context<'_>) -> Poll<Result<Reply, Broken>> {
         match self.poll_send(cx) {
             // A target may refuse a body and close; what it said before that counts.
             Poll::Ready(Err(Broken::Write(_))) if !self.is_untouched() => {}
@@ -177,11 +181,13 @@ impl Connection {
         }
         loop {
             while !self.input.is_empty()
-                && let Some(reply) = reply::take(&mut self.input, &mut self.seen, &self.request.method)?
+                && let Some(reply) =
+                    reply::read(&mut self.input, &mut self.seen, &self.request.method, &mut self.head)?
             {
-                if let Some(parts) = self.replied(reply)? {
-                    return Poll::Ready(Ok(parts));
+                if self.replied(&reply)? {
+                    return Poll::Ready(Ok(reply));
                 }
+                self.head.drop_from(&mut self.input);
             }
             match ready!(self.poll_more(cx, READ_BYTES)) {
                 Ok(0) => return Poll::Ready(Err(Broken::Closed)),
@@ -191,13 +197,13 @@ impl Connection {
         }
     }
 
-    /// `None`: another one follows.
-    fn replied(&mut self, reply: Reply) -> Result<Option<response::Parts>, Broken> {
-        let upgraded = reply.parts.status == StatusCode::SWITCHING_PROTOCOLS;
-        if reply.parts.status.is_informational() && !upgraded {
+    /// Whether it is the one that counts; else another one follows.
+    fn replied(&mut self, reply: &Reply) -> Result<bool, Broken> {
+        let upgraded = reply.status == StatusCode::SWITCHING_PROTOCOLS;
+        if reply.status.is_informational() && !upgraded {
             self.request.informational += 1;
             let enough = self.request.informational > INFORMATIONAL_MAX;
-            return if enough { Err(Broken::Informational) } else { Ok(None) };
+            return if enough { Err(Broken::Informational) } else { Ok(false) };
         }
         self.last |= !reply.keep_alive || upgraded;
         self.response = match reply.framing {
@@ -206,11 +212,48 @@ impl Connection {
             Framing::Chunked => Receiving::Chunked(Chunks::of_target()),
             Framing::Close => Receiving::Close,
         };
-        Ok(Some(reply.parts))
+        Ok(true)
+    }
+
+    /// The response's head as it came, until [`drop_head`](Self::drop_head).
+    pub(super) fn head(&self) -> Option<(&reply::Head, &[u8])> {
+        self.head.is_there().then_some((&self.head, &self.input[..]))
+    }
+
+    pub(super) fn drop_head(&mut self) {
+        self.head.drop_from(&mut self.input);
+    }
+
+    /// The response's head as the HTTP library has it.
+    pub(super) fn take_head(&mut self, reply: &Reply) -> response::Parts {
+        self.head.take_from(&mut self.input, reply)
     }
 
     /// A piece of the response's body; `None` when it is over. The request's body goes on meanwhile.
     pub(super) fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Broken>>> {
+        self.poll_piece(cx).map(|piece| Some(piece?.map(|bytes| self.input.split_to(bytes).freeze())))
+    }
+
+    /// The same, put out at once; how many bytes it was.
+    pub(super) fn poll_body_into(
+        &mut self,
+        cx: &mut Context<'_>,
+        out: &mut Output,
+    ) -> Poll<Option<Result<usize, Broken>>> {
+        let piece = ready!(self.poll_piece(cx));
+        if let Some(Ok(bytes)) = piece {
+            if bytes <= COPY_BYTES_MAX {
+                out.put(&self.input[..bytes]);
+                self.input.advance(bytes);
+            } else {
+                out.put_large(self.input.split_to(bytes).freeze());
+            }
+        }
+        Poll::Ready(piece)
+    }
+
+    /// How many bytes at the front of `input` are the body's and to be taken now.
+    fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<usize, Broken>>> {
         if let Some(error) = self.failed.take() {
             self.response = Receiving::Over;
             return Poll::Ready(Some(Err(error)));
@@ -220,9 +263,9 @@ impl Connection {
         }
         loop {
             match self.take_body() {
-                Ok(Some(bytes)) => return Poll::Ready(Some(Ok(bytes))),
-                Ok(None) if self.is_over() => return Poll::Ready(None),
-                Ok(None) => {}
+                Ok(0) if self.is_over() => return Poll::Ready(None),
+                Ok(0) => {}
+                Ok(bytes) => return Poll::Ready(Some(Ok(bytes))),
                 Err(error) => return self.fail(cx, error),
             }
             let room = match self.response {
@@ -243,18 +286,18 @@ impl Connection {
     }
 
     /// Told the next time: whoever asks writes what came before that first, and drops it all on an error.
-    fn fail(&mut self, cx: &Context<'_>, error: Broken) -> Poll<Option<Result<Bytes, Broken>>> {
+    fn fail(&mut self, cx: &Context<'_>, error: Broken) -> Poll<Option<Result<usize, Broken>>> {
         self.last = true;
         self.failed = Some(error);
         cx.waker().wake_by_ref();
         Poll::Pending
     }
 
-    /// Of what came, the next piece of the body.
-    fn take_body(&mut self) -> Result<Option<Bytes>, Broken> {
-        let bytes = match &mut self.response {
-            _ if self.input.is_empty() => return Ok(None),
-            Receiving::Head | Receiving::Over => return Ok(None),
+    /// Of what came, how much is the next piece of the body.
+    fn take_body(&mut self) -> Result<usize, Broken> {
+        Ok(match &mut self.response {
+            _ if self.input.is_empty() => 0,
+            Receiving::Head | Receiving::Over => 0,
             Receiving::Close => self.input.len(),
             Receiving::Length(left) => {
                 let bytes = usize::try_from(*left).unwrap_or(usize::MAX).min(self.input.len());
@@ -279,8 +322,7 @@ impl Connection {
                 }
                 data
             }
-        };
-        Ok((bytes > 0).then(|| self.input.split_to(bytes).freeze()))
+        })
     }
 
     fn poll_more(&mut self, cx: &mut Context<'_>, room: usize) -> Poll<io::Result<usize>> {

@@ -2,27 +2,25 @@
 
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use http::{HeaderValue, Response, header, response};
-use hyper::upgrade::OnUpgrade;
-use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf, copy_bidirectional};
 
 use super::body::ResponseBody;
+use super::client::{ClientStream, Io, Pipe};
 use super::headers;
 use super::record::{Kind, Record};
 use super::request::{CONNECTION, Exchange};
 use super::target::Tunnel;
 
-/// 101 to the client; the bytes go through until one side ends or nothing has moved for the idle timeout.
+/// 101 to the client; its connection [joins](join) the target's behind it.
 pub(crate) fn accept(
     mut exchange: Exchange,
     mut parts: response::Parts,
     target: Tunnel,
-    client: OnUpgrade,
 ) -> Response<ResponseBody> {
     let protocol = parts.headers.get(header::UPGRADE).cloned();
     headers::strip_hop_by_hop(&mut parts.headers);
@@ -32,18 +30,15 @@ pub(crate) fn accept(
         parts.headers.insert(header::UPGRADE, protocol);
     }
     exchange.record.kind = Kind::WebSocket;
-    exchange.connection.wire.decide_upgrade(true);
-    let idle = exchange.idle_timeout();
-    tokio::spawn(tunnel(client, target, idle, exchange.record));
-    Response::from_parts(parts, ResponseBody::nothing())
+    Response::from_parts(parts, ResponseBody::tunnel(target, exchange.record))
 }
 
-async fn tunnel(client: OnUpgrade, target: Tunnel, idle: Duration, mut record: Box<Record>) {
-    let Ok(client) = client.await else { return };
+/// The bytes go through until one side ends or nothing has moved for the idle timeout.
+pub(super) async fn join<S: ClientStream>(client: Arc<Io<S>>, target: Tunnel, mut record: Box<Record>) {
+    let idle = record.idle_timeout();
     let moved = AtomicU64::new(0);
     let sent = AtomicU64::new(0);
-    let mut client =
-        Metered { io: TokioIo::new(client), moved: &moved, read: &record.request_body_bytes.clone() };
+    let mut client = Metered { io: Pipe(client), moved: &moved, read: &record.body_counter() };
     let mut target = Metered { io: target, moved: &moved, read: &sent };
     let copying = copy_bidirectional(&mut client, &mut target);
     let mut copying = std::pin::pin!(copying);

@@ -3,17 +3,22 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use rustix::io::Errno;
+use rustix::net::{SocketFlags, acceptfrom_with};
 use rustls::ClientConfig;
 use socket2::SockRef;
+use tokio::io::unix::AsyncFd;
 use tokio::sync::{mpsc, watch};
 
+use super::alarms::Alarms;
 use super::connection;
+use super::lazy::Lazy;
 use crate::l4::tls::unverified;
 use crate::metrics::Metric;
 use crate::state::{Edge, Live};
@@ -23,6 +28,8 @@ pub const WORKERS_MAX: usize = 64;
 pub const CONNECTIONS_MAX: usize = 16 * 1024;
 /// Listeners that are added or removed at once; ELB has 50 of them.
 const COMMANDS_MAX: usize = 256;
+/// Connections that are accepted before those that stand have their turn.
+const ACCEPTS_MAX: usize = 32;
 /// After an accept that failed for want of descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// Idle connections to targets are looked at this often.
@@ -40,6 +47,7 @@ pub(crate) struct Worker {
     /// The configuration with its version, so that a request takes no lock that another thread holds.
     cached: Mutex<(u64, Current)>,
     connections: AtomicUsize,
+    pub(crate) alarms: Arc<Alarms>,
 }
 
 impl Worker {
@@ -84,6 +92,7 @@ impl Alb {
                 target_tls_http2: target_tls_http2.clone(),
                 cached: Mutex::new((edge.version(), Arc::new(edge.live()))),
                 connections: AtomicUsize::new(0),
+                alarms: Arc::default(),
             });
             let (commands, queue) = mpsc::channel(COMMANDS_MAX);
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -149,6 +158,8 @@ fn gone<T>(error: mpsc::error::TrySendError<T>) -> io::Error {
 async fn run(worker: Arc<Worker>, mut commands: mpsc::Receiver<Command>) {
     let mut listeners: HashMap<u16, watch::Sender<bool>> = HashMap::new();
     let mut sweep = tokio::time::interval(SWEEP_PERIOD);
+    let alarms = worker.alarms.clone();
+    tokio::spawn(async move { alarms.run().await });
     loop {
         let command = tokio::select! {
             command = commands.recv() => command,
@@ -160,7 +171,12 @@ async fn run(worker: Arc<Worker>, mut commands: mpsc::Receiver<Command>) {
         match command {
             Some(Command::Listen(port, socket)) => {
                 let (stop, stopped) = watch::channel(false);
-                match tokio::net::TcpListener::from_std(socket) {
+                #[expect(
+                    deprecated,
+                    reason = "its socket is owned and stays; the way that is not deprecated is unsafe"
+                )]
+                let socket = AsyncFd::new(socket);
+                match socket {
                     Ok(socket) => {
                         tokio::spawn(accept(worker.clone(), socket, port, stopped));
                         listeners.insert(port, stop);
@@ -169,9 +185,13 @@ async fn run(worker: Arc<Worker>, mut commands: mpsc::Receiver<Command>) {
                 }
             }
             // Dropping the sender is the stop.
-            Some(Command::Unlisten(port)) => drop(listeners.remove(&port)),
+            Some(Command::Unlisten(port)) => {
+                listeners.remove(&port);
+                worker.alarms.wake_all();
+            }
             Some(Command::Finish(grace)) => {
                 listeners.clear();
+                worker.alarms.wake_all();
                 tokio::time::timeout(grace, idle(&worker)).await.ok();
                 return;
             }
@@ -198,35 +218,60 @@ fn sweep_idle(worker: &Worker) {
 
 async fn accept(
     worker: Arc<Worker>,
-    socket: tokio::net::TcpListener,
+    socket: AsyncFd<TcpListener>,
     port: u16,
     mut stop: watch::Receiver<bool>,
 ) {
     let connections = stop.clone();
     loop {
-        let accepted = tokio::select! {
-            accepted = socket.accept() => accepted,
+        let ready = tokio::select! {
+            ready = socket.readable() => ready,
             _ = stop.wait_for(|stop| *stop) => return,
         };
-        match accepted {
-            Ok((tcp, peer)) => {
-                let Some(slot) = Slot::take(&worker) else {
-                    worker.edge.metrics.balancer.add(Metric::RejectedConnections, 1);
-                    continue;
-                };
-                let serving = connection::serve(worker.clone(), tcp, peer, port, connections.clone());
-                tokio::spawn(async move {
-                    let _slot = slot;
-                    serving.await;
-                });
-            }
-            Err(error) if is_of_the_client(&error) => {}
-            Err(error) => {
-                tracing::warn!(port, %error, "no connection can be accepted");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
+        let Ok(mut ready) = ready else { return };
+        let mut accepts = 0..ACCEPTS_MAX;
+        while accepts.next().is_some() {
+            match ready.try_io(|socket| accept_one(socket.get_ref())) {
+                // The runtime tells when there is another.
+                Err(_) => break,
+                Ok(Ok((tcp, peer))) => begin(&worker, tcp, peer, port, &connections),
+                Ok(Err(error)) if is_of_the_client(&error) => {}
+                Ok(Err(error)) => {
+                    tracing::warn!(port, %error, "no connection can be accepted");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                    break;
+                }
             }
         }
+        if accepts.is_empty() {
+            tokio::task::yield_now().await;
+        }
     }
+}
+
+/// One connection; it does not block.
+fn accept_one(socket: &TcpListener) -> io::Result<(TcpStream, SocketAddr)> {
+    let (stream, peer) = acceptfrom_with(socket, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK)?;
+    let peer = peer.and_then(|peer| SocketAddr::try_from(peer).ok());
+    Ok((stream.into(), peer.ok_or(Errno::AFNOSUPPORT)?))
+}
+
+fn begin(
+    worker: &Arc<Worker>,
+    tcp: TcpStream,
+    peer: SocketAddr,
+    port: u16,
+    connections: &watch::Receiver<bool>,
+) {
+    let Some(slot) = Slot::take(worker) else {
+        worker.edge.metrics.balancer.add(Metric::RejectedConnections, 1);
+        return;
+    };
+    let serving = connection::serve(worker.clone(), Lazy::new(tcp), peer, port, connections.clone());
+    tokio::spawn(async move {
+        let _slot = slot;
+        serving.await;
+    });
 }
 
 /// It went away between its SYN and our accept.

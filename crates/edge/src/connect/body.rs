@@ -8,11 +8,12 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use http::HeaderMap;
+use http::{HeaderMap, StatusCode};
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::DropGuard;
 
+use super::access::Entry;
 use super::cluster::Cluster;
 use super::hosts::Outcome;
 use super::pool::Lease;
@@ -25,6 +26,8 @@ pub(super) enum RequestBody {
         body: Incoming,
         /// Grows with each piece.
         progress: Arc<AtomicU64>,
+        /// Grows by its bytes, where a line is written of it.
+        received: Option<Arc<AtomicU64>>,
         /// Goes when the body is over.
         _whole: DropGuard,
     },
@@ -45,8 +48,11 @@ impl Body for RequestBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         let this = self.get_mut();
-        let Self::Client { body, progress, .. } = this else { return Poll::Ready(None) };
+        let Self::Client { body, progress, received, .. } = this else { return Poll::Ready(None) };
         let frame = Pin::new(&mut *body).poll_frame(cx);
+        if let (Some(received), Poll::Ready(Some(Ok(frame)))) = (received, &frame) {
+            received.fetch_add(length(frame), Relaxed);
+        }
         if frame.is_ready() {
             progress.fetch_add(1, Relaxed);
         }
@@ -71,6 +77,10 @@ impl Body for RequestBody {
     }
 }
 
+fn length(frame: &Frame<Bytes>) -> u64 {
+    frame.data_ref().map_or(0, |data| data.len() as u64)
+}
+
 /// Why a response that had begun was cut.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum CutShort {
@@ -80,16 +90,26 @@ pub(super) enum CutShort {
     Late,
 }
 
-/// What ends with a request: its place among all, and its being under way on its connection.
+/// What ends with a request: its place among all, its being under way on its connection, and the line that is written of it.
 pub(super) struct Place {
+    pub(super) entry: Option<Box<Entry>>,
     pub(super) _permit: Option<OwnedSemaphorePermit>,
     pub(super) _under_way: UnderWay,
+}
+
+impl Place {
+    /// `by`: the instance whose answer it is.
+    pub(super) fn answered(&mut self, status: StatusCode, by: Option<SocketAddrV4>) {
+        if let Some(entry) = &mut self.entry {
+            entry.answered(status.as_u16(), by);
+        }
+    }
 }
 
 /// A response's body on its way to the client.
 pub(super) struct ResponseBody {
     from: From,
-    _place: Place,
+    place: Place,
 }
 
 enum From {
@@ -109,16 +129,16 @@ pub(super) struct InstanceBody {
 
 impl ResponseBody {
     pub(super) fn nothing(place: Place) -> Self {
-        Self { from: From::Empty, _place: place }
+        Self { from: From::Empty, place }
     }
 
     pub(super) fn own(body: Bytes, place: Place) -> Self {
-        Self { from: if body.is_empty() { From::Empty } else { From::Own(body) }, _place: place }
+        Self { from: if body.is_empty() { From::Empty } else { From::Own(body) }, place }
     }
 
     pub(super) fn instance(mut body: InstanceBody, place: Place) -> Self {
         if !body.body.is_end_stream() {
-            return Self { from: From::Instance(Box::new(body)), _place: place };
+            return Self { from: From::Instance(Box::new(body)), place };
         }
         body.over(None);
         Self::nothing(place)
@@ -184,7 +204,7 @@ impl Body for ResponseBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, CutShort>>> {
         let this = self.get_mut();
-        match &mut this.from {
+        let frame = match &mut this.from {
             From::Empty => Poll::Ready(None),
             From::Own(body) => {
                 let frame = Frame::data(std::mem::take(body));
@@ -192,7 +212,11 @@ impl Body for ResponseBody {
                 Poll::Ready(Some(Ok(frame)))
             }
             From::Instance(body) => body.poll_frame(cx),
+        };
+        if let (Some(entry), Poll::Ready(Some(Ok(frame)))) = (&mut this.place.entry, &frame) {
+            entry.sent(length(frame));
         }
+        frame
     }
 
     fn is_end_stream(&self) -> bool {

@@ -4,12 +4,14 @@ use std::net::SocketAddrV4;
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use http::HeaderMap;
 use tokio::net::TcpStream;
 
 use super::hosts::{Hosts, Outcome};
 use super::listen::prepare;
 use super::pool::Pool;
 use super::seldom::Seldom;
+use super::split::Traffic;
 use crate::alb::random;
 
 /// For a connection to be taken: long enough for a first packet that was lost to be sent again, and three attempts are over
@@ -25,10 +27,18 @@ pub(super) fn now() -> Duration {
     START.elapsed()
 }
 
+/// The revision that gets something, chosen once.
+pub(super) struct Aim {
+    traffic: Option<Arc<Traffic>>,
+    revision: Option<String>,
+}
+
 pub(super) struct Cluster {
     /// The service's, in words for a person.
     name: String,
     hosts: Mutex<Hosts>,
+    /// `None`: all instances get as much as any.
+    traffic: Mutex<Option<Arc<Traffic>>>,
     /// What was said last of its instances; `None`: nothing.
     told: Mutex<Option<Vec<SocketAddrV4>>>,
     /// Requests and connections that no instance took.
@@ -42,6 +52,7 @@ impl Cluster {
         Self {
             name: name.to_owned(),
             hosts: Mutex::new(Hosts::new(start)),
+            traffic: Mutex::default(),
             told: Mutex::default(),
             failed: Mutex::default(),
             pool: Arc::default(),
@@ -85,14 +96,44 @@ impl Cluster {
         }
     }
 
+    /// From now on its revisions share it so.
+    pub(super) fn share(&self, traffic: Option<Traffic>) {
+        let mut known = lock(&self.traffic);
+        if known.as_deref() != traffic.as_ref() {
+            tracing::info!(service = self.name, traffic = ?traffic, "how the revisions of a service share it");
+            *known = traffic.map(Arc::new);
+        }
+    }
+
+    /// For whom a request with these headers, or a connection, is.
+    pub(super) fn aim(&self, headers: Option<&HeaderMap>) -> Aim {
+        let traffic = lock(&self.traffic).clone();
+        let revision =
+            traffic.as_ref().and_then(|traffic| traffic.aim(headers, random::below)).map(str::to_owned);
+        Aim { traffic, revision }
+    }
+
     /// The next instance, and noted as tried; `None`: the service has none.
-    pub(super) async fn pick(&self, tried: &mut Vec<SocketAddrV4>) -> Option<SocketAddrV4> {
-        let picked = self.hosts().pick(tried, now())?;
+    pub(super) async fn pick(&self, aim: &Aim, tried: &mut Vec<SocketAddrV4>) -> Option<SocketAddrV4> {
+        let picked = self.next(aim, tried)?;
         if tried.contains(&picked) {
             tokio::time::sleep(BACKOFF).await;
         }
         tried.push(picked);
         Some(picked)
+    }
+
+    fn next(&self, aim: &Aim, tried: &[SocketAddrV4]) -> Option<SocketAddrV4> {
+        let (mut hosts, now) = (self.hosts(), now());
+        let Some(traffic) = &aim.traffic else { return hosts.pick(tried, now) };
+        let wanted = aim.revision.as_ref();
+        let of_it =
+            wanted.and_then(|revision| hosts.pick_of(tried, now, |address| traffic.is_of(address, revision)));
+        // That never more than half of a service is left alone says nothing of one revision.
+        of_it
+            .or_else(|| hosts.pick_of(tried, now, |address| traffic.serves(address)))
+            .or_else(|| hosts.pick_any_of(tried, |address| traffic.serves(address)))
+            .or_else(|| hosts.pick_any_of(tried, |address| traffic.is_beside(address)))
     }
 
     pub(super) fn settle(&self, address: SocketAddrV4, outcome: Outcome) {

@@ -16,6 +16,7 @@ use hyper::client::conn::TrySendError;
 use hyper_util::rt::TokioIo;
 use tokio_util::sync::CancellationToken;
 
+use super::access::Entry;
 use super::body::{InstanceBody, Place, RequestBody, ResponseBody, grpc_outcome};
 use super::hosts::Outcome;
 use super::http::Connection;
@@ -39,7 +40,8 @@ pub(super) async fn handle(
     let route = &connection.route;
     let permit = Arc::clone(&connection.requests).try_acquire_owned().ok();
     let (grpc, overflow) = (is_grpc(request.headers()), permit.is_none());
-    let place = Place { _permit: permit, _under_way: under_way };
+    let entry = route.access_log.map(|how| Entry::of(how, &request));
+    let mut place = Place { entry, _permit: permit, _under_way: under_way };
     if overflow {
         route.cluster.failed(&Refusal::Overflow);
         return Refusal::Overflow.response(grpc, place);
@@ -50,7 +52,8 @@ pub(super) async fn handle(
     if let Err(refusal) = prepare(&mut parts, route, upgrade) {
         return refusal.response(grpc, place);
     }
-    let (body, mut patience) = Patience::begin(route, body);
+    let received = place.entry.as_ref().map(|entry| entry.received());
+    let (body, mut patience) = Patience::begin(route, body, received);
     frame(&mut parts, &body);
     let mut tried = Vec::new();
     match attempts(route, &mut patience, &mut tried, parts, body).await {
@@ -61,12 +64,16 @@ pub(super) async fn handle(
         Ok((response, (_, address))) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
             let outcome = if client.is_some() { Outcome::Good } else { Outcome::Failed };
             route.cluster.settle(address, outcome);
+            place.answered(StatusCode::SWITCHING_PROTOCOLS, Some(address));
             match client {
                 Some(client) => switch(connection, response, client, place),
                 None => Refusal::Broken(route.name.clone()).response(grpc, place),
             }
         }
-        Ok((response, lease)) => relay(route, response, lease, patience, place),
+        Ok((response, lease)) => {
+            place.answered(response.status(), Some(lease.1));
+            relay(route, response, lease, patience, place)
+        }
     }
 }
 
@@ -147,7 +154,7 @@ struct Patience {
 }
 
 impl Patience {
-    fn begin(route: &Route, body: Incoming) -> (RequestBody, Self) {
+    fn begin(route: &Route, body: Incoming, received: Option<Arc<AtomicU64>>) -> (RequestBody, Self) {
         let (progress, whole) = (Arc::<AtomicU64>::default(), CancellationToken::new());
         let late = route.per_request.map(|time| {
             let whole = whole.clone();
@@ -162,7 +169,7 @@ impl Patience {
             drop(guard);
             RequestBody::Empty
         } else {
-            RequestBody::Client { body, progress: Arc::clone(&progress), _whole: guard }
+            RequestBody::Client { body, progress: Arc::clone(&progress), received, _whole: guard }
         };
         (body, Self { late, idle: route.idle.unwrap_or(NEVER), progress })
     }
@@ -204,8 +211,9 @@ async fn attempts(
 ) -> Result<(Response<Incoming>, (Lease, SocketAddrV4)), Refusal> {
     let cluster = &route.cluster;
     let mut refusal = Refusal::NoInstance(route.name.clone());
+    let aim = cluster.aim(Some(&parts.headers));
     while tried.len() < route.attempts_max {
-        let Some(address) = cluster.pick(tried).await else { break };
+        let Some(address) = cluster.pick(&aim, tried).await else { break };
         let (method, empty) = (parts.method.clone(), body.is_empty());
         let kept = empty.then(|| parts.clone());
         let attempt = attempt(route, address, (parts, body));

@@ -98,9 +98,36 @@ impl Hosts {
 
     /// The next one, if possible none of those that were tried; `None`: there is none at all.
     pub fn pick(&mut self, tried: &[SocketAddrV4], now: Duration) -> Option<SocketAddrV4> {
+        self.pick_of(tried, now, |_| true)
+    }
+
+    /// The same of those that `may` be it.
+    pub fn pick_of(
+        &mut self,
+        tried: &[SocketAddrV4],
+        now: Duration,
+        may: impl Fn(&SocketAddrV4) -> bool,
+    ) -> Option<SocketAddrV4> {
+        self.pick_where(tried, |host| !host.is_ejected(now) && may(&host.address))
+    }
+
+    /// The same, with those that are left alone.
+    pub fn pick_any_of(
+        &mut self,
+        tried: &[SocketAddrV4],
+        may: impl Fn(&SocketAddrV4) -> bool,
+    ) -> Option<SocketAddrV4> {
+        self.pick_where(tried, |host| may(&host.address))
+    }
+
+    fn pick_where(
+        &mut self,
+        tried: &[SocketAddrV4],
+        is_usable: impl Fn(&Host) -> bool,
+    ) -> Option<SocketAddrV4> {
         let count = self.hosts.len();
         let in_turn = (0..count).map(|step| (self.next % count + step) % count);
-        let usable: Vec<usize> = in_turn.filter(|at| !self.hosts[*at].is_ejected(now)).collect();
+        let usable: Vec<usize> = in_turn.filter(|at| is_usable(&self.hosts[*at])).collect();
         let fresh = usable.iter().find(|at| !tried.contains(&self.hosts[**at].address));
         let at = *fresh.or(usable.first())?;
         self.next = at + 1;

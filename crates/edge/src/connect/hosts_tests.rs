@@ -55,6 +55,16 @@ fn five_in_a_row_within_thirty_seconds() {
     assert_eq!(hosts.pick(&[], at(61)), Some(host(1)));
 }
 
+/// Half of a service may be the whole of one of its revisions.
+#[test]
+fn those_that_are_left_alone_are_there_for_who_has_no_others() {
+    let mut hosts = hosts(&[1, 2]);
+    assert_eq!(fail(&mut hosts, 1, 5, at(0)), Some(at(30)));
+    let blue = |address: &SocketAddrV4| *address == host(1);
+    assert_eq!(hosts.pick_of(&[], at(1), blue), None);
+    assert_eq!(hosts.pick_any_of(&[], blue), Some(host(1)));
+}
+
 #[test]
 fn longer_each_time_and_forgotten_again() {
     let mut hosts = hosts(&[1, 2]);

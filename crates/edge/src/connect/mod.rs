@@ -8,9 +8,11 @@
 //! ```
 //!
 //! `listen` takes a connection and sees where it was meant to go, which says its route. [`hosts`] (which instance, and which
-//! are left alone) and [`retry`] (what may be said twice) are pure. What the proxy does on its own is what AWS documents of
+//! are left alone), [`split`] (which of two revisions) and [`retry`] (what may be said twice) are pure; `access` writes of
+//! each request. What the proxy does on its own is what AWS documents of
 //! the one in its place: "Service Connect proxy" of the ECS developer guide, and Envoy's defaults where that is silent.
 
+mod access;
 mod body;
 mod cluster;
 mod forward;
@@ -26,6 +28,7 @@ pub mod redirect;
 pub mod retry;
 mod routes;
 mod seldom;
+pub mod split;
 mod tcp;
 
 pub use message::ConnectConfiguration;

@@ -40,7 +40,8 @@ impl Refusal {
         }
     }
 
-    pub(super) fn response(&self, grpc: bool, place: Place) -> Response<ResponseBody> {
+    pub(super) fn response(&self, grpc: bool, mut place: Place) -> Response<ResponseBody> {
+        place.answered(if grpc { StatusCode::OK } else { self.status() }, None);
         let words = self.to_string();
         let mut parts = Response::new(()).into_parts().0;
         parts.version = Version::HTTP_11;

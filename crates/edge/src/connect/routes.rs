@@ -1,15 +1,16 @@
 //! Where a connection was meant to go, and what is done with it.
 
 use std::collections::{BTreeMap, HashMap};
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::SocketAddrV4;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ferrogate_nodeapi::{AppProtocol, ConnectTimeouts, Endpoints};
+use ferrogate_nodeapi::{AppProtocol, ConnectAccessLog, ConnectTimeouts, Endpoints};
 
 use super::cluster::Cluster;
 use super::message::ConnectConfiguration;
 use super::retry::ATTEMPTS_MAX;
+use super::split::Traffic;
 
 /// One alias of a service, or one port of the task itself.
 pub(super) struct Route {
@@ -19,6 +20,7 @@ pub(super) struct Route {
     pub(super) idle: Option<Duration>,
     pub(super) per_request: Option<Duration>,
     pub(super) attempts_max: usize,
+    pub(super) access_log: Option<ConnectAccessLog>,
     pub(super) cluster: Arc<Cluster>,
 }
 
@@ -45,6 +47,7 @@ impl Clusters {
                     idle: timeouts.idle(protocol),
                     per_request: timeouts.per_request(),
                     attempts_max,
+                    access_log: connect.access_log,
                     cluster: Arc::clone(cluster),
                 })
             };
@@ -58,7 +61,7 @@ impl Clusters {
         for server in &connect.servers {
             let own = || Arc::new(Cluster::new(&server.discovery_name));
             let cluster = self.own.entry(server.container_port).or_insert_with(own);
-            cluster.set(&[SocketAddrV4::new(Ipv4Addr::LOCALHOST, server.container_port)]);
+            cluster.set(&[SocketAddrV4::new(configuration.containers, server.container_port)]);
             let at = SocketAddrV4::new(configuration.address, server.ingress_port);
             // Who called may try again; it knows of others.
             routes.insert(at, route(&server.discovery_name, server.protocol, &server.timeouts, 1, cluster));
@@ -67,11 +70,13 @@ impl Clusters {
     }
 
     /// A service that is not named has no instance.
-    pub(super) fn set(&self, endpoints: &Endpoints) {
+    pub(super) fn set(&self, all: &Endpoints) {
         for (id, cluster) in &self.services {
-            let endpoints = endpoints.services.get(id).map(Vec::as_slice).unwrap_or_default();
+            let endpoints = all.services.get(id).map(Vec::as_slice).unwrap_or_default();
             let addresses =
                 endpoints.iter().map(|endpoint| SocketAddrV4::new(endpoint.address, endpoint.port));
+            let split = all.splits.get(id);
+            cluster.share(split.map(|split| Traffic::new(split, endpoints)));
             cluster.set(&addresses.collect::<Vec<_>>());
         }
     }

@@ -6,7 +6,9 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
-use ferrogate_nodeapi::{BalancerKind, BalancerMetric, BalancerReport, TargetObservation, TargetState};
+use ferrogate_nodeapi::{
+    Anomaly, BalancerKind, BalancerMetric, BalancerReport, TargetObservation, TargetState,
+};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
@@ -157,7 +159,7 @@ impl Governed for Process {
         let targets = health::observations(&live);
         let mut metrics = edge.metrics.drain();
         for arn in live.groups.keys() {
-            metrics.extend(counts(arn, &targets));
+            metrics.extend(counts(arn, live.assignment.kind, &targets));
         }
         Some(BalancerReport {
             load_balancer_arn: live.assignment.load_balancer_arn.clone(),
@@ -187,11 +189,15 @@ fn workers() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from).min(WORKERS_MAX)
 }
 
-/// `HealthyHostCount` and `UnHealthyHostCount` of one group.
-fn counts(target_group_arn: &str, targets: &[TargetObservation]) -> [BalancerMetric; 2] {
-    let of = |name: &str, state: TargetState| {
+/// Targets of one group: healthy and unhealthy; of application load balancers those whose answers are strange as well.
+fn counts(
+    target_group_arn: &str,
+    kind: BalancerKind,
+    targets: &[TargetObservation],
+) -> impl Iterator<Item = BalancerMetric> {
+    let of = |name: &str, is: &dyn Fn(&TargetObservation) -> bool| {
         let here = targets.iter().filter(|target| target.target_group_arn == target_group_arn);
-        let count = here.filter(|target| target.state == state).count() as f64;
+        let count = here.filter(|target| is(target)).count() as f64;
         BalancerMetric {
             name: name.to_owned(),
             target_group_arn: Some(target_group_arn.to_owned()),
@@ -201,5 +207,15 @@ fn counts(target_group_arn: &str, targets: &[TargetObservation]) -> [BalancerMet
             samples: 1,
         }
     };
-    [of("HealthyHostCount", TargetState::Healthy), of("UnHealthyHostCount", TargetState::Unhealthy)]
+    let healths = [
+        of("HealthyHostCount", &|target| target.state == TargetState::Healthy),
+        of("UnHealthyHostCount", &|target| target.state == TargetState::Unhealthy),
+    ];
+    let anomalies = (kind == BalancerKind::Application).then(|| {
+        [
+            of("AnomalousHostCount", &|target| target.anomaly != Anomaly::None),
+            of("MitigatedHostCount", &|target| target.anomaly == Anomaly::Mitigated),
+        ]
+    });
+    healths.into_iter().chain(anomalies.into_iter().flatten())
 }

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ferrogate_nodeapi::{
-    BalancerAssignment, BalancerKind, ProtocolVersion, Target, TargetGroup, TargetHealthCheck,
+    Anomaly, BalancerAssignment, BalancerKind, ProtocolVersion, Target, TargetGroup, TargetHealthCheck,
     TargetObservation,
 };
 use tokio::sync::{Semaphore, watch};
@@ -147,6 +147,11 @@ pub fn observations(live: &Live) -> Vec<TargetObservation> {
                 state: verdict.state,
                 reason: verdict.reason,
                 description: verdict.description,
+                anomaly: match (entry.is_anomalous(), group.config.anomaly_mitigation) {
+                    (false, _) => Anomaly::None,
+                    (true, false) => Anomaly::Seen,
+                    (true, true) => Anomaly::Mitigated,
+                },
             });
         }
     }

@@ -151,6 +151,22 @@ async fn draining_and_other_zones_targets_are_not_checked() {
 }
 
 #[tokio::test]
+async fn a_target_whose_answers_fail_is_told_apart_from_one_that_is_not_well() {
+    for (mitigates, expected) in [(false, Anomaly::Seen), (true, Anomaly::Mitigated)] {
+        let world = World::new("127.0.0.1:1".parse().unwrap(), |group| {
+            group.health_check.enabled = false;
+            group.anomaly_mitigation = mitigates;
+        });
+        let anomaly = || observations(&world.edge.live())[0].anomaly;
+        assert_eq!(anomaly(), Anomaly::None);
+        (0..20).for_each(|_| world.edge.targets.all()[0].answered(true));
+        assert_eq!(anomaly(), expected);
+        (0..400).for_each(|_| world.edge.targets.all()[0].answered(false));
+        assert_eq!(anomaly(), Anomaly::None);
+    }
+}
+
+#[tokio::test]
 async fn grpc_has_codes_of_its_own() {
     use http_body_util::{BodyExt, StreamBody};
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

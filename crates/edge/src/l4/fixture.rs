@@ -3,9 +3,9 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use ferrogate_nodeapi::{
-    Action, Algorithm, BalancerAssignment, BalancerAttributes, BalancerKind, DesyncMitigation, Listener,
-    ListenerProtocol, ProtocolVersion, Target, TargetGroup, TargetHealthCheck, TargetProtocol, TaskNetwork,
-    WeightedTargetGroup, XffProcessing,
+    Action, Algorithm, BalancerAssignment, BalancerAttributes, BalancerKind, Listener, ListenerProtocol,
+    ProtocolVersion, Target, TargetGroup, TargetHealthCheck, TargetProtocol, TaskNetwork,
+    WeightedTargetGroup,
 };
 
 pub(crate) const GROUP: &str = "arn:aws:elasticloadbalancing:us-east-1:1:targetgroup/blue/1";
@@ -68,6 +68,7 @@ pub(crate) fn listener(port: u16, protocol: ListenerProtocol) -> Listener {
         ssl_policy: None,
         certificate_arns: Vec::new(),
         alpn_policy: None,
+        mtls_passthrough: false,
         tcp_idle_timeout_seconds: 350,
         header_attributes: Vec::new(),
         rules: Vec::new(),
@@ -98,20 +99,7 @@ pub(crate) fn assignment(listeners: Vec<Listener>, target_groups: Vec<TargetGrou
         },
         public_ip: None,
         generation: 1,
-        attributes: BalancerAttributes {
-            idle_timeout_seconds: 60,
-            client_keep_alive_seconds: 3600,
-            http2_enabled: true,
-            drop_invalid_header_fields: false,
-            preserve_host_header: false,
-            tls_version_and_cipher_headers: false,
-            xff_client_port: false,
-            xff_header_processing: XffProcessing::Append,
-            desync_mitigation: DesyncMitigation::Defensive,
-            cross_zone: false,
-            access_logs: None,
-            connection_logs: None,
-        },
+        attributes: BalancerAttributes { cross_zone: false, ..BalancerAttributes::default() },
         listeners,
         target_groups,
     }

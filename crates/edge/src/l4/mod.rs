@@ -8,9 +8,12 @@ mod choose;
 pub(crate) mod copy;
 mod cut;
 #[cfg(test)]
+mod faults;
+#[cfg(test)]
 pub(crate) mod fixture;
 mod outward;
 mod proxy;
+mod record;
 mod splice;
 mod tcp;
 #[cfg(test)]
@@ -20,6 +23,7 @@ mod udp;
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use ferrogate_nodeapi::{BalancerAssignment, ListenerProtocol};
 use tokio::net::{TcpListener, UdpSocket};
@@ -30,6 +34,7 @@ use crate::tls::TlsListener;
 
 /// TCP and TLS flows at a time, of all listeners; one more is reset.
 pub const FLOWS_MAX: usize = 20_000;
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What all listeners of one balancer share.
 #[derive(Clone)]
@@ -40,13 +45,22 @@ pub struct Flows {
     places: Arc<Semaphore>,
     cutter: Arc<cut::Cutter>,
     tls: Arc<tls::Configs>,
+    /// For a TLS handshake, with either side.
+    handshake_timeout: Duration,
 }
 
 impl Flows {
     /// `address`: of the balancer's interface.
     pub fn new(edge: Arc<Edge>, address: IpAddr) -> Self {
         let places = Arc::new(Semaphore::new(FLOWS_MAX));
-        Self { edge, address, places, cutter: Arc::default(), tls: Arc::default() }
+        Self {
+            edge,
+            address,
+            places,
+            cutter: Arc::default(),
+            tls: Arc::default(),
+            handshake_timeout: HANDSHAKE_TIMEOUT,
+        }
     }
 
     /// Ends flows whose target ends; until it is dropped. `health` is bumped at every change of a target's state.

@@ -7,21 +7,22 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use ferrogate_nodeapi::{Listener, ListenerProtocol, TargetProtocol};
+use rustls::server::Acceptor;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio_rustls::{TlsAcceptor, TlsConnector};
+use tokio_rustls::{LazyConfigAcceptor, TlsConnector};
 
 use super::choose::{self, Chosen, Flow};
 use super::copy::{Count, End, copy, copy_tcp};
+use super::record::Record;
 use super::{Flows, outward, proxy, tls};
+use crate::logs::LogKind;
 use crate::metrics::{Counters, Metric};
 use crate::state::Live;
 
 /// How long a target may take to answer; then the client is reset.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// For a TLS handshake, with either side.
-const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// A TLS listener's (network load balancers guide, "Connection idle timeout").
 const TLS_IDLE: Duration = Duration::from_secs(350);
 /// A peer that is gone without a word is found by probes.
@@ -91,8 +92,9 @@ async fn flow(flows: &Flows, mut client: TcpStream, flow: Flow) {
     let ended = flows.cutter.token(&chosen.target.key);
     prepare(&client);
     let (count, mut target) = (Count::default(), None);
+    let mut record = Record::begin();
     let outcome = tokio::select! {
-        outcome = relay(flows, &live, listener, &chosen, (&mut client, &mut target), &count, &flow) => outcome,
+        outcome = relay(flows, &live, listener, &chosen, (&mut client, &mut target, &mut record), &count, &flow) => outcome,
         () = ended.cancelled() => Outcome::Balancer,
     };
     let blame = match &outcome {
@@ -113,7 +115,13 @@ async fn flow(flows: &Flows, mut client: TcpStream, flow: Flow) {
             reset(target);
         }
     }
-    let moved = count.to_target.load(Relaxed) + count.to_client.load(Relaxed);
+    let passed = (count.to_target.load(Relaxed), count.to_client.load(Relaxed));
+    if terminates && live.assignment.attributes.access_logs.is_some() {
+        let balancer = SocketAddr::new(flows.address, flow.port);
+        let line = record.line(&live.assignment, listener, (flow.client, balancer), passed);
+        flows.edge.logs.push(LogKind::Access, line);
+    }
+    let moved = passed.0 + passed.1;
     for counters in counters {
         if let Some(metric) = blame {
             counters.add(metric, 1);
@@ -128,7 +136,7 @@ async fn relay(
     live: &Arc<Live>,
     listener: &Listener,
     chosen: &Chosen,
-    (client, target): (&mut TcpStream, &mut Option<TcpStream>),
+    (client, target, record): (&mut TcpStream, &mut Option<TcpStream>, &mut Record),
     count: &Count,
     flow: &Flow,
 ) -> Outcome {
@@ -138,17 +146,28 @@ async fn relay(
         if chosen.group.config.protocol != TargetProtocol::Tls {
             return Outcome::Copied(copy_tcp(client, target, idle, count).await);
         }
-        return to_target(client, target, chosen, &[], idle, count).await;
+        return to_target(flows, (client, target, record), chosen, &[], idle, count).await;
     }
-    let Some(config) = flows.tls.config(live, listener) else { return Outcome::Balancer };
-    let accepting = TlsAcceptor::from(config).accept(client);
-    let Ok(Ok(client)) = tokio::time::timeout(HANDSHAKE_TIMEOUT, accepting).await else {
-        return Outcome::ClientTls;
+    let Some(tls) = flows.tls.listener(live, listener) else { return Outcome::Balancer };
+    let accepting = async {
+        let started = LazyConfigAcceptor::new(Acceptor::default(), client).await?;
+        record.hello(&started.client_hello(), listener, &tls);
+        started.into_stream(Arc::clone(&tls.config)).await
     };
+    let accepted = tokio::time::timeout(flows.handshake_timeout, accepting).await;
+    let client = match accepted {
+        Ok(Ok(client)) => client,
+        Ok(Err(error)) => {
+            record.failed(&error);
+            return Outcome::ClientTls;
+        }
+        Err(_) => return Outcome::ClientTls,
+    };
+    record.agreed(client.get_ref().1);
     let spoken = client.get_ref().1.alpn_protocol().map(<[u8]>::to_vec);
     let spoken: Vec<&[u8]> = spoken.as_deref().into_iter().collect();
     let Some(target) = connect(flows, chosen, flow, target).await else { return Outcome::TargetRefused };
-    to_target(client, target, chosen, &spoken, TLS_IDLE, count).await
+    to_target(flows, (client, target, record), chosen, &spoken, TLS_IDLE, count).await
 }
 
 /// A connection of a target, which knows who the client is if it wants to; `None`: there is none in time.
@@ -182,8 +201,8 @@ async fn connect<'a>(
 }
 
 async fn to_target<C>(
-    client: C,
-    target: &mut TcpStream,
+    flows: &Flows,
+    (client, target, record): (C, &mut TcpStream, &mut Record),
     chosen: &Chosen,
     alpn: &[&[u8]],
     idle: Duration,
@@ -197,8 +216,11 @@ where
     }
     let connector = TlsConnector::from(Arc::new(tls::unverified(alpn)));
     let connecting = connector.connect(tls::server_name(chosen.target.key.ip), target);
-    match tokio::time::timeout(HANDSHAKE_TIMEOUT, connecting).await {
-        Ok(Ok(target)) => Outcome::Copied(copy(client, target, idle, count).await),
+    match tokio::time::timeout(flows.handshake_timeout, connecting).await {
+        Ok(Ok(target)) => {
+            record.target_agreed(target.get_ref().1.alpn_protocol());
+            Outcome::Copied(copy(client, target, idle, count).await)
+        }
         Ok(Err(_)) | Err(_) => Outcome::TargetTls,
     }
 }

@@ -1,11 +1,12 @@
 //! Flows on loopback.
 
 use std::net::SocketAddr;
+use std::sync::Mutex;
 
 use ferrogate_nodeapi::{
     BalancerAssignment, Listener, ListenerProtocol, TargetGroup, TargetProtocol, TargetState,
 };
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
@@ -15,48 +16,72 @@ use crate::metrics::Metric;
 use crate::state::Certificates;
 
 /// A balancer in front of one target that the test plays.
-struct World {
-    edge: Arc<Edge>,
-    balancer: SocketAddr,
-    target: TcpListener,
+pub(super) struct World {
+    pub(super) edge: Arc<Edge>,
+    pub(super) balancer: SocketAddr,
+    pub(super) target: TcpListener,
+    certificates: Mutex<Certificates>,
     health: watch::Sender<u64>,
     _tasks: JoinSet<()>,
 }
 
 impl World {
-    async fn new(change: impl FnOnce(&mut Listener, &mut TargetGroup)) -> Self {
+    pub(super) async fn new(change: impl FnOnce(&mut Listener, &mut TargetGroup)) -> Self {
+        Self::with(Certificates::new(), HANDSHAKE_TIMEOUT, change).await
+    }
+
+    pub(super) async fn with(
+        certificates: Certificates,
+        handshake_timeout: Duration,
+        change: impl FnOnce(&mut Listener, &mut TargetGroup),
+    ) -> Self {
         let play = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let front = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let balancer = front.local_addr().unwrap();
         let mut group = group(TargetProtocol::Tcp, vec![target(play.local_addr().unwrap())]);
         let mut listener = listener(balancer.port(), ListenerProtocol::Tcp);
         change(&mut listener, &mut group);
-        let edge = Edge::new(assignment(vec![listener], vec![group]), Certificates::new()).unwrap();
+        let edge = Edge::new(assignment(vec![listener], vec![group]), certificates.clone()).unwrap();
         edge.targets.all().iter().for_each(|entry| entry.set_health(TargetState::Healthy, None, None));
         let health = watch::Sender::new(0);
-        let flows = Flows::new(Arc::clone(&edge), balancer.ip());
+        let flows = Flows { handshake_timeout, ..Flows::new(Arc::clone(&edge), balancer.ip()) };
         let mut tasks = JoinSet::new();
         tasks.spawn(flows.clone().tcp(balancer.port(), front));
         tasks.spawn(flows.cut(health.subscribe()));
-        Self { edge, balancer, target: play, health, _tasks: tasks }
+        let certificates = Mutex::new(certificates);
+        Self { edge, balancer, target: play, certificates, health, _tasks: tasks }
     }
 
-    async fn connect(&self) -> (TcpStream, TcpStream) {
+    pub(super) async fn connect(&self) -> (TcpStream, TcpStream) {
         let client = TcpStream::connect(self.balancer).await.unwrap();
         let (target, _) = self.target.accept().await.unwrap();
         (client, target)
     }
 
-    fn put(&self, change: impl FnOnce(&mut BalancerAssignment)) {
+    /// A certificate that was imported again.
+    pub(super) fn certify(&self, arn: &str, certificate: Arc<ferrogate_nodeapi::Certificate>) {
+        self.certificates.lock().unwrap().insert(arn.to_owned(), certificate);
+        self.put(|_| {});
+    }
+
+    /// The count comes with the flow's end, which the test sees first.
+    pub(super) async fn counted(&self, metric: Metric, count: u64) {
+        while self.edge.metrics.balancer.count(metric) < count {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(self.edge.metrics.balancer.count(metric), count);
+    }
+
+    pub(super) fn put(&self, change: impl FnOnce(&mut BalancerAssignment)) {
         let mut assignment = BalancerAssignment::clone(&self.edge.live().assignment);
         assignment.generation += 1;
         change(&mut assignment);
-        self.edge.apply(assignment, Certificates::new()).unwrap();
+        self.edge.apply(assignment, self.certificates.lock().unwrap().clone()).unwrap();
     }
 }
 
 /// Until the other side has ended; a reset is an error.
-async fn rest(stream: &mut TcpStream) -> std::io::Result<Vec<u8>> {
+pub(super) async fn rest(stream: &mut (impl AsyncRead + Unpin)) -> std::io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     stream.read_to_end(&mut bytes).await.map(|_| bytes)
 }
@@ -186,7 +211,7 @@ async fn datagrams_go_to_one_target_and_back() {
 }
 
 /// Signed by itself.
-fn certificate(name: &str) -> Arc<ferrogate_nodeapi::Certificate> {
+pub(super) fn certificate(name: &str) -> Arc<ferrogate_nodeapi::Certificate> {
     let dir = tempfile::tempdir().unwrap();
     let file = |name: &str| dir.path().join(name).to_string_lossy().into_owned();
     let made = std::process::Command::new("openssl")

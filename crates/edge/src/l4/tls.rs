@@ -9,7 +9,7 @@ use ferrogate_nodeapi::Listener;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{ClientConfig, DigitallySignedStruct, Error, ServerConfig, SignatureScheme};
+use rustls::{ClientConfig, DigitallySignedStruct, Error, SignatureScheme};
 
 use crate::state::Live;
 use crate::tls::TlsListener;
@@ -22,12 +22,12 @@ pub(crate) struct Configs(Mutex<Made>);
 #[derive(Default)]
 struct Made {
     live: Weak<Live>,
-    by_port: HashMap<u16, Option<Arc<ServerConfig>>>,
+    by_port: HashMap<u16, Option<Arc<TlsListener>>>,
 }
 
 impl Configs {
     /// `None`: its certificates cannot be used.
-    pub(crate) fn config(&self, live: &Arc<Live>, listener: &Listener) -> Option<Arc<ServerConfig>> {
+    pub(crate) fn listener(&self, live: &Arc<Live>, listener: &Listener) -> Option<Arc<TlsListener>> {
         let mut made = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if !std::ptr::eq(made.live.as_ptr(), Arc::as_ptr(live)) {
             *made = Made { live: Arc::downgrade(live), by_port: HashMap::new() };
@@ -35,7 +35,7 @@ impl Configs {
         let make = || {
             let alpn = protocols(listener.alpn_policy.as_deref().unwrap_or_default());
             match TlsListener::new(listener, &live.certificates, alpn) {
-                Ok(tls) => Some(tls.config),
+                Ok(tls) => Some(Arc::new(tls)),
                 Err(error) => {
                     tracing::warn!(%error, "a TLS listener takes no connection");
                     None

@@ -87,6 +87,40 @@ async fn an_ambiguous_request_goes_on_in_one_meaning_and_both_connections_end() 
     assert!(line.contains("\"Ambiguous\" \"BothTeClPresent\""), "{line}");
 }
 
+/// Whoever sent it on may have read another end into it: what follows on the connection may be another's.
+#[tokio::test]
+async fn an_ambiguous_request_is_the_last_one_for_the_balancers_own_answers_too() {
+    let backend = Backend::named("fine").await;
+    let balancer = Balancer::start(&[&backend], |assignment| {
+        assignment.listeners[0].rules = vec![rule(1, vec![path("/fixed")], fixed(200, "fixed"))];
+    });
+    let text = format!(
+        "POST /fixed HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        5 + SMUGGLED.len()
+    );
+    let mut client = balancer.connect().await;
+    client.send(format!("{text}{SMUGGLED}")).await;
+    let reply = client.reply().await;
+    assert_eq!((reply.status, reply.text(), reply.header("connection")), (200, "fixed", Some("close")));
+    assert_eq!(client.rest().await, b"");
+    assert!(backend.seen().is_empty(), "{:?}", backend.seen());
+}
+
+/// An answer of the balancer's own comes before the body, and nobody reads that: the client is told that it was the last.
+#[tokio::test]
+async fn an_answer_that_waits_for_no_body_ends_the_connection_and_says_so() {
+    let balancer = Balancer::start(&[], |assignment| {
+        assignment.listeners[0].rules = vec![rule(1, vec![path("/fixed")], fixed(204, "never sent"))];
+    });
+    for (body, connection) in [("abc", None), ("a", Some("close"))] {
+        let mut client = balancer.connect().await;
+        client.send(format!("POST /fixed HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\n{body}")).await;
+        let reply = client.reply().await;
+        assert_eq!((reply.status, reply.header("connection")), (204, connection), "{body}");
+        assert_eq!(reply.header("content-length"), None);
+    }
+}
+
 #[tokio::test]
 async fn strictest_lets_only_compliant_requests_through() {
     let backend = Backend::named("fine").await;

@@ -6,6 +6,7 @@ mod forwarding;
 mod hostile;
 mod logs;
 mod lying_targets;
+mod mutual_tls;
 mod stickiness;
 mod support;
 mod tls_and_http2;

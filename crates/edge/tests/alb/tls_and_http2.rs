@@ -19,7 +19,7 @@ use tokio_rustls::client::TlsStream;
 use crate::support::*;
 
 /// Self-signed, for these names.
-fn certificate(names: &[&str]) -> Arc<Certificate> {
+pub(crate) fn certificate(names: &[&str]) -> Arc<Certificate> {
     certificate_of(names, None)
 }
 
@@ -66,7 +66,7 @@ pub(crate) fn https(arns: &[&str]) -> impl FnOnce(&mut BalancerAssignment) + use
 }
 
 #[derive(Debug)]
-struct Trusting;
+pub(crate) struct Trusting;
 
 impl rustls::client::danger::ServerCertVerifier for Trusting {
     fn verify_server_cert(

@@ -5,13 +5,14 @@ use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use ferrogate_edge::connect::ConnectConfiguration;
 use ferrogate_edge::connect::redirect::{places, redirect};
 use ferrogate_edge::control::{FromEdge, Link, ToEdge, VERSION};
 use ferrogate_nodeapi::{
-    AppProtocol, Connect, ConnectClient, ConnectServer, ConnectTimeouts, Endpoint, Endpoints,
+    AccessLogFormat, AppProtocol, Connect, ConnectAccessLog, ConnectClient, ConnectServer, ConnectTimeouts,
+    Endpoint, Endpoints,
 };
 use tokio::net::UnixStream;
 
@@ -110,7 +111,8 @@ async fn names_are_called_at_ports_that_containers_listen_on() {
         protocol: AppProtocol::Http,
         timeouts: ConnectTimeouts::default(),
     };
-    let connect = Connect { clients, servers: vec![server], ..Connect::default() };
+    let access_log = Some(ConnectAccessLog { format: AccessLogFormat::Text, query: false });
+    let connect = Connect { clients, servers: vec![server], access_log, logs: None };
     let place = places().next().expect("there is one");
     namespace.nft(&redirect(&connect, place));
     // Twice is as once.
@@ -141,14 +143,29 @@ async fn names_are_called_at_ports_that_containers_listen_on() {
     while !namespace.curl("http://127.0.0.1/page").0 {
         assert!(Instant::now() < end, "the container's server does not begin");
     }
-    let endpoint = Endpoint { instance_id: "1".into(), address: Ipv4Addr::LOCALHOST, port: 80 };
+    let endpoint =
+        Endpoint { instance_id: "1".into(), address: Ipv4Addr::LOCALHOST, port: 80, service_revision: None };
     let services = BTreeMap::from([("srv-shop".to_owned(), vec![endpoint])]);
-    let endpoints = Some(Endpoints { revision: 1, services });
-    let configuration = ConnectConfiguration { connect, address: Ipv4Addr::LOCALHOST, endpoints };
+    let endpoints = Some(Endpoints { revision: 1, services, splits: BTreeMap::new() });
+    let configuration = ConnectConfiguration {
+        connect,
+        address: Ipv4Addr::LOCALHOST,
+        containers: Ipv4Addr::LOCALHOST,
+        endpoints,
+    };
     link.send(&ToEdge::Connect(Box::new(configuration))).await.expect("it reads");
     let said = || std::fs::read_to_string(&log).unwrap_or_default();
     for url in ["http://127.255.0.1/page", "http://127.255.0.1:81/page", "http://127.0.0.1:8443/page"] {
         assert_eq!(namespace.curl(url), (true, "from a container".into()), "{url} {}", said());
+    }
+    // A line of each request and of the connection, when it is over.
+    let is_request = |line: &&str| line.contains("\"GET /page HTTP/1.1\" 200 0 16 ");
+    let is_connection = |line: &&str| line.starts_with('[') && !line.contains('"');
+    let logged =
+        |said: &str| (said.lines().filter(is_request).count(), said.lines().filter(is_connection).count());
+    while logged(&said()) != (2, 1) {
+        assert!(Instant::now() < end, "not all requests are in the log: {}", said());
+        tokio::time::sleep(Duration::from_millis(20)).await;
     }
     // Other ports of the name are nobody's.
     assert!(!namespace.curl("http://127.255.0.1:82/page").0);

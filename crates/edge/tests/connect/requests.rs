@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering::SeqCst;
 
 use bytes::Bytes;
-use ferrogate_nodeapi::AppProtocol;
+use ferrogate_nodeapi::{AppProtocol, Split, TestTraffic};
 use http::{Request, Response, StatusCode, Version, header};
 use http_body_util::BodyExt;
 use hyper::body::Frame;
@@ -212,4 +212,40 @@ async fn a_task_is_called_through_its_proxy() {
     assert_eq!(world.get("/").await.body, "own");
     let nothing = World::server(AppProtocol::Http, nobody().await);
     assert_eq!(nothing.get("/").await.status, 503);
+}
+
+fn shares(blue: u32, green: u32) -> Split {
+    let production = [("blue".to_owned(), blue), ("green".to_owned(), green)].into();
+    let test = TestTraffic { revision: "green".into(), header: "x-test".into(), value: Some("yes".into()) };
+    Split { production, test: Some(test) }
+}
+
+#[tokio::test]
+async fn a_revision_gets_its_share_and_its_tests() {
+    let (blue, green) = (Instance::says(200, "blue").await, Instance::says(200, "green").await);
+    let mut world = World::new(Called::by(AppProtocol::Http), &[]);
+    let both = [(blue.address, "blue"), (green.address, "green")];
+    world.split(&both, shares(1000, 0));
+    for _ in 0..4 {
+        assert_eq!(world.get("/").await.body, "blue");
+        assert_eq!(world.ask_with("X-Test: yes\r\n", "GET", "/", "").await.body, "green");
+        assert_eq!(world.ask_with("X-Test: no\r\n", "GET", "/", "").await.body, "blue");
+    }
+    // By shares; a half each of a hundred is never none of them.
+    world.split(&both, shares(500, 500));
+    let before = (blue.count(), green.count());
+    for _ in 0..100 {
+        assert_eq!(world.get("/").await.status, 200);
+    }
+    let (to_blue, to_green) = (blue.count() - before.0, green.count() - before.1);
+    assert!(to_blue > 10 && to_green > 10, "{to_blue} {to_green}");
+    // A revision without an instance loses nothing to nobody; one without traffic takes nothing over.
+    world.split(&[(blue.address, "blue")], shares(1000, 0));
+    assert_eq!(world.ask_with("X-Test: yes\r\n", "GET", "/", "").await.body, "blue");
+    world.split(&[(green.address, "green")], shares(1000, 0));
+    assert_eq!(world.get("/").await.status, 503);
+    world.split(&both, shares(0, 1000));
+    for _ in 0..4 {
+        assert_eq!(world.get("/").await.body, "green");
+    }
 }

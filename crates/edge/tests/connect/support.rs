@@ -10,7 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use ferrogate_edge::connect::{ConnectConfiguration, Proxy};
 use ferrogate_nodeapi::{
-    AppProtocol, Connect, ConnectClient, ConnectServer, ConnectTimeouts, Endpoint, Endpoints,
+    AppProtocol, Connect, ConnectClient, ConnectServer, ConnectTimeouts, Endpoint, Endpoints, Split,
 };
 use http::{HeaderMap, Request, Response};
 use http_body_util::combinators::BoxBody;
@@ -62,6 +62,9 @@ pub(crate) struct World {
     pub(crate) proxy: Arc<Proxy>,
     pub(crate) alias: SocketAddrV4,
     configuration: ConnectConfiguration,
+    /// By port.
+    revisions: BTreeMap<u16, String>,
+    split: Option<Split>,
 }
 
 impl World {
@@ -102,8 +105,13 @@ impl World {
     fn of(connect: Connect, listener: StdListener, alias: SocketAddrV4, instances: &[SocketAddr]) -> Self {
         listener.set_nonblocking(true).expect("a socket");
         let proxy = Proxy::new(vec![listener]).expect("a runtime");
-        let configuration = ConnectConfiguration { connect, address: Ipv4Addr::LOCALHOST, endpoints: None };
-        let mut world = Self { proxy, alias, configuration };
+        let configuration = ConnectConfiguration {
+            connect,
+            address: Ipv4Addr::LOCALHOST,
+            containers: Ipv4Addr::LOCALHOST,
+            endpoints: None,
+        };
+        let mut world = Self { proxy, alias, configuration, revisions: BTreeMap::new(), split: None };
         world.instances(instances);
         world
     }
@@ -112,22 +120,37 @@ impl World {
     pub(crate) fn instances(&mut self, instances: &[SocketAddr]) {
         let endpoint = |address: &SocketAddr| match address {
             SocketAddr::V4(at) => {
-                Endpoint { instance_id: at.to_string(), address: *at.ip(), port: at.port() }
+                let service_revision = self.revisions.get(&at.port()).cloned();
+                Endpoint { instance_id: at.to_string(), address: *at.ip(), port: at.port(), service_revision }
             }
             SocketAddr::V6(_) => unreachable!("loopback is IPv4"),
         };
         let endpoints = instances.iter().map(endpoint).collect();
         let services = BTreeMap::from([("srv-shop".to_owned(), endpoints)]);
-        self.configuration.endpoints = Some(Endpoints { revision: 1, services });
+        let splits = self.split.clone().map(|split| ("srv-shop".to_owned(), split)).into_iter().collect();
+        self.configuration.endpoints = Some(Endpoints { revision: 1, services, splits });
         self.proxy.apply(&self.configuration);
+    }
+
+    /// Each of these is of a revision; they share the service so.
+    pub(crate) fn split(&mut self, instances: &[(SocketAddr, &str)], split: Split) {
+        self.revisions = instances.iter().map(|(at, of)| (at.port(), (*of).to_owned())).collect();
+        self.split = Some(split);
+        let instances: Vec<SocketAddr> = instances.iter().map(|(at, _)| *at).collect();
+        self.instances(&instances);
     }
 
     /// One request on a connection of its own.
     pub(crate) async fn ask(&self, method: &str, path: &str, body: &str) -> Answer {
+        self.ask_with("", method, path, body).await
+    }
+
+    /// `headers`: whole lines.
+    pub(crate) async fn ask_with(&self, headers: &str, method: &str, path: &str, body: &str) -> Answer {
         let (mut connection, length) =
             (TcpStream::connect(self.alias).await.expect("it listens"), body.len());
         let request = format!(
-            "{method} {path} HTTP/1.1\r\nHost: shop\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n{body}"
+            "{method} {path} HTTP/1.1\r\nHost: shop\r\nConnection: close\r\n{headers}Content-Length: {length}\r\n\r\n{body}"
         );
         connection.write_all(request.as_bytes()).await.expect("it reads");
         Answer::read(&mut connection).await

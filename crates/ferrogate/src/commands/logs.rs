@@ -34,7 +34,9 @@ async fn print(data: &DataDir, options: &Logs) -> Result<()> {
         .filter(|container| options.container.as_deref().is_none_or(|name| container["name"] == name))
         .cloned()
         .collect();
-    if containers.is_empty() {
+    let proxy = proxy(&client, &task, &id).await?;
+    let proxy = proxy.filter(|(name, _)| options.container.as_ref().is_none_or(|wanted| wanted == name));
+    if containers.is_empty() && proxy.is_none() {
         bail!("task {id} has no container '{}'", options.container.as_deref().unwrap_or_default());
     }
     let kept = ask(data, &Ask::Task { id: id.clone() })?;
@@ -54,10 +56,17 @@ async fn print(data: &DataDir, options: &Logs) -> Result<()> {
         };
         sources.push((name, source));
     }
+    let of_proxy = proxy.as_ref().map(|(name, _)| name.clone());
+    sources.extend(proxy);
     let prefixed = sources.len() > 1;
     loop {
         for (name, source) in &mut sources {
-            for Line { at, text } in source.next(&client).await? {
+            let lines = match source.next(&client).await {
+                // Who calls nobody has no proxy, and one that has said nothing so far has no stream.
+                Err(error) if Some(&*name) == of_proxy.as_ref() && is_missing(&error) => Vec::new(),
+                lines => lines?,
+            };
+            for Line { at, text } in lines {
                 let container = if prefixed { format!("{name} | ") } else { String::new() };
                 match at.filter(|_| options.timestamps) {
                     Some(at) => println!("{container}{at:.6} {text}"),
@@ -70,6 +79,34 @@ async fn print(data: &DataDir, options: &Logs) -> Result<()> {
         }
         tokio::time::sleep(FOLLOW_PERIOD).await;
     }
+}
+
+/// The task's Service Connect proxy, where its service says where it is heard: it is no container, and named as one all the same.
+async fn proxy(client: &Client, task: &Value, id: &str) -> Result<Option<(String, Source)>> {
+    let attachments = task["attachments"].as_array().into_iter().flatten();
+    let mut details = attachments
+        .filter(|attachment| attachment["type"] == "ServiceConnect")
+        .flat_map(|attachment| attachment["details"].as_array().into_iter().flatten());
+    let name =
+        details.find(|detail| detail["name"] == "ContainerName").and_then(|detail| detail["value"].as_str());
+    let service = task["group"].as_str().and_then(|group| group.strip_prefix("service:"));
+    let (Some(name), Some(service)) = (name, service) else { return Ok(None) };
+    let input = json!({ "cluster": task["clusterArn"], "services": [service] });
+    let answer = client.ecs("DescribeServices", input).await?;
+    // A task of a deployment that is forgotten has a configuration that is as well.
+    let deployments = answer["services"][0]["deployments"].as_array().into_iter().flatten();
+    let mut own = deployments.filter(|deployment| deployment["id"] == task["startedBy"]);
+    let logs = own
+        .next()
+        .map(|deployment| &deployment["serviceConnectConfiguration"]["logConfiguration"]["options"]);
+    let Some(Value::Object(logs)) = logs else { return Ok(None) };
+    let prefix = logs["awslogs-stream-prefix"].as_str().unwrap_or_default();
+    let source = Source::CloudWatch {
+        group: logs["awslogs-group"].clone(),
+        stream: format!("{prefix}/{name}/{id}"),
+        token: None,
+    };
+    Ok(Some((name.to_owned(), source)))
 }
 
 /// The task whose id starts so.
@@ -88,6 +125,10 @@ pub(crate) async fn find(data: &DataDir, given: &str) -> Result<Value> {
         0 => bail!("no task starts with '{given}': `ferrogate ps --all` lists them"),
         many => bail!("{many} tasks start with '{given}': give more of the id"),
     }
+}
+
+fn is_missing(error: &anyhow::Error) -> bool {
+    error.to_string().starts_with("ResourceNotFoundException")
 }
 
 struct Line {

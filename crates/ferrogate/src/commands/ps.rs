@@ -29,6 +29,7 @@ pub(crate) fn run(options: &Ps) -> Result<()> {
         "DEFINITION",
         "STATUS",
         "HEALTH",
+        "ISOLATION",
         "ADDRESS",
         "STARTED",
         "REASON",
@@ -43,6 +44,7 @@ pub(crate) fn run(options: &Ps) -> Result<()> {
             last("taskDefinitionArn"),
             status(task, &node),
             last("healthStatus"),
+            isolation(task),
             address(task),
             started(task),
             task["stoppedReason"].as_str().unwrap_or_default().to_owned(),
@@ -95,6 +97,13 @@ fn status(task: &Value, node: &Value) -> String {
     let progress =
         of_node.filter(|of| of["task_arn"] == task["taskArn"]).find_map(|of| of["progress"].as_str());
     progress.map_or_else(|| status.to_owned(), |progress| format!("{status}, {progress}"))
+}
+
+/// `microvm` or `container`, once its node has told.
+fn isolation(task: &Value) -> String {
+    let mut attributes = task["attributes"].as_array().into_iter().flatten();
+    let told = attributes.find(|attribute| attribute["name"] == "ferrogate.isolation");
+    told.and_then(|attribute| attribute["value"].as_str()).unwrap_or_default().to_owned()
 }
 
 fn address(task: &Value) -> String {

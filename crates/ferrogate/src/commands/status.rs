@@ -2,6 +2,7 @@
 
 use anyhow::{Result, bail};
 use comfy_table::{Table, presets};
+use serde_json::Value;
 
 use crate::Status;
 use crate::client::{Ask, ask};
@@ -27,6 +28,9 @@ pub(crate) fn run(options: &Status) -> Result<()> {
     println!("Ferrogate {} runs (process {})", text("version"), status["pid"]);
     println!("  API          {}   account {}, region {}", text("api"), text("account"), text("region"));
     println!("  isolation    {}", text("isolation"));
+    if text("isolation").starts_with("micro-VMs") {
+        println!("  snapshots    {}", snapshots(&status["snapshots"]));
+    }
     println!("  tasks        {tasks} on this node");
     println!("  store        revision {}", status["store_revision"]);
     let controllers = status["controllers"].as_object().cloned().unwrap_or_default();
@@ -59,4 +63,37 @@ pub(crate) fn run(options: &Status) -> Result<()> {
         println!("\n{table}");
     }
     Ok(())
+}
+
+/// `of 1 vCPU, 576 MiB; making 2 vCPU, 1088 MiB`
+fn snapshots(status: &Value) -> String {
+    if status.is_null() {
+        return "none: every machine is booted".into();
+    }
+    let mut words = Vec::new();
+    let ready: Vec<&str> =
+        status["ready"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    words.push(if ready.is_empty() { "none yet".into() } else { format!("of {}", ready.join(" and ")) });
+    words.extend(status["making"].as_str().map(|size| format!("making {size}")));
+    let failed = status["failed"].as_object().into_iter().flatten();
+    words.extend(failed.map(|(size, why)| format!("{size} failed: {}", why.as_str().unwrap_or_default())));
+    words.join("; ")
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn words_of_snapshots() {
+        assert_eq!(snapshots(&Value::Null), "none: every machine is booted");
+        let mut status = json!({ "ready": [], "making": "1 vCPU, 576 MiB", "wanted": [], "failed": {} });
+        assert_eq!(snapshots(&status), "none yet; making 1 vCPU, 576 MiB");
+        status["ready"] = json!(["1 vCPU, 576 MiB", "2 vCPU, 1088 MiB"]);
+        status["making"] = Value::Null;
+        status["failed"] = json!({ "4-2112-net": "no room" });
+        assert_eq!(snapshots(&status), "of 1 vCPU, 576 MiB and 2 vCPU, 1088 MiB; 4-2112-net failed: no room");
+    }
 }

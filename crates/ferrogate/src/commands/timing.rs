@@ -7,6 +7,7 @@ use anyhow::{Result, bail};
 use comfy_table::{CellAlignment, Table, presets};
 use ferrogate_node::{STARTED, Step, TaskSummary};
 use ferrogate_nodeapi::ObservedStatus;
+use ferrogate_sandbox::microvm::{MACHINE_STEP, RESTORED};
 use ferrogate_sandbox::{LogRecord, read_logs};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
@@ -49,7 +50,12 @@ pub(super) fn run(options: &Ps, wanted: &str) -> Result<()> {
         return Ok(());
     }
     for task in &found {
-        println!("task {}  {:?}", id(task), task.status);
+        let machine = match restored(&task.timing) {
+            None => "",
+            Some(true) => "  machine restored from a snapshot",
+            Some(false) => "  machine booted",
+        };
+        println!("task {}  {:?}{machine}", id(task), task.status);
         println!("{}\n", table(&task.timing));
     }
     Ok(())
@@ -86,6 +92,12 @@ fn span(steps: &[Step]) -> Option<(Timestamp, SignedDuration)> {
     Some((began, ended.duration_since(began)))
 }
 
+/// Whether the task's machine began from a snapshot; `None`: it has none, or that is not known.
+fn restored(steps: &[Step]) -> Option<bool> {
+    let of_machine = |step: &&Step| step.step.starts_with(MACHINE_STEP);
+    steps.iter().find(of_machine).map(|_| steps.iter().any(|step| step.step == RESTORED))
+}
+
 fn in_json(task: &TaskSummary) -> Value {
     let zero = span(&task.timing).map(|(began, _)| began);
     let step = |step: &Step| {
@@ -98,6 +110,7 @@ fn in_json(task: &TaskSummary) -> Value {
     json!({
         "taskArn": task.task_arn, "status": task.status,
         "totalMs": span(&task.timing).map(|(_, took)| ms(took)),
+        "restored": restored(&task.timing),
         "steps": task.timing.iter().map(step).collect::<Vec<_>>(),
     })
 }
@@ -145,6 +158,19 @@ fn bar(from: SignedDuration, took: SignedDuration, whole: SignedDuration) -> Str
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn where_a_machine_began() {
+        let step = |step: &str| Step {
+            step: step.into(),
+            container: None,
+            began: Timestamp::UNIX_EPOCH,
+            ended: Timestamp::UNIX_EPOCH,
+        };
+        assert_eq!(restored(&[step("sandbox created")]), None);
+        assert_eq!(restored(&[step("sandbox created"), step("machine: kernel started")]), Some(false));
+        assert_eq!(restored(&[step("machine: VMM started"), step(RESTORED)]), Some(true));
+    }
 
     #[test]
     fn bars() {

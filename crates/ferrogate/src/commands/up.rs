@@ -30,6 +30,7 @@ pub(crate) fn run(options: Up) -> Result<()> {
         .with_writer(std::io::stderr)
         .init();
     preflight::check()?;
+    preflight::raise_limits();
     let mirrors = options
         .registry_mirrors
         .iter()
@@ -39,6 +40,7 @@ pub(crate) fn run(options: Up) -> Result<()> {
         isolation: options.isolation,
         kernel: options.guest_kernel.clone(),
         emulate: options.emulate,
+        snapshots: !options.no_snapshots,
     };
     isolation.check()?;
     let data = DataDir::new(&options.place.data_dir)?;
@@ -201,6 +203,7 @@ fn status(ferrogate: &Ferrogate, endpoint: &Endpoint) -> Value {
         "account": endpoint.account,
         "region": endpoint.region,
         "isolation": ferrogate.isolation,
+        "snapshots": ferrogate.snapshots.as_ref().map(|snapshots| snapshots.status()),
         "store_revision": ferrogate.store.revision(),
         "tasks_on_node": ferrogate.agent.tasks(),
         "controllers": ferrogate.driver.statuses(),

@@ -2,17 +2,18 @@
 //!
 //! What an API can tell is asked of it, as the root user; the rest is what this node alone can see.
 
-mod listeners;
 mod rights;
 
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use ferrogate_api::{Caller, Invoke, Principal, ecs, logs};
-use ferrogate_explain::{About, Facts, Finding, LogGroup, NodeFacts, RoleFact, RolePurpose, Weight};
+use ferrogate_explain::{
+    About, Facts, Finding, Listener, LogGroup, NodeFacts, RoleFact, RolePurpose, Weight,
+};
 use ferrogate_front::{Identity, session_for_service};
 use ferrogate_model::{Arn, Clock};
-use ferrogate_sandbox::{LogRecord, read_logs};
+use ferrogate_sandbox::{LogRecord, Transport, read_logs};
 use ferrogate_vpc::{Destination, Unreachable};
 
 /// Of each container.
@@ -27,7 +28,6 @@ pub(crate) struct Sources {
     pub(crate) identity: Arc<dyn Identity>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) root: Principal,
-    pub(crate) instance: String,
 }
 
 /// What the node and EC2 know without being asked by API.
@@ -35,6 +35,7 @@ pub(crate) struct Known {
     pub(crate) fabric: ferrogate_nodeapi::Fabric,
     pub(crate) progress: Option<String>,
     pub(crate) output: Vec<(String, Vec<std::path::PathBuf>)>,
+    pub(crate) listeners: Option<Vec<ferrogate_sandbox::Listener>>,
 }
 
 pub(crate) async fn gather(sources: &Sources, known: Known, task_arn: &str) -> Result<Facts> {
@@ -68,7 +69,7 @@ pub(crate) async fn gather(sources: &Sources, known: Known, task_arn: &str) -> R
         // One program, one node; an image for another processor has nowhere to go.
         nodes: usize::from(is_own_architecture(definition.as_ref())),
         progress: known.progress,
-        listeners: if running { listeners::of_task(&sources.instance, id) } else { None },
+        listeners: known.listeners.filter(|_| running).map(listeners),
         last_lines: last_lines(&logs, definition.as_ref(), id, known.output).await,
     };
     let mut roles = Vec::new();
@@ -122,6 +123,20 @@ fn no_way_out(fabric: &ferrogate_nodeapi::Fabric, task: &ecs::Task) -> Option<Fi
         evidence: Vec::new(),
         fix: vec![fix.to_owned()],
     })
+}
+
+/// The task's own endpoints are ours.
+fn listeners(all: Vec<ferrogate_sandbox::Listener>) -> Vec<Listener> {
+    let listener = |of: ferrogate_sandbox::Listener| {
+        let protocol = match of.transport {
+            Transport::Tcp => "tcp",
+            Transport::Udp => "udp",
+        };
+        Listener { protocol, address: of.address, port: of.port }
+    };
+    let is_ours =
+        |of: &Listener| matches!(of.address, std::net::IpAddr::V4(address) if address.is_link_local());
+    all.into_iter().map(listener).filter(|of| !is_ours(of)).collect()
 }
 
 fn is_own_architecture(definition: Option<&ecs::TaskDefinition>) -> bool {

@@ -5,7 +5,7 @@ use std::io;
 use std::net::SocketAddrV4;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
 use ferrogate_edge::control::{FromEdge, Link, ToEdge, VERSION};
@@ -52,6 +52,29 @@ const LOG_KEPT_BYTES_MAX: u64 = 1 << 20;
 /// What a task's proxy says of itself.
 pub(crate) fn task_log(sandbox_dir: &Path) -> PathBuf {
     sandbox_dir.join(TASK_DIR).join(LOG_FILE)
+}
+
+/// A process that has not answered yet. It joins its cgroup by itself, and where nobody waits for it any more it would
+/// do so behind the back of who removes that.
+struct Unclaimed(Option<Child>);
+
+impl Unclaimed {
+    fn ended(&mut self) -> io::Result<Option<ExitStatus>> {
+        self.0.as_mut().map_or(Ok(None), Child::try_wait)
+    }
+
+    fn claim(mut self) -> Child {
+        self.0.take().expect("claimed once: by value")
+    }
+}
+
+impl Drop for Unclaimed {
+    fn drop(&mut self) {
+        if let Some(child) = &mut self.0 {
+            // It may have ended.
+            let _ = child.start_kill();
+        }
+    }
 }
 
 /// Where one process is, whether it runs or not.
@@ -151,21 +174,20 @@ impl Place {
         let runtime = tokio::runtime::Handle::current();
         let spawned = fabric.run_in(&self.netns, move || {
             let _inside = runtime.enter();
-            command.spawn()
+            command.spawn().map(|child| Unclaimed(Some(child)))
         });
-        let mut child = spawned.await?.map_err(|source| BalancerError::Io {
+        let mut starting = spawned.await?.map_err(|source| BalancerError::Io {
             what: "start",
             path: program.to_owned(),
             source,
         })?;
         let deadline = Instant::now() + START_PATIENCE;
         loop {
-            let ended = child.try_wait().map_err(|source| self.io("wait for", "", source))?;
-            if let Some(status) = ended {
+            if let Some(status) = starting.ended().map_err(|source| self.io("wait for", "", source))? {
                 return Err(BalancerError::Ended { status: status.to_string(), said: self.said() });
             }
             match self.connect().await {
-                Ok(Some((link, generation))) => return Ok((child, link, generation)),
+                Ok(Some((link, generation))) => return Ok((starting.claim(), link, generation)),
                 Ok(None) if Instant::now() < deadline => tokio::time::sleep(CONNECT_RETRY).await,
                 Ok(None) => return Err(BalancerError::Silent("it does not listen".into())),
                 Err(error) => return Err(error),

@@ -2,11 +2,12 @@
 //! its cgroup.
 //!
 //! It stands before the task's first container and goes on without the agent, which finds it by the socket in the sandbox's
-//! folder. It ends with the sandbox, whoever removes that: cgroup, folder and process are below the sandbox's own.
+//! folder. A task in a micro-VM has it on this side of the machine ([`machine`]). It ends with the sandbox, whoever removes that: cgroup, folder and process are below the sandbox's own.
 
+mod machine;
 mod rules;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::path::Path;
 use std::sync::Arc;
@@ -51,6 +52,8 @@ pub(crate) struct Proxy {
     connect: Connect,
     /// Of the task's interface.
     address: Ipv4Addr,
+    /// The task is in a micro-VM, and the address its guest's.
+    in_machine: bool,
     endpoints: watch::Receiver<Arc<Endpoints>>,
     /// What the process on the present link knows.
     told: Option<Endpoints>,
@@ -66,6 +69,7 @@ impl Proxy {
         fabric: &VpcFabric,
         (instance, sandbox_dir): (&str, &Path),
         assignment: &TaskAssignment,
+        in_machine: bool,
     ) -> Option<Self> {
         // Where it is heard is no matter of its own.
         let connect = Connect { logs: None, ..needed(assignment)?.clone() };
@@ -76,6 +80,7 @@ impl Proxy {
             place: Place::of_task(sandbox_dir, instance, &assignment.task_id),
             connect,
             address: assignment.network.private_ip,
+            in_machine,
             told: None,
             link: None,
             child: None,
@@ -165,12 +170,18 @@ impl Proxy {
         self.place.kill().await?;
         self.child = None;
         let mut listens: Vec<SocketAddrV4> = Vec::new();
-        if !self.connect.clients.is_empty() {
-            // Before the process: one that is found has its rules.
-            listens.push(rules::lead(&self.fabric, &self.place.netns, &self.connect).await?);
+        // Before the process: one that is found has its rules.
+        if self.in_machine {
+            let led = rules::lead_from_machine(&self.fabric, &self.place.netns, &self.connect, self.address);
+            listens.push(led.await?);
+        } else {
+            if !self.connect.clients.is_empty() {
+                listens.push(rules::lead(&self.fabric, &self.place.netns, &self.connect).await?);
+            }
+            let ports: BTreeSet<u16> =
+                self.connect.servers.iter().map(|server| server.ingress_port).collect();
+            listens.extend(ports.into_iter().map(|port| SocketAddrV4::new(self.address, port)));
         }
-        let ports: BTreeSet<u16> = self.connect.servers.iter().map(|server| server.ingress_port).collect();
-        listens.extend(ports.into_iter().map(|port| SocketAddrV4::new(self.address, port)));
         let started = self.place.start(&self.edge.program, &self.fabric, &listens);
         let (child, link, _) = Box::pin(started).await?;
         tracing::info!(task = self.place.id, pid = child.id(), "a task's Service Connect proxy was started");
@@ -183,13 +194,14 @@ impl Proxy {
         let all = Arc::clone(&self.endpoints.borrow_and_update());
         let endpoints = called(&self.connect, &all);
         if let (Some(now), Some(told)) = (&endpoints, &self.told)
-            && now.services == told.services
+            && (&now.services, &now.splits) == (&told.services, &told.splits)
         {
             return Ok(());
         }
         let configuration = ConnectConfiguration {
             connect: self.connect.clone(),
             address: self.address,
+            containers: if self.in_machine { self.address } else { Ipv4Addr::LOCALHOST },
             endpoints: endpoints.clone(),
         };
         link.send(&ToEdge::Connect(Box::new(configuration))).await?;
@@ -205,9 +217,12 @@ pub(crate) fn needed(assignment: &TaskAssignment) -> Option<&Connect> {
 
 /// The instances of the services that a task calls, and of no others. `None`: nobody has said yet where any are.
 fn called(connect: &Connect, all: &Endpoints) -> Option<Endpoints> {
-    let service = |id: &String| Some((id.clone(), all.services.get(id)?.clone()));
-    let services = connect.clients.iter().filter_map(|client| service(&client.service_id)).collect();
-    (all.revision > 0).then_some(Endpoints { revision: all.revision, services })
+    fn of<T: Clone>(connect: &Connect, all: &BTreeMap<String, T>) -> BTreeMap<String, T> {
+        let ids = connect.clients.iter().map(|client| &client.service_id);
+        ids.filter_map(|id| Some((id.clone(), all.get(id)?.clone()))).collect()
+    }
+    let (services, splits) = (of(connect, &all.services), of(connect, &all.splits));
+    (all.revision > 0).then_some(Endpoints { revision: all.revision, services, splits })
 }
 
 #[cfg(test)]
@@ -222,10 +237,11 @@ mod tests {
             instance_id: number.to_string(),
             address: Ipv4Addr::new(10, 0, 0, number),
             port: 80,
+            service_revision: None,
         };
         let services = [("srv-a", vec![endpoint(1)]), ("srv-b", vec![endpoint(2), endpoint(3)])];
         let services = services.map(|(id, endpoints)| (id.to_owned(), endpoints)).into();
-        let all = Endpoints { revision: 7, services };
+        let all = Endpoints { revision: 7, services, splits: BTreeMap::new() };
         let client = |service_id: &str| ConnectClient {
             service_id: service_id.to_owned(),
             discovery_name: "x".into(),

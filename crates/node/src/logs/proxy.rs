@@ -134,9 +134,15 @@ fn lines(bytes: &[u8], from: u64, rest: bool) -> Vec<LogRecord> {
     records
 }
 
-/// A line begins with when it was said; what a panic says does not.
+/// A line begins with when it was said, in brackets if it is an access log's (which as JSON has a field for it); what a panic
+/// says does not.
 fn time_of(line: &[u8]) -> Option<Timestamp> {
+    if line.starts_with(b"{") {
+        let fields: serde_json::Value = serde_json::from_slice(line).ok()?;
+        return fields.get("start_time")?.as_str()?.parse().ok();
+    }
     let first = line.split(|byte| *byte == b' ').next()?;
+    let first = first.strip_prefix(b"[").and_then(|first| first.strip_suffix(b"]")).unwrap_or(first);
     str::from_utf8(first).ok()?.parse().ok()
 }
 

@@ -44,7 +44,8 @@ impl Actor {
     pub(super) async fn run_containers(&mut self) -> Stop {
         let Some(sandbox) = self.sandbox.clone() else { return Stop::ASKED };
         let mut events = sandbox.events();
-        let state = match sandbox.state().await {
+        let Some(state) = self.unless_stopped(sandbox.state()).await else { return Stop::ASKED };
+        let state = match state {
             Ok(state) => state,
             Err(error) => return Stop::failed_to_start(format!("ResourceInitializationError: {error}")),
         };
@@ -52,7 +53,8 @@ impl Actor {
         for half_made in
             state.containers.iter().filter(|found| found.status == Status::Created && found.starts == 0)
         {
-            if let Err(error) = sandbox.delete_container(&half_made.id).await {
+            let deleted = self.unless_stopped(sandbox.delete_container(&half_made.id)).await;
+            if let Err(error) = deleted.unwrap_or(Ok(())) {
                 return Stop::failed_to_start(format!("CannotCreateContainerError: {error}"));
             }
         }
@@ -230,11 +232,13 @@ impl Actor {
         let began = Timestamp::now();
         let spec =
             self.container_spec(container).map_err(|error| failed("CannotCreateContainerError", error))?;
-        sandbox
-            .create_container(&spec)
-            .await
-            .map_err(|error| failed("CannotCreateContainerError", error.to_string()))?;
+        let created = self.unless_stopped(sandbox.create_container(&spec)).await;
+        let Some(created) = created else { return Err(Stop::ASKED) };
+        created.map_err(|error| failed("CannotCreateContainerError", error.to_string()))?;
         self.record.note(step::CREATED, Some(name), began);
+        for made in sandbox.booted().await {
+            self.record.note_made(&made);
+        }
         let created = Timestamp::now();
         let started = self.start_or_stop(sandbox, name).await;
         self.record.note(step::STARTED, Some(name), created);
@@ -424,6 +428,7 @@ impl Actor {
             return None;
         }
         let started_at = record.started_at;
+        self.note_lost_machine(sandbox, &exited.container).await;
         let ran =
             timestamp(exited.at_ns).zip(started_at).map(|(ended, started)| ended.duration_since(started));
         let restarts = container.restart_policy.as_ref().zip(ran);
@@ -438,7 +443,9 @@ impl Actor {
             exit_code = exited.exit_code,
             "restarted, as its restart policy says"
         );
-        let started = sandbox.start(&container.name).await;
+        let Some(started) = self.unless_stopped(sandbox.start(&container.name)).await else {
+            return self.note_exit(exited);
+        };
         let record = self.record.containers.get_mut(&container.name)?;
         note_end(record, exited);
         if let Err(error) = started {

@@ -10,6 +10,7 @@
 //! [`Actor::run_containers`]. Whatever was true on disk and in the shim is enough to enter anywhere.
 
 mod containers;
+mod lost;
 mod pull;
 mod spec;
 mod start;

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use ferrogate_nodeapi::{
     ContainerAssignment, ContainerStatus, DesiredStatus, ObservedStatus, TaskAssignment,
@@ -24,6 +25,8 @@ use crate::timing::{Step, step};
 
 /// Processes and threads of a task. Fargate's own bound is not documented; this one stops a fork bomb.
 const PIDS_MAX: u64 = 32_768;
+/// Longest a task that is to end waits for a start that was cancelled, and for what its sandbox was asked before.
+const ANSWER_DEADLINE: Duration = Duration::from_secs(45);
 
 impl Actor {
     /// Images, network and sandbox, side by side. After a restart of the agent each finds what is there.
@@ -211,7 +214,21 @@ impl Actor {
             tracing::warn!(%error, container = name, "its start could not be cancelled");
         }
         // It may have come about all the same.
-        Some(start.await).filter(Result::is_ok)
+        tokio::time::timeout(ANSWER_DEADLINE, start).await.ok().filter(Result::is_ok)
+    }
+
+    /// `None`: the task's end is wanted, and there was no answer for so long that none may come any more.
+    pub(super) async fn unless_stopped<T>(&self, work: impl Future<Output = T>) -> Option<T> {
+        let mut desired = self.desired.clone();
+        let patience = async {
+            let _ = desired.wait_for(|desired| *desired == DesiredStatus::Stopped).await;
+            tokio::time::sleep(ANSWER_DEADLINE).await;
+        };
+        tokio::select! {
+            biased;
+            done = work => Some(done),
+            () = patience => None,
+        }
     }
 
     /// For every task, before its first container; until the sandbox is taken away.
@@ -255,7 +272,8 @@ impl Actor {
         let Some(edge) = self.shared.edge.get() else { return Err(failed(&"this node carries none")) };
         let (began, dir) = (Timestamp::now(), self.dirs.sandbox());
         let place = (self.shared.instance.as_str(), dir.as_path());
-        let Some(mut proxy) = Proxy::new(edge, &self.shared.fabric, place, assignment) else { return Ok(()) };
+        let proxy = Proxy::new(edge, &self.shared.fabric, place, assignment, self.record.machine);
+        let Some(mut proxy) = proxy else { return Ok(()) };
         match Box::pin(proxy.stand()).await {
             Ok(()) => self.record.note(step::PROXY, None, began),
             Err(error) if runs => {

@@ -7,6 +7,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
 
 use ferrogate_shim::protocol::{
     self, Answer, Call, Event, FRAME_BYTES_MAX, Failure, FailureKind, PROTOCOL_VERSION, Reply, Request,
@@ -26,6 +27,8 @@ const CALLS_QUEUED_MAX: usize = 64;
 /// Events a slow reader may be behind before it is told that it missed some.
 const EVENTS_QUEUED_MAX: usize = 1024;
 const READ_BYTES: usize = 16 << 10;
+/// Longest a shim that took the connection may say nothing on it.
+const CONNECT_DEADLINE: Duration = Duration::from_secs(30);
 /// stdin, stdout, stderr.
 const DESCRIPTORS_MAX: usize = 3;
 
@@ -83,14 +86,19 @@ impl Client {
         let writer = tokio::spawn(write(stream, queue, Arc::downgrade(&client)));
         client.tasks.lock().unwrap_or_else(PoisonError::into_inner).extend([reader, writer]);
 
-        match client.call(Call::Hello { version: PROTOCOL_VERSION }, Vec::new()).await? {
-            Answer::Hello { version: PROTOCOL_VERSION, .. } => {}
-            other => return Err(lost(format!("it speaks another protocol: {other:?}"))),
-        }
-        match client.call(Call::Subscribe, Vec::new()).await? {
-            Answer::State(state) => client.learn(&state),
-            other => return Err(unexpected(&other)),
-        }
+        let agreed = async {
+            match client.call(Call::Hello { version: PROTOCOL_VERSION }, Vec::new()).await? {
+                Answer::Hello { version: PROTOCOL_VERSION, .. } => {}
+                other => return Err(lost(format!("it speaks another protocol: {other:?}"))),
+            }
+            match client.call(Call::Subscribe, Vec::new()).await? {
+                Answer::State(state) => client.learn(&state),
+                other => return Err(unexpected(&other)),
+            }
+            Ok(())
+        };
+        let late = |_| Err(lost(format!("it did not answer within {} s", CONNECT_DEADLINE.as_secs())));
+        tokio::time::timeout(CONNECT_DEADLINE, agreed).await.unwrap_or_else(late)?;
         Ok(client)
     }
 

@@ -2,10 +2,11 @@
 
 use std::fs::File;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ferrogate_shim::cgroup::Cgroups;
 use ferrogate_shim::log;
@@ -13,6 +14,7 @@ use ferrogate_shim::protocol::{
     CONTAINERS_DIR, LOCK_FILE, LOG_DIR, PROTOCOL_VERSION, STATE_FILE, Status, TRASH_DIR, TaskConfig,
     TaskState,
 };
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{FlockOperation, flock};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
@@ -102,9 +104,11 @@ pub(super) async fn discard(directory: &Path, cgroup: &Path, shim_cgroup: &Path)
 }
 
 /// Kills the process among the instance's shims that has this directory's lock open, or was started for the directory.
+/// Returns when it is gone: where the directory is not there, no lock says so.
 fn kill_shim(cgroups: &Cgroups, shims: &Path, directory: &Path) -> io::Result<()> {
     let lock = std::fs::metadata(directory.join(LOCK_FILE)).ok().map(|meta| (meta.dev(), meta.ino()));
     let gone = Some(rustix::io::Errno::NODEV.raw_os_error());
+    let mut killed: Vec<OwnedFd> = Vec::new();
     for file in cgroups.join_files(shims) {
         let pids = match std::fs::read_to_string(&file) {
             Ok(pids) => pids,
@@ -123,12 +127,28 @@ fn kill_shim(cgroups: &Cgroups, shims: &Path, directory: &Path) -> io::Result<()
                 continue;
             }
             match pidfd_send_signal(&process, Signal::KILL) {
-                Ok(()) | Err(rustix::io::Errno::SRCH) => {}
+                Ok(()) | Err(rustix::io::Errno::SRCH) => killed.push(process),
                 Err(error) => return Err(error.into()),
             }
         }
     }
-    Ok(())
+    let deadline = Instant::now() + KILL_DEADLINE;
+    killed.iter().try_for_each(|process| wait_for_end(process, deadline))
+}
+
+/// A process's descriptor can be read once it has ended.
+fn wait_for_end(process: &OwnedFd, deadline: Instant) -> io::Result<()> {
+    let mut ended = [PollFd::new(process, PollFlags::IN)];
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let timeout = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() };
+        match poll(&mut ended, Some(&timeout)) {
+            Ok(0) => return Err(io::Error::new(io::ErrorKind::TimedOut, "it was killed and does not end")),
+            Ok(_) => return Ok(()),
+            Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
 }
 
 fn is_shim_of(pid: Pid, directory: &Path, lock: Option<(u64, u64)>) -> bool {
@@ -172,9 +192,9 @@ pub(super) async fn remove_trash(directory: &Path) -> Result<(), Error> {
 
 /// A shim that was told to end has ended when its lock is free.
 fn wait_for_shim(directory: &Path) -> Result<(), Error> {
-    let deadline = std::time::Instant::now() + KILL_DEADLINE;
+    let deadline = Instant::now() + KILL_DEADLINE;
     while shim_is_alive(directory) {
-        if std::time::Instant::now() > deadline {
+        if Instant::now() > deadline {
             return Err(Error::Refused(format!("the shim in {} does not end", directory.display())));
         }
         std::thread::sleep(std::time::Duration::from_millis(2));

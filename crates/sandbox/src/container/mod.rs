@@ -7,8 +7,8 @@ use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use ferrogate_shim::protocol::{
-    Answer, Call, ContainerState, CreateContainer, Exited, Rootfs, Seccomp, Status, TaskConfig, TaskState,
-    TaskStats,
+    Answer, Call, ContainerState, CreateContainer, Exited, Listener, Rootfs, Seccomp, Status, TaskConfig,
+    TaskState, TaskStats,
 };
 use tokio::io::AsyncReadExt;
 use tokio::sync::Mutex;
@@ -40,6 +40,8 @@ const RECONNECT_MIN: Duration = Duration::from_millis(5);
 const RECONNECT_MAX: Duration = Duration::from_secs(1);
 /// Longest a process may take to go after SIGKILL, and a shim after `Shutdown`.
 const KILL_DEADLINE: Duration = Duration::from_secs(30);
+/// Longest a shim may take for what it does at once. One with a machine whose guest does not answer gives that up before.
+const ANSWER_DEADLINE: Duration = Duration::from_secs(45);
 
 /// [`Sandbox`] over `ferrogate-shim`.
 pub struct ContainerSandbox {
@@ -317,6 +319,14 @@ impl TaskSandbox for ContainerTask {
         &self.made
     }
 
+    async fn booted(&self) -> Vec<Made> {
+        if self.spec.isolation == Isolation::Container {
+            return Vec::new();
+        }
+        let (machines, spec) = (self.machines.clone(), self.spec.clone());
+        lost::blocking(move || Ok(microvm::booted(machines.as_deref(), &spec))).await.unwrap_or_default()
+    }
+
     async fn create_container(&self, container: &ContainerSpec) -> Result<(), Error> {
         crate::warm::keep();
         self.container_dir(&container.id)?;
@@ -376,20 +386,20 @@ impl TaskSandbox for ContainerTask {
     }
 
     async fn cancel_start(&self, container: &str) -> Result<(), Error> {
-        self.link.done(Call::CancelStart { container: container.into() }).await
+        self.soon(self.link.done(Call::CancelStart { container: container.into() })).await?
     }
 
     async fn signal(&self, container: &str, signal: i32) -> Result<(), Error> {
-        self.link.done(Call::Signal { container: container.into(), signal }).await
+        self.soon(self.link.done(Call::Signal { container: container.into(), signal })).await?
     }
 
     async fn kill(&self, container: Option<&str>) -> Result<(), Error> {
-        self.link.done(Call::Kill { container: container.map(str::to_owned) }).await
+        self.soon(self.link.done(Call::Kill { container: container.map(str::to_owned) })).await?
     }
 
     async fn stop(&self, container: &str, signal: i32, timeout: Duration) -> Result<Exited, Error> {
         let mut events = self.events();
-        let state = self.link.find(container).await?;
+        let state = self.soon(self.link.find(container)).await??;
         match state.status {
             Status::Exited => return Ok(exited(state)),
             Status::Created => {
@@ -430,6 +440,13 @@ impl TaskSandbox for ContainerTask {
         }
     }
 
+    async fn listeners(&self) -> Result<Vec<Listener>, Error> {
+        match self.link.call(Call::Listeners).await? {
+            Answer::Listeners(all) => Ok(all),
+            other => Err(unexpected(&other)),
+        }
+    }
+
     async fn reserve_storage(&self, bytes: u64) -> Result<(), Error> {
         self.link.done(Call::ReserveStorage { bytes }).await
     }
@@ -454,7 +471,8 @@ impl TaskSandbox for ContainerTask {
     }
 
     async fn destroy(&self) -> Result<(), Error> {
-        if let Ok(client) = self.link.client().await {
+        // Where that takes too long, the caller discards it.
+        if let Ok(client) = self.soon(self.link.client()).await? {
             // From now on nobody looks for a shim that is meant to end.
             *self.link.shim.lock().await = Shim::Destroyed;
             let ended = tokio::time::timeout(KILL_DEADLINE, client.done(Call::Shutdown { kill: true })).await;
@@ -478,6 +496,14 @@ impl TaskSandbox for ContainerTask {
 }
 
 impl ContainerTask {
+    /// What needs no more than a shim that listens. Whatever hangs, a task can be stopped.
+    async fn soon<T>(&self, work: impl Future<Output = T>) -> Result<T, Error> {
+        tokio::time::timeout(ANSWER_DEADLINE, work).await.map_err(|_| {
+            let (dir, seconds) = (self.spec.dir.display(), ANSWER_DEADLINE.as_secs());
+            Error::Refused(format!("the shim in {dir} did not answer within {seconds} s"))
+        })
+    }
+
     async fn wait_exit(&self, container: &str, events: &mut Events) -> Result<Exited, Error> {
         loop {
             match events.next().await {

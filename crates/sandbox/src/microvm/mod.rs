@@ -5,41 +5,57 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, BufWriter};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant, UNIX_EPOCH};
 
-use ferrogate_shim::machine::config::{Accelerator, MachineConfig, VmmConfig};
-use ferrogate_shim::machine::wire::{GUEST_NETWORK, GUEST_TASK_DIR};
+use ferrogate_shim::machine::boot;
+use ferrogate_shim::machine::config::{
+    Accelerator, MachineConfig, Snapshot, SnapshotFiles, TRANSLATED_CODE_MIB, VmmConfig,
+};
+use ferrogate_shim::machine::wire::{BootStep, GUEST_NETWORK, GUEST_TASK_DIR};
 use ferrogate_shim::protocol::Resources;
 
-use crate::{ContainerSpec, Error, TaskSandboxSpec};
+use crate::{ContainerSpec, Error, Made, TaskSandboxSpec};
 
+mod identity;
 mod initramfs;
 mod layers;
 mod probe;
 mod program;
+mod snapshots;
 mod storage;
 
+pub use ferrogate_shim::machine::boot::{BOOT_FILE, BootReport};
 pub use ferrogate_shim::machine::config::Accelerator as MachineAccelerator;
-pub use ferrogate_shim::machine::{BOOT_FILE, BootReport};
 pub use probe::probe;
+pub use snapshots::{Size, SnapshotStatus, Snapshots};
 
 const GUEST_PROGRAM: &str = "ferrogate-guest";
 const KERNEL_FILE: &str = "vmlinux";
 const MODULES_DIR: &str = "modules";
+/// Begin of its name; what it is made of follows.
+const INITRAMFS: &str = "initramfs";
 /// Beside a kernel that finds its devices by ACPI only.
 const ACPI_FILE: &str = "acpi";
-/// What the guest's own kernel, PID 1 and shim take; the task has its memory beside it.
-const GUEST_MEMORY_MIB: u64 = 64;
-/// What the machine's program takes beside the guest's memory, translated code of an emulated CPU among it.
-const VMM_MEMORY_MIB: u64 = 192;
-/// … and its threads.
-const VMM_PIDS_MAX: u64 = 64;
+/// What the guest's own kernel (a distribution's takes more than a minimal one), PID 1 and shim take; the task has its memory
+/// beside it.
+const GUEST_MEMORY_MIB: u64 = 96;
+/// What the machine's program takes beside the guest's memory, and where it emulates, beside the translated code.
+const VMM_MEMORY_MIB: u64 = 128;
+/// What a Service Connect proxy in the task's cgroup takes.
+const PROXY_MEMORY_MIB: u64 = 64;
+/// … and its threads, with those of a Service Connect proxy beside it.
+const VMM_PIDS_MAX: u64 = 64 + 256;
 /// Of a task without a limit.
 const MEMORY_MIB_DEFAULT: u64 = 512;
 const BOOT_DEADLINE_KVM: Duration = Duration::from_secs(20);
 const BOOT_DEADLINE_TCG: Duration = Duration::from_secs(120);
+/// Nobody waits for a snapshot, and whatever else runs comes before it.
+const MAKE_DEADLINE: Duration = Duration::from_secs(600);
 const CPU_UNITS_PER_VCPU: u32 = 1024;
 const TSC_MEASURED: Duration = Duration::from_millis(20);
+const TSC_READINGS: usize = 16;
+const SNAPSHOTS_DIR: &str = "snapshots";
 const MIB: u64 = 1 << 20;
 
 /// Where an operator has what a machine boots.
@@ -50,7 +66,7 @@ pub struct MachineOptions {
     /// The static program that is PID 1; `None`: `ferrogate-guest` beside the running program.
     pub guest: Option<PathBuf>,
     pub accelerator: Accelerator,
-    /// For disks of layers and the initramfs.
+    /// For the initramfs, and disks of layers that are not the image store's.
     pub dir: PathBuf,
     /// From a machine's start to a guest that takes calls; `None`: what is plenty with this accelerator.
     pub boot_deadline: Option<Duration>,
@@ -61,8 +77,29 @@ pub struct MachineOptions {
 pub struct Machines {
     vmm: VmmConfig,
     boot_deadline: Duration,
+    /// For disks of layers that are not the image store's.
     layers: PathBuf,
+    maker: Arc<layers::Maker>,
+    begin: Begin,
 }
+
+/// What machines begin with.
+#[derive(Clone, Debug)]
+enum Begin {
+    /// Their kernel.
+    Boot,
+    /// A snapshot, where there is one of their size.
+    Snapshots(Arc<Snapshots>),
+    /// Their kernel, to be this snapshot.
+    Make(SnapshotFiles),
+}
+
+/// What the steps of a machine's start are called among a task's.
+pub const MACHINE_STEP: &str = "machine: ";
+
+/// A task's machine began from a snapshot if its start has this step, and was booted if it has only others of
+/// [`MACHINE_STEP`].
+pub const RESTORED: &str = "machine: snapshot restored";
 
 impl Machines {
     /// Finds QEMU and writes the initramfs. [`Error::Invalid`] says what is missing and how to get it. Blocking.
@@ -88,6 +125,7 @@ impl Machines {
         }
         fs::create_dir_all(&options.dir).map_err(io_error("make", &options.dir))?;
         let initramfs = write_initramfs(&options.dir, &guest, &options.kernel)?;
+        remove_leftovers(&options.dir, &initramfs).map_err(io_error("tidy", &options.dir))?;
         let files = program::files(&program).map_err(io_error("find the libraries of", &program))?;
         let layers = options.dir.join("layers");
         let acpi = options.kernel.join(ACPI_FILE).exists();
@@ -98,7 +136,24 @@ impl Machines {
             Accelerator::Kvm => BOOT_DEADLINE_KVM,
             Accelerator::Tcg => BOOT_DEADLINE_TCG,
         });
-        Ok(Machines { vmm, boot_deadline, layers })
+        let maker = Arc::default();
+        Ok(Machines { vmm, boot_deadline, layers, maker, begin: Begin::Boot })
+    }
+
+    /// Has machines begin from snapshots, which are kept below `dir` and made from [`Snapshots::start`] on. `instance`
+    /// is the cgroup of their makers, and nobody else's.
+    #[must_use]
+    pub fn with_snapshots(self, shim: &Path, dir: &Path, instance: &str) -> (Self, Arc<Snapshots>) {
+        let snapshots =
+            Snapshots::new(self.clone(), dir.join(SNAPSHOTS_DIR), shim.to_owned(), instance.to_owned());
+        let snapshots = Arc::new(snapshots);
+        (Machines { begin: Begin::Snapshots(Arc::clone(&snapshots)), ..self }, snapshots)
+    }
+
+    #[cfg(test)]
+    fn of(vmm: VmmConfig) -> Self {
+        let (layers, maker) = (PathBuf::new(), Arc::default());
+        Machines { vmm, boot_deadline: BOOT_DEADLINE_TCG, layers, maker, begin: Begin::Boot }
     }
 
     /// The machine of a task. Blocking.
@@ -108,17 +163,26 @@ impl Machines {
         etc: &[(&str, String)],
     ) -> Result<MachineConfig, Error> {
         let limited = |value: u64| (value > 0).then_some(value);
-        let memory_mib = limited(spec.memory_bytes / MIB).unwrap_or(MEMORY_MIB_DEFAULT);
         let storage = match &spec.ephemeral_storage {
             Some(wanted) => Some(storage::make(wanted, &spec.dir)?),
             None => None,
         };
         let files = etc.iter().map(|(name, text)| (format!("etc/{name}"), text.clone()));
+        let Size { vcpus, memory_mib, .. } = size(spec);
+        let snapshot = match &self.begin {
+            Begin::Boot => None,
+            Begin::Snapshots(snapshots) => snapshots.take(size(spec)).map(Snapshot::Restore),
+            Begin::Make(files) => Some(Snapshot::Make(files.clone())),
+        };
+        let boot_deadline = match snapshot {
+            Some(Snapshot::Make(_)) => self.boot_deadline.max(MAKE_DEADLINE),
+            _ => self.boot_deadline,
+        };
         Ok(MachineConfig {
             vmm: self.vmm.clone(),
-            vcpus: spec.cpu_units.div_ceil(CPU_UNITS_PER_VCPU).max(1),
-            memory_mib: memory_mib + GUEST_MEMORY_MIB,
-            boot_deadline_ms: self.boot_deadline.as_millis() as u64,
+            vcpus,
+            memory_mib,
+            boot_deadline_ms: boot_deadline.as_millis() as u64,
             hostname: spec.hostname.clone(),
             limits: Resources::default(),
             files: files.collect::<BTreeMap<String, String>>(),
@@ -129,24 +193,70 @@ impl Machines {
             },
             network_namespace: spec.network_namespace.clone(),
             storage,
+            snapshot,
         })
     }
 
     /// Sets the limits of the machine's program on the host: the task's, and what it takes itself. What is returned holds
     /// while it boots.
     pub(crate) fn limit(machine: &mut MachineConfig, task: &Resources) -> Resources {
-        machine.limits = Resources {
-            memory_max_bytes: Some((machine.memory_mib + VMM_MEMORY_MIB) * MIB),
+        let without_quota = Resources {
+            cpu_quota_us: None,
+            cpu_period_us: None,
+            memory_max_bytes: Some(
+                (machine.memory_mib + VMM_MEMORY_MIB + TRANSLATED_CODE_MIB + PROXY_MEMORY_MIB) * MIB,
+            ),
             pids_max: Some(VMM_PIDS_MAX),
             ..task.clone()
         };
-        Resources { cpu_quota_us: None, cpu_period_us: None, ..machine.limits.clone() }
+        machine.limits = match machine.vmm.accelerator {
+            Accelerator::Kvm => Resources {
+                cpu_quota_us: task.cpu_quota_us,
+                cpu_period_us: task.cpu_period_us,
+                ..without_quota.clone()
+            },
+            // An emulated processor at its full speed is slower than the least share of a real one; its share it has.
+            Accelerator::Tcg => without_quota.clone(),
+        };
+        without_quota
     }
 
     /// The layers of a container as disks, in the same order. Blocking.
     pub(crate) fn disks(&self, container: &ContainerSpec) -> Result<Vec<PathBuf>, Error> {
-        container.layers.iter().map(|layer| layers::disk(&self.layers, layer)).collect()
+        container.layers.iter().map(|layer| self.maker.disk(&self.layers, layer)).collect()
     }
+}
+
+/// What of a task counts for what its machine is.
+fn size(spec: &TaskSandboxSpec) -> Size {
+    let task = Some(spec.memory_bytes / MIB).filter(|mib| *mib > 0).unwrap_or(MEMORY_MIB_DEFAULT);
+    Size {
+        vcpus: spec.cpu_units.div_ceil(CPU_UNITS_PER_VCPU).max(1),
+        memory_mib: task + GUEST_MEMORY_MIB,
+        has_interface: spec.network_namespace.is_some(),
+    }
+}
+
+/// How the machine of the task in this directory came up; nothing if it is not up. Blocking.
+pub(crate) fn booted(machines: Option<&Machines>, spec: &TaskSandboxSpec) -> Vec<Made> {
+    let Ok(report) = boot::read(&spec.dir) else { return Vec::new() };
+    let at = |us: u64| {
+        UNIX_EPOCH + Duration::from_nanos(report.began_ns.max(0) as u64) + Duration::from_micros(us)
+    };
+    if let Some(Begin::Snapshots(snapshots)) = machines.map(|machines| &machines.begin) {
+        match &report.not_restored {
+            Some(why) => snapshots.failed(size(spec), at(0), why),
+            None if report.restored => snapshots.restored(size(spec), at(0)),
+            None => {}
+        }
+    }
+    let mut began = at(0);
+    let made = |step: &BootStep| {
+        let ended = at(step.at_us).max(began);
+        let step = format!("{MACHINE_STEP}{}", step.step).into();
+        Made { step, began: std::mem::replace(&mut began, ended), ended }
+    };
+    report.steps.iter().map(made).collect()
 }
 
 /// The task as its guest sees it: the same, with the guest's paths.
@@ -169,16 +279,28 @@ pub(crate) fn check(container: &ContainerSpec) -> Result<(), Error> {
     }
 }
 
-/// How fast this host's clock counter runs, which an emulated guest sees as it is.
+/// How fast this host's clock counter runs, which an emulated guest sees as it is. A guest that is told wrong has a clock that
+/// is wrong.
 fn tsc_khz() -> u32 {
     let ticks = || {
         // SAFETY: the instruction reads a counter, and every x86-64 has it.
         unsafe { std::arch::x86_64::_rdtsc() }
     };
-    let (began, first) = (std::time::Instant::now(), ticks());
+    // The one of some readings in which the least came between counter and clock: on a busy host that may be a long time.
+    let reading = || {
+        let readings = (0..TSC_READINGS).map(|_| {
+            let before = ticks();
+            let now = Instant::now();
+            (ticks() - before, before, now)
+        });
+        readings
+            .min_by_key(|(between, ..)| *between)
+            .map_or_else(|| (ticks(), Instant::now()), |(_, t, now)| (t, now))
+    };
+    let (first, began) = reading();
     std::thread::sleep(TSC_MEASURED);
-    let (last, took) = (ticks(), began.elapsed());
-    let khz = u128::from(last - first) * 1_000_000 / took.as_nanos().max(1);
+    let (last, ended) = reading();
+    let khz = u128::from(last.saturating_sub(first)) * 1_000_000 / (ended - began).as_nanos().max(1);
     u32::try_from(khz).unwrap_or(u32::MAX)
 }
 
@@ -197,13 +319,26 @@ fn absolute(path: &Path) -> io::Result<PathBuf> {
 }
 
 /// Named by what is in it, so that machines of an older program keep theirs.
+/// What former programs, kernels and crashes left: initramfs of other names, and what was half written.
+fn remove_leftovers(dir: &Path, initramfs: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(dir)?.flatten() {
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        let old = name.starts_with(INITRAMFS) && Some(&*entry.file_name()) != initramfs.file_name();
+        if entry.path().is_file() && (old || crate::storage::is_abandoned(&name)) {
+            fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
+}
+
 fn write_initramfs(dir: &Path, guest: &Path, kernel: &Path) -> Result<PathBuf, Error> {
     let mut modules: Vec<PathBuf> = match fs::read_dir(kernel.join(MODULES_DIR)) {
         Ok(entries) => entries.flatten().map(|entry| entry.path()).collect(),
         Err(_) => Vec::new(),
     };
     modules.sort();
-    let mut name = String::from("initramfs");
+    let mut name = String::from(INITRAMFS);
     for path in modules.iter().map(PathBuf::as_path).take(1).chain([guest]) {
         use std::os::unix::fs::MetadataExt;
         let meta = fs::metadata(path).map_err(io_error("read", path))?;
@@ -213,7 +348,9 @@ fn write_initramfs(dir: &Path, guest: &Path, kernel: &Path) -> Result<PathBuf, E
     if !path.exists() {
         let fresh = crate::storage::tempfile_in(dir).map_err(io_error("write", &path))?;
         let file = File::options().write(true).open(&fresh).map_err(io_error("write", &fresh))?;
-        initramfs::write(BufWriter::new(file), guest, &modules)
+        initramfs::write(BufWriter::new(&file), guest, &modules)
+            // Under its name it is whole, also after a crash of the host.
+            .and_then(|()| file.sync_all())
             .and_then(|()| fs::rename(&fresh, &path))
             .map_err(io_error("write", &path))?;
     }

@@ -14,6 +14,8 @@ use crate::{ContainerSandbox, Error, Isolation, Sandbox, TaskSandboxSpec};
 const DEADLINE: Duration = Duration::from_secs(5);
 const MEMORY_BYTES: u64 = 128 << 20;
 const KVM: &str = "/dev/kvm";
+/// Of the task whose machine it is.
+const ID: &str = "probe";
 
 /// Boots a guest with the options' accelerator; `Err` says in words why there is none. Leaves nothing behind.
 pub async fn probe(
@@ -30,7 +32,15 @@ pub async fn probe(
     let machines = tokio::task::spawn_blocking(move || Machines::new(&wanted)).await;
     let machines = machines.map_err(|panic| panic.to_string())?.map(Arc::new).map_err(words)?;
     let sandbox = ContainerSandbox::with_shim(shim.to_owned()).map_err(words)?.with_machines(machines);
-    let (id, dir) = ("probe".to_owned(), options.dir.join(format!("probe-{}", std::process::id())));
+    let id = ID.to_owned();
+    let begin = format!("{ID}-");
+    let dir = options.dir.join(format!("{begin}{}", std::process::id()));
+    // One that was under way when its program was killed.
+    for entry in std::fs::read_dir(&options.dir).into_iter().flatten().flatten() {
+        if entry.path().is_dir() && entry.file_name().to_string_lossy().starts_with(&begin) {
+            sandbox.discard(&entry.path(), instance, &id).await.map_err(words)?;
+        }
+    }
     let spec = TaskSandboxSpec {
         id: id.clone(),
         instance: instance.to_owned(),

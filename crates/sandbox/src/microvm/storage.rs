@@ -72,6 +72,8 @@ fn pack(directory: &Path, whole: &Path) -> io::Result<PathBuf> {
     }
     let length = template::HEADER_BYTES as u64 + bytes;
     to.set_len(length.next_multiple_of(SECTOR_BYTES))?;
+    // It is named next, and then is whole, also after a crash of the host.
+    to.sync_all()?;
     Ok(fresh)
 }
 

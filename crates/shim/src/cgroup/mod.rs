@@ -39,6 +39,8 @@ const V1_KNOWN: &[&str] = &[
     "pids",
     "rdma",
 ];
+/// What a task's limits are kept by.
+const NEEDED_CONTROLLERS: &[&str] = &["cpu", "memory", "pids"];
 /// Needed on v1 only where there is no v2 hierarchy to kill by.
 const V1_KILL_CONTROLLER: &str = "freezer";
 
@@ -101,6 +103,18 @@ impl Cgroups {
     /// Whether the controllers are v2's.
     pub fn is_v2(&self) -> bool {
         self.v2_controls
+    }
+
+    /// Controllers that tasks need and this kernel does not give: not built, or turned off on its command line.
+    pub fn missing(&self) -> Vec<&'static str> {
+        let root = self.v2.as_ref().filter(|_| self.v2_controls);
+        let listed = root.and_then(|mount| fs::read_to_string(mount.join("cgroup.controllers")).ok());
+        let listed = listed.unwrap_or_default();
+        let is_there = |name: &str| {
+            self.v1.iter().any(|hierarchy| hierarchy.has(name))
+                || listed.split_whitespace().any(|known| known == name)
+        };
+        NEEDED_CONTROLLERS.iter().copied().filter(|name| !is_there(name)).collect()
     }
 
     /// Mount points of the v1 hierarchies in use with their controllers, to be shown inside a container.
@@ -400,6 +414,7 @@ mod tests {
     fn hybrid_controls_by_v1_and_kills_by_v2() {
         let found = Cgroups::from_mountinfo(HYBRID);
         assert!(!found.is_v2());
+        assert_eq!(found.missing(), ["pids"]);
         let paths: Vec<PathBuf> = found.join_files(Path::new("ferrogate/x"));
         assert_eq!(
             paths,

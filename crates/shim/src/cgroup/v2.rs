@@ -185,6 +185,7 @@ mod tests {
     #[test]
     fn what_a_kernel_lacks_is_not_asked_for() {
         let (fake, cgroups) = Fake::new("cpu pids\n");
+        assert_eq!(cgroups.missing(), ["memory"]);
         let files: Vec<(&str, &str)> =
             FILES.iter().copied().filter(|(name, _)| *name != "memory.swap.max").collect();
         fake.make("ferrogate", &files);

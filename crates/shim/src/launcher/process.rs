@@ -13,7 +13,7 @@ const LAST_CAPABILITY_TRIED: u64 = 63;
 
 /// Limits and OOM score, set while the process is still root and sees the host's `/proc`.
 pub(super) fn limits(process: &ProcessPlan) -> Result<(), Stop> {
-    if let Some(score) = process.oom_score_adj {
+    if let Some(score) = process.oom_score_adj.or_else(unspared) {
         let write = || std::fs::write("/proc/self/oom_score_adj", score.to_string());
         step(&format!("set oom_score_adj to {score}"), write())?;
     }
@@ -24,6 +24,12 @@ pub(super) fn limits(process: &ProcessPlan) -> Result<(), Stop> {
         };
         step("set resource limits", set_limit(&limit))
     })
+}
+
+/// Where the kernel is to spare the shim, as in a guest, that is not for what it starts: those are the ones to end.
+fn unspared() -> Option<i32> {
+    let text = std::fs::read_to_string("/proc/self/oom_score_adj").ok()?;
+    text.trim().parse().ok().filter(|score: &i32| *score < 0).map(|_| 0)
 }
 
 /// The most open files any process of this machine may have.

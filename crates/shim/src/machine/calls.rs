@@ -4,12 +4,13 @@ use std::fs::{self, File};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use super::boot::DISKS_STEP;
 use super::container::Container;
 use super::terminal::Terminal;
 use super::wire::{Down, GUEST_LAYERS_DIR, Kind, encode_json};
-use super::{Machine, Phase};
+use super::{ACKNOWLEDGE_BYTES_MAX, Machine, Phase};
 use crate::protocol::{
     self, Answer, CONTAINERS_MAX, Call, CreateContainer, EXECS_MAX, ExecState, Failure, FailureKind,
     LogLimits, PROTOCOL_VERSION, Request, Rootfs, TRASH_DIR, WhenFull, WindowSize, valid_id,
@@ -25,6 +26,13 @@ pub(super) const GUEST_LOG: LogLimits = LogLimits { bytes_max: 1 << 20, when_ful
 /// Those who may wait for one answer: one per connection, and one that asks again on the next.
 const JOINED_MAX: usize = 64;
 const KILL_DEADLINE: Duration = Duration::from_secs(20);
+/// Longest a guest may take to do what is done at once, to tell its figures, and its state, which the host has but for
+/// how far volumes are filled. Plenty for an emulated one on a busy host.
+const DONE_DEADLINE: Duration = Duration::from_secs(30);
+const FIGURES_DEADLINE: Duration = Duration::from_secs(30);
+const STATE_DEADLINE: Duration = Duration::from_secs(5);
+/// Calls a guest may have left unanswered.
+pub(super) const PENDING_MAX: usize = 4096;
 
 /// A call the guest is to answer.
 pub(super) struct Pending {
@@ -33,9 +41,23 @@ pub(super) struct Pending {
     pub(super) what: What,
     /// Those who asked for the same meanwhile: connection and request.
     pub(super) joined: Vec<(u64, u64)>,
+    pub(super) asked: Instant,
 }
 
 impl Pending {
+    /// Until it is overdue; `None`: it may take as long as it takes.
+    pub(super) fn left(&self) -> Option<Duration> {
+        let deadline = match self.what {
+            What::Plain => DONE_DEADLINE,
+            What::Stats | What::Listeners => FIGURES_DEADLINE,
+            What::State => STATE_DEADLINE,
+            What::Create(_) | What::Start(_) | What::Delete(_) | What::Exec { .. } | What::Nobody => {
+                return None;
+            }
+        };
+        Some(deadline.saturating_sub(self.asked.elapsed()))
+    }
+
     /// A start may be waited for by many; a second container of one name is an error, unless it is the first again.
     fn joins(&self) -> bool {
         matches!(self.what, What::Start(_))
@@ -60,6 +82,7 @@ pub(super) enum What {
         console: Option<(OwnedFd, WindowSize)>,
     },
     Stats,
+    Listeners,
     /// Of the guest's own state only what the host does not see: how far volumes are filled.
     State,
     /// Answered by `Done`.
@@ -116,9 +139,7 @@ impl Machine {
             Call::State => Ok(Answer::State(self.state())),
             Call::Subscribe => {
                 let state = self.state();
-                if let Some(known) = self.connections.iter_mut().find(|known| known.id == connection) {
-                    known.subscribed = true;
-                }
+                self.connections.subscribe(connection);
                 Ok(Answer::State(state))
             }
             Call::AckLogs { container, offset } => {
@@ -158,7 +179,7 @@ impl Machine {
     /// To the guest, whose answer is the call's.
     fn pass_on(&mut self, connection: u64, request: u64, call: Call, stdio: Option<[OwnedFd; 3]>) {
         // Who asks again after a connection that broke waits for the first answer: nothing is made twice.
-        let gone = |pending: &Pending| !self.connections.iter().any(|known| known.id == pending.connection);
+        let gone = |pending: &Pending| !self.connections.is_known(pending.connection);
         let again = |pending: &&mut Pending| pending.is_of(&call) && (gone(pending) || pending.joins());
         if let Some(pending) = self.pending.values_mut().find(again) {
             if pending.joined.len() < JOINED_MAX {
@@ -175,21 +196,49 @@ impl Machine {
             Call::Exec(exec) => self.exec(id, connection, *exec, stdio),
             Call::Start { ref container } => {
                 let what = What::Start(container.clone());
-                self.find(container).map(drop).and_then(|()| self.send(id, call)).map(|()| what)
+                self.may_start(container).and_then(|()| self.send(id, call)).map(|()| what)
             }
             Call::Delete { ref container } => {
                 let what = What::Delete(container.clone());
                 self.may_delete(container).and_then(|()| self.send(id, call)).map(|()| what)
             }
             Call::Stats => self.send(id, call).map(|()| What::Stats),
+            Call::Listeners => self.send(id, call).map(|()| What::Listeners),
             Call::State => self.send(id, call).map(|()| What::State),
             _ => self.send(id, call).map(|()| What::Plain),
         };
         match sent {
             Ok(what) => {
-                self.pending.insert(id, Pending { connection, request, what, joined: Vec::new() });
+                let (joined, asked) = (Vec::new(), Instant::now());
+                self.pending.insert(id, Pending { connection, request, what, joined, asked });
             }
             Err(failure) => self.answer(connection, request, Err(failure)),
+        }
+    }
+
+    /// What is overdue: a guest that does not even pass on a signal is no machine to wait for; the rest is answered without
+    /// it.
+    pub(super) fn look_for_answers(&mut self) {
+        if self.pending.len() > PENDING_MAX {
+            return self.lose(&format!("the guest left more than {PENDING_MAX} calls unanswered"));
+        }
+        let overdue = |pending: &Pending| pending.left().is_some_and(|left| left.is_zero());
+        while let Some((&id, _)) = self.pending.iter().find(|(_, pending)| overdue(pending)) {
+            let Some(pending) = self.pending.get_mut(&id) else { return };
+            let (connection, request) = (pending.connection, pending.request);
+            let result = match std::mem::replace(&mut pending.what, What::Nobody) {
+                What::State => Ok(Answer::State(self.state())),
+                What::Stats | What::Listeners => {
+                    let why = format!("the guest did not answer within {} s", FIGURES_DEADLINE.as_secs());
+                    Err(Failure::new(FailureKind::System, why))
+                }
+                what => {
+                    pending.what = what;
+                    let why = format!("the guest did not answer within {} s", DONE_DEADLINE.as_secs());
+                    return self.lose(&why);
+                }
+            };
+            self.answer(connection, request, result);
         }
     }
 
@@ -229,6 +278,7 @@ impl Machine {
             return Err(Failure::new(FailureKind::Unsupported, why));
         };
         let disks = layers.iter().map(|layer| self.layer(layer)).collect::<Result<Vec<u32>, Failure>>()?;
+        self.boot.done(DISKS_STEP);
         if create.network_namespace.is_some() {
             self.connect()?;
         }
@@ -246,11 +296,15 @@ impl Machine {
     fn connect(&mut self) -> Result<(), Failure> {
         let Some(tap) = self.tap.take() else { return Ok(()) };
         let Some(namespace) = &self.machine.network_namespace else { return Ok(()) };
-        let interface = tap.connect(namespace).map_err(|error| {
-            let why = format!("cannot give the guest the interface in {}: {error}", namespace.display());
-            Failure::new(FailureKind::System, why)
-        })?;
-        self.say(&Down::Interface(interface))
+        match tap.connect(namespace) {
+            Ok(interface) => self.say(&Down::Interface(interface)),
+            Err(error) => {
+                let why = format!("cannot give the guest the interface in {}: {error}", namespace.display());
+                // There is no second tap, and no container is to run without.
+                self.lose(&why);
+                Err(Failure::new(FailureKind::System, why))
+            }
+        }
     }
 
     /// The disk that is this layer; a new one if the guest has not seen it yet.
@@ -273,8 +327,16 @@ impl Machine {
         }
         let file = File::options().read(true).write(!read_only).open(path);
         let file = file.map_err(|error| failed(error.to_string()))?;
-        self.vmm.attach(disk, file, read_only).map_err(|error| failed(error.to_string()))?;
+        // Also where it fails: half of it may stand.
         self.next_disk += 1;
+        if let Err(error) = self.vmm.attach(disk, file, read_only) {
+            let why = error.to_string();
+            if error.is_fatal() {
+                // Whatever it says next may answer another question.
+                self.lose(&why);
+            }
+            return Err(failed(why));
+        }
         Ok(disk)
     }
 
@@ -367,23 +429,37 @@ impl Machine {
         let id = self.next_call;
         self.next_call += 1;
         if self.send(id, call).is_ok() {
-            let nobody = Pending { connection: 0, request: 0, what: What::Nobody, joined: Vec::new() };
-            self.pending.insert(id, nobody);
+            let (what, joined, asked) = (What::Nobody, Vec::new(), Instant::now());
+            self.pending.insert(id, Pending { connection: 0, request: 0, what, joined, asked });
         }
     }
 
     fn acknowledge(&mut self, id: &str, offset: u64) -> Result<(), Failure> {
         self.find(id)?.log.acknowledge(offset);
-        self.acknowledge_guest(id);
         Ok(())
     }
 
-    /// Lets the guest drop what is on disk here, and so send more.
-    pub(super) fn acknowledge_guest(&mut self, id: &str) {
-        let Ok(container) = self.find(id) else { return };
-        let Some(offset) = container.next_acknowledgement() else { return };
-        // A message of this size is never too long.
-        let _ = self.say(&Down::Acknowledge { container: id.to_owned(), offset });
+    /// Lets the guest drop what is on disk here, and so send more: one message for each container in a turn, and none to
+    /// who reads none. Whether there was anything to say.
+    pub(super) fn acknowledge_guest(&mut self) -> bool {
+        if !matches!(self.phase, Phase::Up) || self.output.len() > ACKNOWLEDGE_BYTES_MAX {
+            return false;
+        }
+        let next = |container: &mut Container| {
+            let offset = container.next_acknowledgement()?;
+            Some(Down::Acknowledge { container: container.state.id.clone(), offset })
+        };
+        let messages: Vec<Down> = self.containers.iter_mut().filter_map(next).collect();
+        for message in &messages {
+            // A message of this size is never too long.
+            let _ = self.say(message);
+        }
+        !messages.is_empty()
+    }
+
+    fn may_start(&mut self, id: &str) -> Result<(), Failure> {
+        self.find(id)?.start_asked = true;
+        Ok(())
     }
 
     fn may_delete(&mut self, id: &str) -> Result<(), Failure> {
@@ -402,9 +478,7 @@ impl Machine {
             Failure::new(FailureKind::System, why)
         })?;
         self.containers.retain(|container| container.state.id != id);
-        for connection in &mut self.connections {
-            connection.forget(id);
-        }
+        self.connections.forget(id);
         self.persist();
         Ok(())
     }

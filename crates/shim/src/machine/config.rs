@@ -7,6 +7,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::protocol::Resources;
 
+/// What an emulator keeps of the guest's code in its own. More is not kept; by itself QEMU takes up to 1 GiB.
+pub const TRANSLATED_CODE_MIB: u64 = 64;
+
 /// A task whose containers run in a machine of their own.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -27,6 +30,26 @@ pub struct MachineConfig {
     pub network_namespace: Option<PathBuf>,
     /// The containers write to a disk of their own. `None`: to the machine's memory.
     pub storage: Option<StorageFiles>,
+    /// `None`: it is booted.
+    pub snapshot: Option<Snapshot>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Snapshot {
+    /// It begins from this one. One that cannot be used is no error: the machine is booted.
+    Restore(SnapshotFiles),
+    /// It is booted to be this one, and never a task's.
+    Make(SnapshotFiles),
+}
+
+/// Of a guest that has booted and is nobody's.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SnapshotFiles {
+    /// Sparse, of the size of the guest's memory, which it is.
+    pub memory: PathBuf,
+    /// Of the machine's processors and devices. It is there when the snapshot is whole.
+    pub state: PathBuf,
 }
 
 /// Host files.

@@ -14,7 +14,8 @@ const READ_BYTES: usize = 4 << 10;
 /// A line is looked at as far as this.
 const LINE_BYTES_MAX: usize = 400;
 /// Lines that say why a machine is no more.
-const LAST_WORDS: &[&str] = &["Kernel panic - not syncing: ", "ferrogate-guest: "];
+const LAST_WORDS: &[&str] =
+    &["Kernel panic - not syncing: ", "ferrogate-guest: ", "qemu-system-x86_64: ", "qemu: "];
 
 pub(super) struct Console {
     path: PathBuf,

@@ -18,6 +18,8 @@ pub(super) struct Container {
     /// Of the guest's log: what is on the host's disk, and what the guest was told of it.
     pub(super) taken: u64,
     pub(super) acknowledged: u64,
+    /// The guest was asked to start it, and has not said that it did.
+    pub(super) start_asked: bool,
     /// It has ended, and its output up to the guest's offset is not all here.
     pub(super) ended: Option<Ended>,
 }
@@ -48,7 +50,7 @@ impl Container {
             log_end: 0,
         };
         let log = LogWriter::open(directory.join(LOG_DIR), limits)?;
-        Ok(Container { state, directory, log, taken: 0, acknowledged: 0, ended: None })
+        Ok(Container { state, directory, log, taken: 0, acknowledged: 0, start_asked: false, ended: None })
     }
 
     pub(super) fn is_running(&self) -> bool {
@@ -60,6 +62,7 @@ impl Container {
     }
 
     pub(super) fn started(&mut self, pid: i32) {
+        self.start_asked = false;
         self.state.status = Status::Running;
         self.state.pid = Some(pid);
         self.state.starts = self.state.starts.saturating_add(1);
@@ -89,7 +92,7 @@ impl Container {
     /// How far the guest may be told that its output is safe: not at all while the log makes its container wait. Of one that
     /// has ended the rest is taken whatever the log's bound says.
     pub(super) fn next_acknowledgement(&mut self) -> Option<u64> {
-        let waits = self.log.is_blocked() && self.ended.is_none();
+        let waits = self.log.is_blocked() && self.ended.is_none() && self.is_running();
         if waits || self.taken == self.acknowledged {
             return None;
         }
@@ -112,7 +115,7 @@ impl Container {
     /// The log counts what it lost and says so in itself; here only the reason is kept.
     fn note(&mut self, write: impl FnOnce(&mut LogWriter) -> io::Result<()>) {
         if let Err(error) = write(&mut self.log) {
-            eprintln!("container {}: output lost: {error}", self.state.id);
+            complain!("container {}: output lost: {error}", self.state.id);
         }
     }
 }

@@ -3,16 +3,20 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 
+use super::boot::{BOOT_FILE, FIRST_STEP};
 use super::calls::{GUEST_LOG, Pending, What};
+use super::config::Snapshot;
 use super::container::Ended;
 use super::terminal::Terminal;
 use super::wire::{
     self, Broken, Down, Frame, Kind, LINK_VERSION, OUTPUT_WINDOW_BYTES, Output, Setup, StorageDisk, Up,
 };
-use super::{BOOT_FILE, Machine, Phase, replace};
+use super::{Machine, Phase};
 use crate::descriptor;
 use crate::log::{HEADER_BYTES, LINE_BYTES_MAX};
-use crate::protocol::{Answer, Event, Exited, Failure, FailureKind, Reply, TaskConfig, WindowSize};
+use crate::protocol::{
+    Answer, Event, Exited, Failure, FailureKind, Reply, SOCKETS_MAX, TaskConfig, TaskStats, WindowSize,
+};
 use crate::server::container::now_ns;
 
 const ENTROPY_BYTES: usize = 64;
@@ -20,6 +24,8 @@ const ENTROPY_BYTES: usize = 64;
 const OUTPUT_UNDER_WAY_MAX: u64 = OUTPUT_WINDOW_BYTES + (HEADER_BYTES + LINE_BYTES_MAX) as u64;
 /// What the guest may still have when a container has ended: its log, and what was in the pipes.
 const OUTPUT_LEFT_MAX: u64 = 4 * GUEST_LOG.bytes_max;
+/// Of what it says in words, for people.
+const LETTERS_MAX: usize = 1000;
 
 impl Machine {
     pub(super) fn take_frame(&mut self, frame: Frame<'_>) -> Result<(), Broken> {
@@ -40,12 +46,10 @@ impl Machine {
     fn take_control(&mut self, up: Up) -> Result<(), Broken> {
         match (up, &self.phase) {
             (Up::Hello { version: LINK_VERSION, steps }, Phase::Booting) => {
-                self.boot.hello_ms = self.began.elapsed().as_millis() as u64;
-                self.boot.steps = steps;
-                let made = self.setup().and_then(|setup| self.say(&Down::Setup(Box::new(setup))));
-                match made {
-                    Ok(()) => self.phase = Phase::SettingUp,
-                    Err(failure) => self.lose(&failure.message),
+                self.boot.hello(&steps);
+                match self.machine.snapshot.clone() {
+                    Some(Snapshot::Make(files)) => self.become_snapshot(&files),
+                    _ => self.greeted(),
                 }
                 Ok(())
             }
@@ -53,28 +57,37 @@ impl Machine {
                 Err(message(&format!("it speaks version {version} of the link, this shim {LINK_VERSION}")))
             }
             (Up::Ready { steps }, Phase::SettingUp) => {
-                self.boot.ready_ms = self.began.elapsed().as_millis() as u64;
-                self.boot.steps.extend(steps);
+                self.boot.ready(&steps);
                 if let Err(error) = self.cgroups.create(&self.config.cgroup, &self.machine.limits) {
                     self.lose(&format!("its limits cannot be set: {error}"));
                     return Ok(());
                 }
                 self.phase = Phase::Up;
-                let report = serde_json::to_vec(&self.boot)?;
-                if let Err(error) = replace(&self.directory.join(BOOT_FILE), &report) {
-                    eprintln!("cannot write {BOOT_FILE}: {error}");
-                }
+                self.write_boot();
                 for (connection, request, stdio) in std::mem::take(&mut self.held) {
                     self.take_call(connection, request, stdio);
                 }
                 Ok(())
             }
             (Up::Failed { why }, Phase::SettingUp) => {
-                let why: String = why.chars().filter(|letter| !letter.is_control()).take(1000).collect();
-                self.lose(&format!("the guest could not be set up: {why}"));
+                self.lose(&format!("the guest could not be set up: {}", words(&why)));
                 Ok(())
             }
             _ => Err(message("a message out of its order")),
+        }
+    }
+
+    /// The guest is there and nobody's: it becomes this task's.
+    pub(super) fn greeted(&mut self) {
+        match self.setup().and_then(|setup| self.say(&Down::Setup(Box::new(setup)))) {
+            Ok(()) => self.phase = Phase::SettingUp,
+            Err(failure) => self.lose(&failure.message),
+        }
+    }
+
+    fn write_boot(&self) {
+        if let Err(error) = self.boot.write(&self.directory) {
+            complain!("cannot write {BOOT_FILE}: {error}");
         }
     }
 
@@ -108,14 +121,18 @@ impl Machine {
     }
 
     fn take_response(&mut self, id: u64, result: Result<Answer, Failure>) -> Result<(), Broken> {
-        let Some(Pending { connection, request, what, joined }) = self.pending.remove(&id) else {
+        let Some(Pending { connection, request, what, joined, .. }) = self.pending.remove(&id) else {
             return Err(message(&format!("an answer to call {id}, which was not asked")));
         };
+        let result = result.map_err(|failure| Failure { message: words(&failure.message), ..failure });
         let result = match (what, result) {
             (What::Nobody, _) => return Ok(()),
             (What::Create(container), Ok(Answer::Done)) => {
                 self.containers.push(*container);
                 self.persist();
+                if self.boot.first_done(FIRST_STEP) {
+                    self.write_boot();
+                }
                 Ok(Answer::Done)
             }
             (What::Create(container), Err(failure)) => {
@@ -138,8 +155,19 @@ impl Machine {
                 }
                 Err(failure)
             }
-            (What::Stats, Ok(Answer::Stats(stats))) => {
-                Ok(Answer::Stats(crate::protocol::TaskStats { at_ns: now_ns(), ..stats }))
+            (What::Stats, Ok(Answer::Stats(mut stats))) => {
+                let mut known: Vec<&str> =
+                    self.containers.iter().map(|container| container.state.id.as_str()).collect();
+                // Each once.
+                stats.containers.retain(|usage| {
+                    let place = known.iter().position(|id| *id == usage.id);
+                    place.map(|place| known.swap_remove(place)).is_some()
+                });
+                Ok(Answer::Stats(TaskStats { at_ns: now_ns(), ..stats }))
+            }
+            (What::Listeners, Ok(Answer::Listeners(mut all))) => {
+                all.truncate(SOCKETS_MAX);
+                Ok(Answer::Listeners(all))
             }
             (What::State, Ok(Answer::State(state))) => {
                 for theirs in state.containers {
@@ -164,10 +192,9 @@ impl Machine {
     fn start_failed(&mut self, id: &str, failure: &Failure) {
         let untouched = matches!(failure.kind, FailureKind::WrongState | FailureKind::Limit);
         let found = self.containers.iter_mut().find(|container| container.state.id == id);
-        if let Some(container) = found
-            && !container.is_running()
-            && !untouched
-        {
+        let Some(container) = found else { return };
+        container.start_asked = false;
+        if !container.is_running() && !untouched {
             container.fail(failure);
             self.persist();
         }
@@ -208,6 +235,9 @@ impl Machine {
         match event {
             Event::Started { container, pid, .. } => {
                 let known = self.known(&container)?;
+                if !known.start_asked {
+                    return Err(message(&format!("container {container:?} started, which nobody asked for")));
+                }
                 known.started(pid);
                 self.persist();
                 self.publish(Event::Started { container, pid, at_ns: now_ns() });
@@ -222,7 +252,6 @@ impl Machine {
                     return Err(message("more output than a guest can have"));
                 }
                 known.ended = Some(Ended { exit_code, oom_killed, log_end });
-                self.acknowledge_guest(&container);
                 self.finish(&container);
                 Ok(())
             }
@@ -251,7 +280,6 @@ impl Machine {
             return Err(message(&format!("output of container {container:?} beyond what was granted")));
         }
         known.output(stream, bytes, end);
-        self.acknowledge_guest(container);
         self.finish(container);
         Ok(())
     }
@@ -302,6 +330,11 @@ impl Machine {
             let _ = self.say(&message);
         }
     }
+}
+
+/// A stranger's, as text of bounded length.
+fn words(text: &str) -> String {
+    text.chars().filter(|letter| !letter.is_control()).take(LETTERS_MAX).collect()
 }
 
 fn message(text: &str) -> Broken {

@@ -14,6 +14,7 @@ use rustix::mount::{
 };
 use rustix::process::{chdir, pivot_root};
 
+use super::opener;
 use super::vmm::VmmError;
 use crate::cgroup::Cgroups;
 use crate::launcher::{self, Launched, Stop, step, sys};
@@ -45,6 +46,8 @@ pub(super) struct Jail<'a> {
     pub(super) words: BorrowedFd<'a>,
     /// From [`DESCRIPTORS_FROM`] on.
     pub(super) descriptors: &'a [BorrowedFd<'a>],
+    /// Its memory has a file, which the other end of this opens for it.
+    pub(super) opener: Option<BorrowedFd<'a>>,
 }
 
 pub(super) fn spawn(jail: &Jail<'_>) -> Result<Launched, VmmError> {
@@ -82,6 +85,9 @@ fn enter(jail: &Jail<'_>, user: u32) -> Result<std::convert::Infallible, Stop> {
     step("give up new privileges", sys::prctl(libc::PR_SET_NO_NEW_PRIVS, 1))?;
     // Last: a change of user takes it away.
     step("tie the machine to its shim", sys::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as u64))?;
+    if let Some(socket) = jail.opener {
+        step("have its memory opened", opener::listen(socket))?;
+    }
     step("hand over descriptors", hand_over(jail))?;
     let error = sys::execute(&program, &arguments, &[]);
     Err(Stop::refused(format!("cannot execute {}: {error}", jail.program.display())))

@@ -21,29 +21,37 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::cgroup::Cgroups;
 use crate::protocol::{
-    Answer, CONNECTIONS_MAX, Call, ContainerState, Event, Exited, Failure, FailureKind, PROTOCOL_VERSION,
-    Reply, STATE_FILE, Status, TaskConfig, TaskState,
+    Answer, ContainerState, Event, Exited, Failure, FailureKind, PROTOCOL_VERSION, Resources, STATE_FILE,
+    Status, TaskConfig, TaskState,
 };
-use crate::server::connection::Connection;
+use crate::server::connections::{Asked, Client, Connections};
 use crate::server::container::now_ns;
-use config::MachineConfig;
+use boot::{Boot, VMM_STEP};
+use config::{MachineConfig, Snapshot};
 use console::Console;
+use qemu::{Memory, Place};
 use streams::Streams;
 use tap::Tap;
 use vmm::{Started, Vmm};
-use wire::{BootStep, Broken};
+use wire::{Broken, Down};
 
+pub mod boot;
 mod calls;
+mod clock;
 pub mod config;
 mod console;
 mod container;
 mod guest;
 mod jail;
 pub mod netlink;
+mod opener;
+mod pin;
 mod qemu;
 mod qmp;
+mod restore;
+mod snapshot;
 pub mod streams;
-mod tap;
+pub mod tap;
 pub mod template;
 mod terminal;
 #[cfg(test)]
@@ -52,29 +60,29 @@ mod vmm;
 pub mod wire;
 
 use calls::{Exec, Pending, What};
+use clock::Clock;
 use container::Container;
 
 const READ_BYTES: usize = 64 << 10;
 /// Frames on their way to the guest; above, no more of the agent's calls are taken.
 const LINK_OUTPUT_BYTES_MAX: usize = 2 << 20;
+/// … with what one more call and the stdin of all execs add. What is above is the guest's own doing, who reads none of it.
+const LINK_OUTPUT_BYTES_LIMIT: usize = 4 * LINK_OUTPUT_BYTES_MAX;
+/// No output is acknowledged while more than this waits for the guest.
+const ACKNOWLEDGE_BYTES_MAX: usize = 64 << 10;
+/// Longest a guest that is up may take nothing of what waits for it.
+const UNREAD_DEADLINE: Duration = Duration::from_secs(30);
+/// Reads from the link before others get their turn; and of what a program that has ended left in it.
+const READS_PER_TURN_MAX: usize = 4;
+const LAST_READS_MAX: usize = 64;
+/// Of the machine's program, below the task's, which other processes may be beside it in: v2 has processes in leaves only.
+const MACHINE_CGROUP: &str = ".machine";
 /// Calls that wait for the guest to come up.
 const HELD_MAX: usize = 256;
 /// A terminal's size is looked at this often: nobody tells who holds its other end.
 const TERMINAL_INTERVAL: Duration = Duration::from_millis(200);
-/// What became of the boot, for whoever wants to know: [`BootReport`].
-pub const BOOT_FILE: &str = "boot.json";
 /// Docker's exit code for what was killed: nobody saw the containers end.
 const LOST_EXIT_CODE: i32 = 137;
-
-/// How long the machine took, from its start.
-#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub struct BootReport {
-    /// Until the guest spoke, and until it took calls, as the host saw it.
-    pub hello_ms: u64,
-    pub ready_ms: u64,
-    /// By the guest's own clock.
-    pub steps: Vec<BootStep>,
-}
 
 enum Phase {
     Booting,
@@ -90,18 +98,18 @@ pub(crate) struct Machine {
     config: TaskConfig,
     cgroups: Cgroups,
     signals: OwnedFd,
-    listener: UnixListener,
-    connections: Vec<Connection>,
-    next_connection: u64,
+    connections: Connections,
     vmm: Box<dyn Vmm>,
     link: Option<UnixStream>,
     input: Vec<u8>,
     output: Vec<u8>,
+    /// Since when the guest has taken nothing of the output.
+    unread: Option<Instant>,
     streams: Streams,
     console: Console,
+    clock: Clock,
     phase: Phase,
-    began: Instant,
-    boot: BootReport,
+    boot: Boot,
     containers: Vec<Container>,
     execs: Vec<Exec>,
     /// Calls the guest has not answered, by their id on the link.
@@ -118,6 +126,38 @@ pub(crate) struct Machine {
     ending: bool,
 }
 
+/// A machine that is under way.
+struct Begun {
+    started: Started,
+    tap: Option<Tap>,
+    /// It has said hello.
+    restored: bool,
+}
+
+/// From its snapshot if it is to and can, else from its kernel's first instruction.
+fn begin(machine: &MachineConfig, place: &Place<'_>, boot: &mut Boot) -> Result<Begun, String> {
+    let tap = || {
+        let tap = machine.network_namespace.as_ref().map(|_| Tap::make()).transpose();
+        tap.map_err(|error| format!("cannot make a tap: {error}"))
+    };
+    if let Some(Snapshot::Restore(files)) = &machine.snapshot {
+        let tap = tap()?;
+        let end = tap.as_ref().map(|tap| tap.fd.as_fd());
+        match restore::restore(machine, files, place, end, boot) {
+            Ok(started) => return Ok(Begun { started, tap, restored: true }),
+            Err(error) => boot.not_restored(error.to_string()),
+        }
+    }
+    let tap = tap()?;
+    let end = tap.as_ref().map(|tap| tap.fd.as_fd());
+    let started = match &machine.snapshot {
+        Some(Snapshot::Make(files)) => snapshot::memory(&files.memory, machine.memory_mib)
+            .and_then(|file| qemu::start(machine, place, end, &Memory::Written(&file), boot)),
+        _ => qemu::start(machine, place, end, &Memory::Fresh, boot),
+    };
+    Ok(Begun { started: started.map_err(|error| error.to_string())?, tap, restored: false })
+}
+
 /// What a shim has before it has a machine.
 struct Host {
     directory: PathBuf,
@@ -129,12 +169,14 @@ struct Host {
 
 #[derive(Clone, Copy)]
 enum Source {
-    Listener,
+    /// The program's first word.
+    Vmm,
     Signals,
     Link,
+    Clock,
     Console(usize),
     Stream(u32),
-    Connection(usize),
+    Client(Client),
 }
 
 impl Machine {
@@ -146,16 +188,28 @@ impl Machine {
         signals: OwnedFd,
         listener: UnixListener,
     ) -> Result<Machine, String> {
-        let tap = machine.network_namespace.as_ref().map(|_| Tap::make()).transpose();
-        let tap = tap.map_err(|error| format!("cannot make a tap: {error}"))?;
-        let tap_end = tap.as_ref().map(|tap| tap.fd.as_fd());
-        let started = qemu::start(&machine, directory, &cgroups, &config.cgroup, tap_end)
-            .map_err(|error| error.to_string())?;
+        let cgroup = config.cgroup.join(MACHINE_CGROUP);
+        let made = cgroups.create(&cgroup, &Resources::default());
+        made.map_err(|error| format!("cannot make the cgroup {}: {error}", cgroup.display()))?;
+        let place = Place { directory, cgroups: &cgroups, cgroup: &cgroup };
+        let mut boot = Boot::begin();
+        let Begun { started, tap, restored } = begin(&machine, &place, &mut boot)?;
         let host = Host { directory: directory.to_owned(), config, cgroups, signals, listener };
-        Machine::around(host, machine, started, tap).map_err(|error| error.to_string())
+        let mut machine =
+            Machine::around(host, machine, started, tap, boot).map_err(|error| error.to_string())?;
+        if restored {
+            machine.greeted();
+        }
+        Ok(machine)
     }
 
-    fn around(host: Host, machine: MachineConfig, started: Started, tap: Option<Tap>) -> io::Result<Machine> {
+    fn around(
+        host: Host,
+        machine: MachineConfig,
+        started: Started,
+        tap: Option<Tap>,
+        boot: Boot,
+    ) -> io::Result<Machine> {
         let Started { vmm, link, console } = started;
         let Host { directory, config, cgroups, signals, listener } = host;
         link.set_nonblocking(true)?;
@@ -166,18 +220,17 @@ impl Machine {
             config,
             cgroups,
             signals,
-            listener,
-            connections: Vec::new(),
-            next_connection: 0,
+            connections: Connections::new(listener),
             vmm,
             link: Some(link),
             input: Vec::new(),
             output: Vec::new(),
+            unread: None,
             streams: Streams::default(),
             console,
+            clock: Clock::new()?,
             phase: Phase::Booting,
-            began: Instant::now(),
-            boot: BootReport::default(),
+            boot,
             containers: Vec::new(),
             execs: Vec::new(),
             pending: BTreeMap::new(),
@@ -196,39 +249,56 @@ impl Machine {
         while !self.ending {
             for (source, ready) in self.wait()? {
                 match source {
-                    Source::Listener => self.accept(),
                     Source::Signals => {
                         if self.drain_signals() {
                             self.ending = true;
                         }
                         self.reap();
                     }
+                    Source::Clock => {
+                        if self.clock.has_jumped() {
+                            self.tell_time();
+                        }
+                    }
                     Source::Console(index) => self.console.read(index),
                     Source::Stream(channel) => self.streams.ready(channel, ready, &mut self.output),
-                    Source::Link => self.hear_guest(ready),
-                    Source::Connection(index) => self.serve(index, ready),
+                    Source::Link => {
+                        self.flush_link();
+                        self.hear_guest(ready, READS_PER_TURN_MAX);
+                    }
+                    Source::Vmm => self.hear_vmm(),
+                    Source::Client(Client::New) => self.connections.accept(),
+                    Source::Client(Client::Known(index)) => self.serve(index, ready),
                 }
                 // A call may have changed what the other indices mean.
-                if matches!(source, Source::Connection(_)) {
+                if matches!(source, Source::Client(Client::Known(_))) {
                     break;
                 }
             }
             self.look_at_clock();
             self.tell_exec_ends();
             self.flush_link();
+            if self.acknowledge_guest() {
+                self.flush_link();
+            }
             self.hint();
         }
         self.vmm.kill();
-        for connection in &mut self.connections {
-            connection.finish();
-        }
+        self.connections.finish();
         Ok(())
     }
 
     /// Blocks until something is ready. Connections come last, one at a time.
     fn wait(&self) -> io::Result<Vec<(Source, PollFlags)>> {
-        let mut sources = vec![Source::Signals];
-        let mut polled = vec![PollFd::new(&self.signals, PollFlags::IN)];
+        let mut sources = vec![Source::Signals, Source::Clock];
+        let mut polled = vec![
+            PollFd::new(&self.signals, PollFlags::IN),
+            PollFd::from_borrowed_fd(self.clock.source(), PollFlags::IN),
+        ];
+        if let Some(program) = self.vmm.first_word() {
+            sources.push(Source::Vmm);
+            polled.push(PollFd::from_borrowed_fd(program, PollFlags::IN));
+        }
         if let Some(link) = &self.link {
             let wanted = if self.output.is_empty() { PollFlags::IN } else { PollFlags::IN | PollFlags::OUT };
             sources.push(Source::Link);
@@ -243,17 +313,9 @@ impl Machine {
             polled.push(PollFd::from_borrowed_fd(fd, flags));
         }
         let takes_calls = self.output.len() < LINK_OUTPUT_BYTES_MAX && self.held.len() < HELD_MAX;
-        for (index, connection) in self.connections.iter().enumerate() {
-            let mut wanted = if takes_calls { PollFlags::IN } else { PollFlags::empty() };
-            if connection.wants_to_write() {
-                wanted |= PollFlags::OUT;
-            }
-            sources.push(Source::Connection(index));
-            polled.push(PollFd::from_borrowed_fd(connection.as_fd(), wanted));
-        }
-        if self.connections.len() < CONNECTIONS_MAX {
-            sources.push(Source::Listener);
-            polled.push(PollFd::new(&self.listener, PollFlags::IN));
+        for (client, fd, wanted) in self.connections.sources(takes_calls) {
+            sources.push(Source::Client(client));
+            polled.push(PollFd::from_borrowed_fd(fd, wanted));
         }
         let timeout = self
             .timeout()
@@ -268,94 +330,86 @@ impl Machine {
 
     /// Until something is to be done that no descriptor tells of.
     fn timeout(&self) -> Option<Duration> {
-        let boot = match self.phase {
+        let known = match self.phase {
             Phase::Booting | Phase::SettingUp => {
-                Some(self.boot_deadline().saturating_sub(self.began.elapsed()))
+                Some(self.boot_deadline().saturating_sub(self.boot.began.elapsed()))
             }
-            Phase::Up | Phase::Lost(_) => None,
+            Phase::Up => Some(self.clock.left()),
+            Phase::Lost(_) => None,
         };
         let terminals = self.execs.iter().any(Exec::has_terminal).then_some(TERMINAL_INTERVAL);
-        boot.into_iter().chain(terminals).min()
+        let answers = self.pending.values().filter_map(Pending::left);
+        known.into_iter().chain(terminals).chain(answers).chain(self.unread_left()).min()
     }
 
     fn boot_deadline(&self) -> Duration {
         Duration::from_millis(self.machine.boot_deadline_ms)
     }
 
+    fn unread_left(&self) -> Option<Duration> {
+        let since = self.unread.filter(|_| matches!(self.phase, Phase::Up))?;
+        Some(UNREAD_DEADLINE.saturating_sub(since.elapsed()))
+    }
+
     fn look_at_clock(&mut self) {
         if matches!(self.phase, Phase::Booting | Phase::SettingUp)
-            && self.began.elapsed() >= self.boot_deadline()
+            && self.boot.began.elapsed() >= self.boot_deadline()
         {
             let why = format!("it was not up within {} ms", self.machine.boot_deadline_ms);
             self.lose(&why);
         }
+        if self.unread_left().is_some_and(|left| left.is_zero()) {
+            let why = format!("the guest took nothing of its link for {} s", UNREAD_DEADLINE.as_secs());
+            self.lose(&why);
+        }
+        self.look_for_answers();
+        if self.clock.left().is_zero() {
+            self.tell_time();
+        }
         self.resize_terminals();
     }
 
-    fn accept(&mut self) {
-        // A client that is gone again already is none.
-        if let Ok((stream, _)) = self.listener.accept()
-            && let Ok(connection) = Connection::new(stream, self.next_connection)
-        {
-            self.next_connection += 1;
-            self.connections.push(connection);
+    /// A guest that is not up learns it by its set-up; to one that does not listen it would come too late to be true.
+    fn tell_time(&mut self) {
+        self.clock.told();
+        if matches!(self.phase, Phase::Up) && self.output.is_empty() {
+            // A message of this size is never too long.
+            let _ = self.say(&Down::Clock { now_ns: now_ns() });
         }
     }
 
     fn serve(&mut self, index: usize, ready: PollFlags) {
-        let mut result = Ok(());
-        if ready.contains(PollFlags::OUT) {
-            result = self.connections[index].flush();
-        }
-        if result.is_ok() && ready.intersects(PollFlags::IN | PollFlags::HUP | PollFlags::ERR) {
-            result = self.connections[index].receive().and_then(|()| self.serve_requests(index));
-        }
-        if result.is_err() {
-            let gone = self.connections.remove(index).id;
+        let served = self.connections.serve(index, ready).and_then(|()| self.take_calls(index));
+        if let Err(gone) = served {
             self.abandon_execs(|exec| exec.connection == gone);
         }
     }
 
-    fn serve_requests(&mut self, index: usize) -> io::Result<()> {
-        while let Some(request) = self.connections[index].next_request()? {
-            let stdio = match request.call {
-                Call::Exec(_) => self.connections[index].take_stdio(),
-                _ => None,
-            };
-            let connection = self.connections[index].id;
+    fn take_calls(&mut self, index: usize) -> Result<(), u64> {
+        while let Some(Asked { connection, request, stdio }) = self.connections.next_call(index)? {
             self.take_call(connection, request, stdio);
         }
         Ok(())
     }
 
-    /// To whoever asked; who is gone asks again, or looks at the state.
     fn answer(&mut self, connection: u64, id: u64, result: Result<Answer, Failure>) {
-        let Some(connection) = self.connections.iter_mut().find(|known| known.id == connection) else {
-            return;
-        };
-        if connection.send(&Reply::Response { id, result }).is_err() {
-            connection.close();
-        }
+        self.connections.answer(connection, id, result);
     }
 
-    /// Pushes an event to whoever subscribed. A client that cannot take it is let go by its next poll.
     fn publish(&mut self, event: Event) {
-        let reply = Reply::Event(event);
-        for connection in self.connections.iter_mut().filter(|connection| connection.subscribed) {
-            if connection.send(&reply).is_err() {
-                connection.close();
-            }
-        }
+        self.connections.publish(event);
     }
 
     fn hint(&mut self) {
         for container in &self.containers {
-            let end = container.log.end();
-            for connection in &mut self.connections {
-                if connection.hint(&container.state.id, end).is_err() {
-                    connection.close();
-                }
-            }
+            self.connections.hint(&container.state.id, container.log.end());
+        }
+    }
+
+    /// The program is there. One that is not any more is heard of by its end.
+    fn hear_vmm(&mut self) {
+        if self.vmm.hear_first_word().is_ok() {
+            self.boot.done(VMM_STEP);
         }
     }
 
@@ -383,20 +437,26 @@ impl Machine {
             }
             if pid == self.vmm.pid() {
                 // What the guest said at last is in the link still.
-                self.hear_guest(PollFlags::IN);
-                let code = crate::launcher::exit_code(status);
-                let why =
-                    self.console.last_words().unwrap_or_else(|| format!("it ended with exit code {code}"));
+                self.hear_guest(PollFlags::IN, LAST_READS_MAX);
+                let why = self.why_ended(status);
                 self.lose(&why);
             }
         }
     }
 
-    fn hear_guest(&mut self, ready: PollFlags) {
+    fn why_ended(&mut self, status: i32) -> String {
+        if self.cgroups.oom_kills(&self.config.cgroup.join(MACHINE_CGROUP)) > 0 {
+            return "it took more memory than the guest's and what is meant for its program".into();
+        }
+        let code = crate::launcher::exit_code(status);
+        self.console.last_words().unwrap_or_else(|| format!("it ended with exit code {code}"))
+    }
+
+    fn hear_guest(&mut self, ready: PollFlags, reads_max: usize) {
         if !ready.intersects(PollFlags::IN | PollFlags::HUP | PollFlags::ERR) {
             return;
         }
-        loop {
+        for _ in 0..reads_max {
             let Some(link) = &mut self.link else { return };
             let mut buffer = vec![0; READ_BYTES];
             match link.read(&mut buffer) {
@@ -437,10 +497,26 @@ impl Machine {
         self.input = input;
         self.input.drain(..used);
         self.input.shrink_to(READ_BYTES);
+        if self.output.len() > LINK_OUTPUT_BYTES_LIMIT {
+            let why = format!("it has {} bytes said to it and reads none of them", self.output.len());
+            return Err(Broken::Message(why));
+        }
         Ok(())
     }
 
     fn flush_link(&mut self) {
+        let before = self.output.len();
+        self.write_link();
+        // Who takes little by little, and so keeps the agent's calls out, takes nothing.
+        let taken = self.output.len() < before && self.output.len() < LINK_OUTPUT_BYTES_MAX;
+        if self.output.is_empty() {
+            self.unread = None;
+        } else if taken || self.unread.is_none() {
+            self.unread = Some(Instant::now());
+        }
+    }
+
+    fn write_link(&mut self) {
         while let Some(link) = &mut self.link
             && !self.output.is_empty()
         {
@@ -466,11 +542,12 @@ impl Machine {
             return;
         }
         let why = format!("the task's machine was lost: {why}");
-        eprintln!("{why}");
+        complain!("{why}");
         self.phase = Phase::Lost(why.clone());
         self.vmm.kill();
         self.link = None;
         self.output.clear();
+        self.unread = None;
         self.streams = Streams::default();
         let mut ended = Vec::new();
         for container in self.containers.iter_mut().filter(|container| container.is_running()) {
@@ -516,7 +593,7 @@ impl Machine {
     fn persist(&self) {
         let text = serde_json::to_vec(&self.state()).map_err(io::Error::from);
         if let Err(error) = text.and_then(|text| replace(&self.directory.join(STATE_FILE), &text)) {
-            eprintln!("cannot write {STATE_FILE}: {error}");
+            complain!("cannot write {STATE_FILE}: {error}");
         }
     }
 }

@@ -37,7 +37,7 @@ pub struct LinkChange<'a> {
     pub namespace: Option<BorrowedFd<'a>>,
 }
 
-/// An IPv4 route of the main table.
+/// An IPv4 route.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Route {
     pub destination: Ipv4Addr,
@@ -112,9 +112,18 @@ impl Netlink {
     }
 
     pub fn add_route(&mut self, route: &Route) -> io::Result<()> {
+        self.add_route_in(libc::RT_TABLE_MAIN, route)
+    }
+
+    /// In the table that is asked first, so that it wins against what the kernel takes for its own.
+    pub fn add_route_before_local(&mut self, route: &Route) -> io::Result<()> {
+        self.add_route_in(libc::RT_TABLE_LOCAL, route)
+    }
+
+    fn add_route_in(&mut self, table: u8, route: &Route) -> io::Result<()> {
         let Route { destination, prefix, gateway, link } = *route;
         let scope = if gateway.is_some() { libc::RT_SCOPE_UNIVERSE } else { libc::RT_SCOPE_LINK };
-        let (table, protocol) = (libc::RT_TABLE_MAIN, libc::RTPROT_STATIC);
+        let protocol = libc::RTPROT_STATIC;
         let mut header = vec![libc::AF_INET as u8, prefix, 0, 0, table, protocol, scope, libc::RTN_UNICAST];
         header.extend_from_slice(&(ONLINK * u32::from(gateway.is_some())).to_ne_bytes());
         let flags = libc::NLM_F_CREATE | libc::NLM_F_REPLACE;
@@ -272,6 +281,8 @@ fn address_message(kind: u16, flags: libc::c_int, link: u32, address: Ipv4Addr, 
     header.extend_from_slice(&link.to_ne_bytes());
     let mut message = Message::new(kind, flags, &header);
     message.attribute(libc::IFA_LOCAL, &address.octets()).attribute(libc::IFA_ADDRESS, &address.octets());
+    // Its network is reached as everything is, by the route that is set: nobody is asked for by ARP.
+    message.attribute(libc::IFA_FLAGS, &libc::IFA_F_NOPREFIXROUTE.to_ne_bytes());
     message
 }
 

@@ -1,15 +1,19 @@
 //! QEMU's `microvm` machine: no PCI, no firmware of note, a handful of virtio devices.
 
 use std::fs::File;
+use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use rustix::process::{Signal, pidfd_send_signal};
-use serde_json::json;
+use serde_json::{Value, json};
 
-use super::config::{Accelerator, MachineConfig, VmmConfig};
+use super::boot::{Boot, VMM_STEP};
+use super::config::{Accelerator, MachineConfig, TRANSLATED_CODE_MIB, VmmConfig};
 use super::jail::{self, Jail};
+use super::opener::{self, MEMORY};
 use super::qmp::Qmp;
 use super::vmm::{Started, Vmm, VmmError};
 use super::wire::PORT_NAME;
@@ -30,19 +34,55 @@ const KERNEL_LINE_WITHOUT_ACPI: &str = "acpi=off";
 /// Nothing of what an emulated CPU's clock shows is worth measuring again and again.
 const KERNEL_LINE_EMULATED: &str = "tsc=reliable no_timer_check nokaslr mitigations=off";
 
+/// Longest until it has its memory, and until a snapshot is saved.
+const BEGIN_DEADLINE: Duration = Duration::from_secs(6);
+const INTERVAL: Duration = Duration::from_millis(1);
+/// Of a descriptor the program is given.
+const STATE_NAME: &str = "state";
+const WORDS_BYTES_MAX: u64 = 2 << 10;
+
 pub(super) struct Qemu {
     process: Launched,
     control: Qmp,
 }
 
-/// Starts the program in its jail. `directory` is the task's, `cgroup` what the machine counts to, `tap` the other end of its
-/// network interface, if it has one.
+/// What a machine has for memory, and begins with.
+pub(super) enum Memory<'a> {
+    /// Its own, and its kernel's first instruction.
+    Fresh,
+    /// A file, which is to be a snapshot's.
+    Written(&'a File),
+    /// A snapshot: its file shared with all other machines until it is written to. Both are only read. It is to run by
+    /// `until`.
+    Restored { memory: &'a File, state: &'a File, until: Instant },
+}
+
+impl Memory<'_> {
+    fn file(&self) -> Option<&File> {
+        match self {
+            Memory::Fresh => None,
+            Memory::Written(file) | Memory::Restored { memory: file, .. } => Some(file),
+        }
+    }
+}
+
+/// Where a machine runs.
+pub(super) struct Place<'a> {
+    /// The task's.
+    pub(super) directory: &'a Path,
+    pub(super) cgroups: &'a Cgroups,
+    /// What the machine counts to.
+    pub(super) cgroup: &'a Path,
+}
+
+/// Starts the program in its jail. `tap` is the other end of its network interface, if it has one. Waits for nothing, but
+/// returns a machine that is to be restored when it runs.
 pub(super) fn start(
     config: &MachineConfig,
-    directory: &Path,
-    cgroups: &Cgroups,
-    cgroup: &Path,
+    place: &Place<'_>,
     tap: Option<BorrowedFd<'_>>,
+    memory: &Memory<'_>,
+    boot: &mut Boot,
 ) -> Result<Started, VmmError> {
     let pair = || UnixStream::pair().map_err(VmmError::io("make a socket"));
     let (link, guest_link) = pair()?;
@@ -50,6 +90,7 @@ pub(super) fn start(
     let (console, guest_console) = pair()?;
     let (words, words_writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
         .map_err(|error| VmmError::Io { what: "make a pipe", source: error.into() })?;
+    let (opener, asked) = pair()?;
     let vmm = &config.vmm;
     let mut files: Vec<(&Path, &Path)> =
         vmm.files.iter().map(|file| (file.as_path(), file.as_path())).collect();
@@ -59,37 +100,60 @@ pub(super) fn start(
     descriptors.extend(tap);
     let jail = Jail {
         program: &vmm.program,
-        arguments: &arguments(config, tap.is_some()),
-        root: directory,
+        arguments: &arguments(config, tap.is_some(), memory),
+        root: place.directory,
         files: &files,
         kvm: vmm.accelerator == Accelerator::Kvm,
-        cgroups,
-        cgroup,
+        cgroups: place.cgroups,
+        cgroup: place.cgroup,
         words: words_writer.as_fd(),
         descriptors: &descriptors,
+        opener: memory.file().map(|_| asked.as_fd()),
     };
     let process = jail::spawn(&jail)?;
-    Ok(Started {
-        vmm: Box::new(Qemu { process, control: Qmp::new(control) }),
-        link,
-        console: [OwnedFd::from(console), words],
-    })
+    // They end with the program then, also for who waits for its answer or reads what it said last.
+    drop((guest_link, guest_control, guest_console, asked, words_writer));
+    let mut qemu = Qemu { process, control: Qmp::new(control) };
+    if let Err(error) = qemu.begin(memory, &opener, boot) {
+        qemu.kill();
+        return Err(with_words(error, words));
+    }
+    Ok(Started { vmm: Box::new(qemu), link, console: [OwnedFd::from(console), words] })
 }
 
-fn arguments(config: &MachineConfig, has_tap: bool) -> Vec<String> {
+/// Why a program that has ended did so, by its own account.
+fn with_words(error: VmmError, words: OwnedFd) -> VmmError {
+    let mut text = String::new();
+    let _ = File::from(words).take(WORDS_BYTES_MAX).read_to_string(&mut text);
+    let text: String = text.trim().chars().filter(|letter| !letter.is_control()).collect();
+    if text.is_empty() { error } else { VmmError::Start(format!("{error} ({text})")) }
+}
+
+fn arguments(config: &MachineConfig, has_tap: bool, memory: &Memory<'_>) -> Vec<String> {
     let MachineConfig { vmm, vcpus, memory_mib, .. } = config;
     let on = |value: bool| if value { "on" } else { "off" };
     let (accelerator, cpu) = match vmm.accelerator {
-        Accelerator::Kvm => ("kvm", "host"),
-        Accelerator::Tcg => ("tcg", "max"),
+        Accelerator::Kvm => ("kvm".to_owned(), "host"),
+        Accelerator::Tcg => (format!("tcg,tb-size={TRANSLATED_CODE_MIB}"), "max"),
     };
     let program = vmm.program.to_string_lossy().into_owned();
-    let machine = format!(
+    let mut machine = format!(
         "microvm,acpi={},pcie=off,usb=off,rtc=off,isa-serial=on,auto-kernel-cmdline=on",
         on(vmm.acpi)
     );
+    let mut backed = Vec::new();
+    if memory.file().is_some() {
+        machine.push_str(",memory-backend=memory");
+        let share = on(matches!(memory, Memory::Written(_)));
+        let file =
+            format!("memory-backend-file,id=memory,mem-path={MEMORY},size={memory_mib}M,share={share}");
+        backed.extend(["-object".to_owned(), file]);
+    }
+    if matches!(memory, Memory::Restored { .. }) {
+        backed.extend(["-incoming".to_owned(), "defer".to_owned()]);
+    }
     let port = format!("virtserialport,chardev=link,name={PORT_NAME}");
-    let (vcpus, memory) = (vcpus.to_string(), format!("{memory_mib}M"));
+    let (vcpus, size) = (vcpus.to_string(), format!("{memory_mib}M"));
     let line = kernel_line(vmm);
     let console = format!("socket,id=console,fd={CONSOLE_FD}");
     let control = format!("socket,id=control,fd={CONTROL_FD}");
@@ -106,13 +170,13 @@ fn arguments(config: &MachineConfig, has_tap: bool) -> Vec<String> {
         "-machine",
         &machine,
         "-accel",
-        accelerator,
+        &accelerator,
         "-cpu",
         cpu,
         "-smp",
         &vcpus,
         "-m",
-        &memory,
+        &size,
         "-kernel",
         KERNEL,
         "-initrd",
@@ -147,7 +211,7 @@ fn arguments(config: &MachineConfig, has_tap: bool) -> Vec<String> {
         "virtio-net-device,netdev=network".to_owned(),
     ];
     let network = network.into_iter().filter(|_| has_tap);
-    words.iter().map(|word| (*word).to_owned()).chain(network).collect()
+    words.iter().map(|word| (*word).to_owned()).chain(network).chain(backed).collect()
 }
 
 fn kernel_line(vmm: &VmmConfig) -> String {
@@ -164,9 +228,88 @@ fn kernel_line(vmm: &VmmConfig) -> String {
     line
 }
 
+impl Qemu {
+    fn begin(&mut self, memory: &Memory<'_>, opener: &UnixStream, boot: &mut Boot) -> Result<(), VmmError> {
+        let Some(file) = memory.file() else { return Ok(()) };
+        let until = match memory {
+            Memory::Restored { until, .. } => *until,
+            Memory::Fresh | Memory::Written(_) => Instant::now() + BEGIN_DEADLINE,
+        };
+        opener::answer(opener, file, until).map_err(VmmError::io("give the machine its memory"))?;
+        let Memory::Restored { state, .. } = memory else { return Ok(()) };
+        self.control.set_until(Some(until));
+        self.control.greet()?;
+        boot.done(VMM_STEP);
+        self.migrates()?;
+        // It stays where it is: nobody is to be told of a new place.
+        self.control.execute("migrate-set-parameters", json!({ "announce-rounds": 0 }), None)?;
+        self.control.execute("getfd", json!({ "fdname": STATE_NAME }), Some(state.as_fd()))?;
+        self.control.execute("migrate-incoming", json!({ "uri": format!("fd:{STATE_NAME}") }), None)?;
+        self.wait("query-status", until, |status| match status {
+            "inmigrate" => None,
+            // As it was saved.
+            "paused" => Some(Ok(())),
+            other => Some(Err(other.to_owned())),
+        })?;
+        self.control.execute("cont", json!({}), None)?;
+        self.control.set_until(None);
+        Ok(())
+    }
+
+    /// Memory that is in a file of its own is not in the stream.
+    fn migrates(&mut self) -> Result<(), VmmError> {
+        let wanted = json!({ "capabilities": [{ "capability": "x-ignore-shared", "state": true }] });
+        self.control.execute("migrate-set-capabilities", wanted, None).map(drop)
+    }
+
+    /// Asks again and again until the status is one that is waited for.
+    fn wait(
+        &mut self,
+        command: &'static str,
+        until: Instant,
+        reached: impl Fn(&str) -> Option<Result<(), String>>,
+    ) -> Result<(), VmmError> {
+        loop {
+            let answer = self.control.execute(command, json!({}), None)?;
+            let status = answer.get("status").and_then(Value::as_str).unwrap_or_default();
+            match reached(status) {
+                Some(Ok(())) => return Ok(()),
+                Some(Err(why)) => {
+                    return Err(VmmError::Broken { command, why: format!("the status is {why:?}") });
+                }
+                None if Instant::now() > until => {
+                    let why = format!("the status is {status:?} still");
+                    return Err(VmmError::Broken { command, why });
+                }
+                None => std::thread::sleep(INTERVAL),
+            }
+        }
+    }
+}
+
 impl Vmm for Qemu {
     fn pid(&self) -> i32 {
         self.process.pid
+    }
+
+    fn first_word(&self) -> Option<BorrowedFd<'_>> {
+        self.control.ungreeted()
+    }
+
+    fn hear_first_word(&mut self) -> Result<(), VmmError> {
+        self.control.greet()
+    }
+
+    fn save(&mut self, state: File) -> Result<(), VmmError> {
+        self.control.execute("stop", json!({}), None)?;
+        self.migrates()?;
+        self.control.execute("getfd", json!({ "fdname": STATE_NAME }), Some(state.as_fd()))?;
+        self.control.execute("migrate", json!({ "uri": format!("fd:{STATE_NAME}") }), None)?;
+        self.wait("query-migrate", Instant::now() + BEGIN_DEADLINE, |status| match status {
+            "completed" => Some(Ok(())),
+            "failed" | "cancelled" => Some(Err(status.to_owned())),
+            _ => None,
+        })
     }
 
     fn attach(&mut self, target: u32, file: File, read_only: bool) -> Result<(), VmmError> {
@@ -188,6 +331,9 @@ impl Vmm for Qemu {
             "channel": 0,
             "scsi-id": target,
             "lun": 0,
+            // A full disk of the host's is the guest's error; by itself the machine would stand still.
+            "werror": "report",
+            "rerror": "report",
         });
         self.control.execute("device_add", device, None).map(drop)
     }

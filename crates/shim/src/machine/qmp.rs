@@ -1,4 +1,4 @@
-//! QEMU's control protocol, as much of it as adding a disk takes. Whoever breaks out of a guest speaks from the other end:
+//! QEMU's control protocol, as much of it as disks and snapshots take. Whoever breaks out of a guest speaks from the other end:
 //! answers are short, come in time, and are believed in nothing but whether it worked.
 
 use std::io::{self, IoSlice, Read};
@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use super::vmm::VmmError;
 
-/// Longest wait for an answer.
+/// Longest wait for an answer, whatever comes before it.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(10);
 /// Longest line, and most that may come before an answer.
 const LINE_BYTES_MAX: usize = 64 << 10;
@@ -22,11 +22,24 @@ pub(super) struct Qmp {
     stream: UnixStream,
     input: Vec<u8>,
     greeted: bool,
+    next_id: u64,
+    /// No answer is waited for longer than this.
+    until: Option<Instant>,
 }
 
 impl Qmp {
     pub(super) fn new(stream: UnixStream) -> Self {
-        Qmp { stream, input: Vec::new(), greeted: false }
+        Qmp { stream, input: Vec::new(), greeted: false, next_id: 1, until: None }
+    }
+
+    /// All that is asked from now on has to be answered by then.
+    pub(super) fn set_until(&mut self, until: Option<Instant>) {
+        self.until = until;
+    }
+
+    fn deadline(&self) -> Instant {
+        let deadline = Instant::now() + ANSWER_DEADLINE;
+        self.until.map_or(deadline, |until| until.min(deadline))
     }
 
     pub(super) fn execute(
@@ -35,12 +48,22 @@ impl Qmp {
         arguments: Value,
         descriptor: Option<BorrowedFd<'_>>,
     ) -> Result<Value, VmmError> {
+        self.greet()?;
+        self.ask(command, &arguments, descriptor)
+    }
+
+    /// Until [`Qmp::greet`], readable once the program is there.
+    pub(super) fn ungreeted(&self) -> Option<BorrowedFd<'_>> {
+        (!self.greeted).then(|| self.stream.as_fd())
+    }
+
+    pub(super) fn greet(&mut self) -> Result<(), VmmError> {
         if !self.greeted {
             self.greeted = true;
-            self.line("the greeting")?;
+            self.line("the greeting", self.deadline())?;
             self.ask("qmp_capabilities", &json!({}), None)?;
         }
-        self.ask(command, &arguments, descriptor)
+        Ok(())
     }
 
     fn ask(
@@ -49,10 +72,16 @@ impl Qmp {
         arguments: &Value,
         descriptor: Option<BorrowedFd<'_>>,
     ) -> Result<Value, VmmError> {
-        let text = json!({ "execute": command, "arguments": arguments }).to_string();
+        let (id, deadline) = (self.next_id, self.deadline());
+        self.next_id += 1;
+        let text = json!({ "execute": command, "arguments": arguments, "id": id }).to_string();
         self.send(text.as_bytes(), descriptor).map_err(VmmError::io("speak to the machine's program"))?;
         for _ in 0..LINES_MAX {
-            let mut line = self.line(command)?;
+            let mut line = self.line(command, deadline)?;
+            // An event, or the late answer to what nobody waits for any more.
+            if line.get("id").and_then(Value::as_u64) != Some(id) {
+                continue;
+            }
             if let Some(error) = line.get("error") {
                 let why = error.get("desc").and_then(Value::as_str).unwrap_or("no reason given").to_owned();
                 return Err(VmmError::Refused { command, why });
@@ -82,9 +111,8 @@ impl Qmp {
         Ok(())
     }
 
-    fn line(&mut self, command: &'static str) -> Result<Value, VmmError> {
+    fn line(&mut self, command: &'static str, deadline: Instant) -> Result<Value, VmmError> {
         let broken = |why: String| VmmError::Broken { command, why };
-        let deadline = Instant::now() + ANSWER_DEADLINE;
         loop {
             if let Some(end) = self.input.iter().position(|byte| *byte == b'\n') {
                 let line: Vec<u8> = self.input.drain(..=end).collect();
@@ -95,7 +123,7 @@ impl Qmp {
             }
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                return Err(broken(format!("none within {} s", ANSWER_DEADLINE.as_secs())));
+                return Err(broken("none in time".into()));
             }
             let mut buffer = [0; 4096];
             let read = self.stream.set_read_timeout(Some(left)).and_then(|()| self.stream.read(&mut buffer));
@@ -117,7 +145,7 @@ mod tests {
 
     fn answered(lines: &str) -> Result<Value, VmmError> {
         let (ours, mut theirs) = UnixStream::pair().unwrap();
-        theirs.write_all(b"{\"QMP\": {}}\n{\"return\": {}}\n").unwrap();
+        theirs.write_all(b"{\"QMP\": {}}\n{\"return\": {}, \"id\": 1}\n").unwrap();
         theirs.write_all(lines.as_bytes()).unwrap();
         theirs.shutdown(std::net::Shutdown::Write).unwrap();
         Qmp::new(ours).execute("query-status", json!({}), None)
@@ -125,13 +153,35 @@ mod tests {
 
     #[test]
     fn events_in_between_are_passed_over() {
-        let answer = answered("{\"event\": \"RESUME\"}\n{\"return\": {\"status\": \"running\"}}\n").unwrap();
-        assert_eq!(answer, json!({ "status": "running" }));
+        let lines = "{\"event\": \"RESUME\"}\n{\"return\": {\"status\": \"running\"}, \"id\": 2}\n";
+        assert_eq!(answered(lines).unwrap(), json!({ "status": "running" }));
+    }
+
+    #[test]
+    fn an_answer_to_another_question_is_none() {
+        let late = "{\"return\": {\"status\": \"paused\"}, \"id\": 1}\n{\"error\": {\"desc\": \"no\"}}\n";
+        assert!(matches!(answered(late), Err(VmmError::Broken { .. })));
+        let right = format!("{late}{{\"return\": {{\"status\": \"running\"}}, \"id\": 2}}\n");
+        assert_eq!(answered(&right).unwrap(), json!({ "status": "running" }));
+    }
+
+    /// Line after line, each of them in time.
+    #[test]
+    fn a_program_that_goes_on_talking_is_not_heard_for_ever() {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        theirs.write_all(b"{\"QMP\": {}}\n{\"return\": {}, \"id\": 1}\n").unwrap();
+        let mut qmp = Qmp::new(ours);
+        qmp.greet().unwrap();
+        theirs.write_all(b"{\"event\": \"A\"}\n").unwrap();
+        qmp.set_until(Some(Instant::now()));
+        let asked = qmp.execute("query-status", json!({}), None);
+        assert!(matches!(asked, Err(VmmError::Broken { why, .. }) if why == "none in time"));
     }
 
     #[test]
     fn what_is_no_answer_is_an_error() {
-        let refused = answered("{\"error\": {\"class\": \"GenericError\", \"desc\": \"no such bus\"}}\n");
+        let refused =
+            answered("{\"error\": {\"class\": \"GenericError\", \"desc\": \"no such bus\"}, \"id\": 2}\n");
         assert!(matches!(refused, Err(VmmError::Refused { why, .. }) if why == "no such bus"));
         for broken in ["", "not json\n", "{\"return\"", &"x".repeat(LINE_BYTES_MAX + 1)] {
             assert!(matches!(answered(broken), Err(VmmError::Broken { .. })), "{broken:.20}");

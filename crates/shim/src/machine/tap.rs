@@ -16,14 +16,15 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
 
 use super::netlink::{Link, LinkChange, Netlink, Route};
+use super::pin::pin;
 use super::wire::Interface;
 use crate::launcher::sys;
 
 /// The task's interface in its namespace, as the fabric names it, and the guest's beside it.
-const TASK_LINK: &str = "eth0";
-const TAP_LINK: &str = "guest0";
+pub const TASK_LINK: &str = "eth0";
+pub const TAP_LINK: &str = "guest0";
 /// Keeps the interface one that may route, once its address is the guest's. Never leaves the namespace.
-const OWN_ADDRESS: Ipv4Addr = Ipv4Addr::new(169, 254, 169, 1);
+pub const OWN_ADDRESS: Ipv4Addr = Ipv4Addr::new(169, 254, 169, 1);
 /// The host's end, in the guest's table of neighbours.
 const TAP_MAC: [u8; 6] = [0x02, 0xfe, 0, 0, 0, 1];
 const TUN: &str = "/dev/net/tun";
@@ -68,6 +69,10 @@ impl Tap {
 
         let tap = there.link(TAP_LINK)?.ok_or_else(|| absent("no tap"))?;
         let up = LinkChange { up: Some(true), mac: Some(TAP_MAC), mtu: Some(mtu), ..LinkChange::default() };
+        apart(|| {
+            sys::set_namespace(target.as_fd(), libc::CLONE_NEWNET)?;
+            pin(TAP_LINK, mac, address)
+        })?;
         there.change_link(tap.index, &up)?;
         apart(|| {
             sys::set_namespace(target.as_fd(), libc::CLONE_NEWNET)?;

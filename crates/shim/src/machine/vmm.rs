@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
 /// A machine that runs. Dropped, it is killed.
@@ -12,6 +12,15 @@ pub(super) trait Vmm {
 
     /// A disk more, of the file's size, as SCSI target `target`. The guest sees it a moment later.
     fn attach(&mut self, target: u32, file: File, read_only: bool) -> Result<(), VmmError>;
+
+    /// Its program's first word, until it has been heard.
+    fn first_word(&self) -> Option<BorrowedFd<'_>>;
+
+    /// Hears that. Does not wait where it is there.
+    fn hear_first_word(&mut self) -> Result<(), VmmError>;
+
+    /// Stops it for good and writes what is not in its memory's file.
+    fn save(&mut self, state: File) -> Result<(), VmmError>;
 
     /// SIGKILL: there is nothing in a guest to be saved.
     fn kill(&mut self);
@@ -39,6 +48,11 @@ pub(super) enum VmmError {
 }
 
 impl VmmError {
+    /// Nothing more can be asked of the program.
+    pub(super) fn is_fatal(&self) -> bool {
+        !matches!(self, VmmError::Refused { .. })
+    }
+
     pub(super) fn io(what: &'static str) -> impl FnOnce(io::Error) -> VmmError {
         move |source| VmmError::Io { what, source }
     }

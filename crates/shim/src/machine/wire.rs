@@ -18,7 +18,7 @@ use crate::log::Stream;
 use crate::protocol::{self, CreateContainer, Exec, TaskConfig, WindowSize, valid_id};
 
 /// Raised when a frame changes its meaning. Host and guest program come from one build.
-pub const LINK_VERSION: u32 = 1;
+pub const LINK_VERSION: u32 = 2;
 /// Of the virtio-serial port.
 pub const PORT_NAME: &str = "ferrogate";
 /// Kind and channel.
@@ -39,6 +39,8 @@ pub const GUEST_LINK: &str = "eth0";
 pub const GUEST_LAYERS_DIR: &str = "/run/layers";
 /// The guest's one network namespace, for containers that join the task's interface.
 pub const GUEST_NETWORK: &str = "/proc/1/ns/net";
+/// Of the guest's loopback network what is on the host's side of its interface: the names of Service Connect.
+pub const HOST_NAMES: (Ipv4Addr, u8) = (Ipv4Addr::new(127, 255, 0, 0), 16);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -83,7 +85,9 @@ pub enum Broken {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "down", deny_unknown_fields)]
 pub enum Down {
-    /// The first message; answered by [`Up::Ready`] or [`Up::Failed`].
+    /// To a guest from a snapshot, which has said it to nobody: [`Up::Hello`] again.
+    Hello,
+    /// To a guest that is nobody's; answered by [`Up::Ready`] or [`Up::Failed`].
     Setup(Box<Setup>),
     /// The call of that name, once these disks are mounted below [`GUEST_LAYERS_DIR`]. Answered as a call.
     CreateContainer {

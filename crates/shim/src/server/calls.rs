@@ -53,6 +53,7 @@ impl Shim {
             Call::ReserveStorage { bytes } => self.storage.reserve(bytes).map(|()| Answer::Done),
             Call::State | Call::Subscribe => Ok(Answer::State(self.state())),
             Call::Stats => Ok(Answer::Stats(self.stats())),
+            Call::Listeners => Ok(Answer::Listeners(self.listeners())),
             Call::AckLogs { container, offset } => {
                 self.find(&container)?.log.acknowledge(offset);
                 Ok(Answer::Done)
@@ -301,9 +302,7 @@ impl Shim {
         put_aside(&directory, &trash, id).map_err(|error| failed("put aside the files", error))?;
         self.storage.remove_container(id).map_err(|error| failed("remove the writable layer", error))?;
         self.containers.retain(|container| container.id != id);
-        for connection in &mut self.connections {
-            connection.forget(id);
-        }
+        self.connections.forget(id);
         self.persist();
         Ok(())
     }
@@ -350,7 +349,7 @@ fn while_frozen<T>(
     };
     for path in frozen {
         if let Err(error) = set(path, false) {
-            eprintln!("cannot thaw {}: {error}", path.display());
+            complain!("cannot thaw {}: {error}", path.display());
         }
     }
     result

@@ -141,6 +141,7 @@ impl Connection {
     /// Lets the client go; the loop notices at once.
     pub(crate) fn close(&mut self) {
         self.subscribed = false;
+        self.input.clear();
         self.output.clear();
         let _ = self.stream.shutdown(std::net::Shutdown::Both);
     }

@@ -263,7 +263,7 @@ impl Container {
 /// The log counts what it lost and says so in itself; here only the reason is kept.
 fn note(container: &str, written: io::Result<()>) {
     if let Err(error) = written {
-        eprintln!("container {container}: output lost: {error}");
+        complain!("container {container}: output lost: {error}");
     }
 }
 

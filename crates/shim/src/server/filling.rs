@@ -12,7 +12,7 @@ use std::path::PathBuf;
 use super::Shim;
 use super::container::Container;
 use crate::launcher::{self, Filler, Room};
-use crate::protocol::{Answer, Failure, FailureKind, Reply};
+use crate::protocol::{Answer, Failure, FailureKind};
 
 /// Longest text a filler may send without an end of line: a failure.
 const LINE_BYTES_MAX: usize = 64 << 10;
@@ -181,13 +181,7 @@ impl Shim {
 
     fn answer_waiting(&mut self, waiting: Vec<Waiting>, result: &Result<Answer, Failure>) {
         for Waiting { connection, request } in waiting {
-            // Who is gone asks again, or looks at the state.
-            let Some(connection) = self.connections.iter_mut().find(|known| known.id == connection) else {
-                continue;
-            };
-            if connection.send(&Reply::Response { id: request, result: result.clone() }).is_err() {
-                connection.close();
-            }
+            self.connections.answer(connection, request, result.clone());
         }
     }
 

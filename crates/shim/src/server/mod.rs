@@ -12,18 +12,19 @@ use rustix::event::{PollFd, PollFlags, poll};
 use crate::cgroup::Cgroups;
 use crate::launcher::{self, Launched};
 use crate::protocol::{
-    CONNECTIONS_MAX, Call, Event, ExecState, Exited, Failure, FailureKind, PROTOCOL_VERSION, Reply,
-    STATE_FILE, TaskConfig, TaskState,
+    Call, Event, ExecState, Exited, Failure, FailureKind, PROTOCOL_VERSION, STATE_FILE, TaskConfig, TaskState,
 };
 use crate::seccomp::Filter;
 use crate::storage::Storage;
-use connection::Connection;
+use connections::{Asked, Client, Connections};
 use container::{Container, now_ns};
 
 mod calls;
 pub(crate) mod connection;
+pub(crate) mod connections;
 pub(crate) mod container;
 mod filling;
+mod sockets;
 pub mod start;
 
 struct Shim {
@@ -32,12 +33,9 @@ struct Shim {
     cgroups: Cgroups,
     /// Compiled when first needed.
     filter: Option<Filter>,
-    listener: UnixListener,
     signals: OwnedFd,
     storage: Storage,
-    connections: Vec<Connection>,
-    /// Of the next connection.
-    next_connection: u64,
+    connections: Connections,
     containers: Vec<Container>,
     execs: Vec<ExecProcess>,
     /// First process of the shared PID namespace.
@@ -58,9 +56,8 @@ struct ExecProcess {
 /// What a descriptor that became ready belongs to.
 #[derive(Clone, Copy)]
 enum Source {
-    Listener,
     Signals,
-    Connection(usize),
+    Client(Client),
     Output { container: usize, stream: usize },
     Filling(usize),
 }
@@ -79,11 +76,9 @@ impl Shim {
             config,
             cgroups,
             filter: None,
-            listener,
             signals,
             storage,
-            connections: Vec::new(),
-            next_connection: 0,
+            connections: Connections::new(listener),
             containers: Vec::new(),
             execs: Vec::new(),
             holder: None,
@@ -96,7 +91,6 @@ impl Shim {
         while !self.ending {
             for (source, ready) in self.wait()? {
                 match source {
-                    Source::Listener => self.accept(),
                     Source::Signals => {
                         if self.drain_signals() {
                             self.end_all();
@@ -105,18 +99,17 @@ impl Shim {
                     }
                     Source::Output { container, stream } => self.containers[container].read(stream),
                     Source::Filling(index) => self.read_filling(index),
-                    Source::Connection(index) => self.serve(index, ready),
+                    Source::Client(Client::New) => self.connections.accept(),
+                    Source::Client(Client::Known(index)) => self.serve(index, ready),
                 }
                 // A call may have changed what the other indices mean.
-                if matches!(source, Source::Connection(_)) {
+                if matches!(source, Source::Client(Client::Known(_))) {
                     break;
                 }
             }
             self.hint();
         }
-        for connection in &mut self.connections {
-            connection.finish();
-        }
+        self.connections.finish();
         Ok(())
     }
 
@@ -140,17 +133,9 @@ impl Shim {
                 }
             }
         }
-        for (index, connection) in self.connections.iter().enumerate() {
-            let mut wanted = PollFlags::IN;
-            if connection.wants_to_write() {
-                wanted |= PollFlags::OUT;
-            }
-            sources.push(Source::Connection(index));
-            polled.push(PollFd::from_borrowed_fd(connection.as_fd(), wanted));
-        }
-        if self.connections.len() < CONNECTIONS_MAX {
-            sources.push(Source::Listener);
-            polled.push(PollFd::new(&self.listener, PollFlags::IN));
+        for (client, fd, wanted) in self.connections.sources(true) {
+            sources.push(Source::Client(client));
+            polled.push(PollFd::from_borrowed_fd(fd, wanted));
         }
         match poll(&mut polled, None) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
@@ -160,38 +145,16 @@ impl Shim {
         Ok(ready.filter(|(_, events)| !events.is_empty()).collect())
     }
 
-    fn accept(&mut self) {
-        // A client that is gone again already is none.
-        if let Ok((stream, _)) = self.listener.accept()
-            && let Ok(connection) = Connection::new(stream, self.next_connection)
-        {
-            self.next_connection += 1;
-            self.connections.push(connection);
-        }
-    }
-
     fn serve(&mut self, index: usize, ready: PollFlags) {
-        let mut result = Ok(());
-        if ready.contains(PollFlags::OUT) {
-            result = self.connections[index].flush();
-        }
-        if result.is_ok() && ready.intersects(PollFlags::IN | PollFlags::HUP | PollFlags::ERR) {
-            result = self.connections[index].receive().and_then(|()| self.serve_requests(index));
-        }
-        if result.is_err() {
-            let gone = self.connections.remove(index).id;
+        let served = self.connections.serve(index, ready).and_then(|()| self.take_calls(index));
+        if let Err(gone) = served {
             self.abandon_execs(|exec| exec.connection == gone);
         }
     }
 
-    fn serve_requests(&mut self, index: usize) -> io::Result<()> {
-        while let Some(request) = self.connections[index].next_request()? {
-            let stdio = match request.call {
-                Call::Exec(_) => self.connections[index].take_stdio(),
-                _ => None,
-            };
+    fn take_calls(&mut self, index: usize) -> Result<(), u64> {
+        while let Some(Asked { connection, request, stdio }) = self.connections.next_call(index)? {
             let subscribes = request.call == Call::Subscribe;
-            let connection = self.connections[index].id;
             if let Call::Start { container } = &request.call {
                 let waiting = filling::Waiting { connection, request: request.id };
                 match self.fill(container, waiting) {
@@ -199,8 +162,7 @@ impl Shim {
                     Ok(true) => continue,
                     Ok(false) => {}
                     Err(failure) => {
-                        let refused = Reply::Response { id: request.id, result: Err(failure) };
-                        self.connections[index].send(&refused)?;
+                        self.connections.answer(connection, request.id, Err(failure));
                         continue;
                     }
                 }
@@ -208,30 +170,21 @@ impl Shim {
             let result = self.answer(request.call, stdio, connection);
             // What happened before the answer is told before it, to everybody; what the subscriber gets as
             // state already is not told to it again.
-            self.connections[index].subscribed |= subscribes;
-            self.connections[index].send(&Reply::Response { id: request.id, result })?;
+            if subscribes {
+                self.connections.subscribe(connection);
+            }
+            self.connections.answer(connection, request.id, result);
         }
         Ok(())
     }
 
-    /// Pushes an event to whoever subscribed. A client that cannot take it is let go by its next poll.
     fn publish(&mut self, event: Event) {
-        let reply = Reply::Event(event);
-        for connection in self.connections.iter_mut().filter(|connection| connection.subscribed) {
-            if connection.send(&reply).is_err() {
-                connection.close();
-            }
-        }
+        self.connections.publish(event);
     }
 
     fn hint(&mut self) {
         for container in &self.containers {
-            let end = container.log.end();
-            for connection in &mut self.connections {
-                if connection.hint(&container.id, end).is_err() {
-                    connection.close();
-                }
-            }
+            self.connections.hint(&container.id, container.log.end());
         }
     }
 
@@ -251,7 +204,7 @@ impl Shim {
 
     fn end_all(&mut self) {
         if let Err(error) = self.cgroups.kill_tree(&self.config.cgroup, calls::KILL_DEADLINE) {
-            eprintln!("cannot end the containers: {error}");
+            complain!("cannot end the containers: {error}");
         }
         self.ending = true;
     }
@@ -294,7 +247,7 @@ impl Shim {
         if self.config.shared_pid_namespace
             && let Err(error) = self.cgroups.kill_tree(&self.containers[index].cgroup, calls::KILL_DEADLINE)
         {
-            eprintln!("container {}: {error}", self.containers[index].id);
+            complain!("container {}: {error}", self.containers[index].id);
         }
         let container = &mut self.containers[index];
         container.finish(code, &self.cgroups);
@@ -341,7 +294,7 @@ impl Shim {
             .and_then(|text| fs::write(&fresh, text))
             .and_then(|()| fs::rename(&fresh, &path));
         if let Err(error) = written {
-            eprintln!("cannot write {}: {error}", path.display());
+            complain!("cannot write {}: {error}", path.display());
         }
     }
 }

@@ -1,6 +1,8 @@
 //! A task of a test's own: directory, cgroup and shim, gone when it is dropped, also after a failure.
 #![allow(dead_code, reason = "each test binary uses its part")]
 
+pub(crate) mod machines;
+
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -34,19 +36,29 @@ pub(crate) fn sandbox() -> ContainerSandbox {
 }
 
 const ISOLATION: &str = "FERROGATE_TEST_ISOLATION";
-pub(crate) const QEMU: &str = "/usr/bin/qemu-system-x86_64";
+/// Of `.cache/kernel`; `None`: the minimal one where it was built, as it boots faster, else the distribution's.
+/// FERROGATE_TEST_KERNEL=cloud has that one anyway.
+pub(crate) fn kernel(name: Option<&str>) -> PathBuf {
+    let kernels = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).unwrap().join(".cache/kernel");
+    let usual = || match std::env::var("FERROGATE_TEST_KERNEL") {
+        Ok(name) => name,
+        Err(_) if kernels.join("minimal").exists() => "minimal".into(),
+        Err(_) => "cloud".into(),
+    };
+    let kernel = kernels.join(name.map_or_else(usual, str::to_owned));
+    assert!(kernel.exists(), "{} is missing: cargo xtask kernel --cloud", kernel.display());
+    kernel
+}
 
-/// What a machine of a test boots, emulated. `None`: there is no QEMU here (scripts/deps vm). With it the rest has to be
-/// there: `cargo xtask kernel`, `cargo xtask guest`.
-pub(crate) fn machine_options(dir: &Path, kernel: &str) -> Option<MachineOptions> {
-    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).unwrap();
-    Path::new(QEMU).exists().then(|| MachineOptions {
-        kernel: workspace.join(".cache/kernel").join(kernel),
+/// What a machine of a test boots, emulated: scripts/deps test, `cargo xtask kernel --cloud`, `cargo xtask guest`.
+pub(crate) fn machine_options(dir: &Path) -> MachineOptions {
+    MachineOptions {
+        kernel: kernel(None),
         guest: Some(shim().with_file_name("ferrogate-guest")),
         accelerator: MachineAccelerator::Tcg,
         dir: dir.to_owned(),
         boot_deadline: None,
-    })
+    }
 }
 
 /// The same tests, with every task in a machine: `FERROGATE_TEST_ISOLATION=microvm cargo nextest run -p ferrogate-shim`.
@@ -104,7 +116,7 @@ impl Task {
             return Task::of(&sandbox(), change).await;
         }
         let dir = std::env::temp_dir().join("ferrogate-test-machines");
-        let options = machine_options(&dir, "minimal").expect("micro-VMs need QEMU: scripts/deps vm");
+        let options = machine_options(&dir);
         let machines = tokio::task::spawn_blocking(move || Machines::new(&options)).await.unwrap().unwrap();
         Task::of(&sandbox().with_machines(Arc::new(machines)), |spec| {
             spec.isolation = Isolation::MicroVm;
@@ -114,7 +126,14 @@ impl Task {
     }
 
     pub(crate) async fn of(sandbox: &ContainerSandbox, change: impl FnOnce(&mut TaskSandboxSpec)) -> Task {
-        let home = TempDir::with_prefix("ferrogate-shim-test-").unwrap();
+        Task::at(TempDir::with_prefix("ferrogate-shim-test-").unwrap(), sandbox, change).await
+    }
+
+    pub(crate) async fn at(
+        home: TempDir,
+        sandbox: &ContainerSandbox,
+        change: impl FnOnce(&mut TaskSandboxSpec),
+    ) -> Task {
         let layer = home.path().join("layer");
         make_rootfs(&layer);
         let dir = home.path().join("task");

@@ -24,21 +24,6 @@ struct Given {
     tags: Option<Vec<Tag>>,
 }
 
-/// What every creation says, and what only some say.
-macro_rules! given {
-    ($input:ident, $kind:ident, $vpc_id:expr, $soa_ttl_seconds:expr) => {
-        Given {
-            kind: NamespaceKind::$kind,
-            vpc_id: $vpc_id,
-            soa_ttl_seconds: $soa_ttl_seconds,
-            name: $input.name,
-            creator_request_id: $input.creator_request_id,
-            description: $input.description,
-            tags: $input.tags,
-        }
-    };
-}
-
 /// The TTL of the SOA in the properties of any kind.
 macro_rules! soa {
     ($properties:expr) => {
@@ -46,31 +31,66 @@ macro_rules! soa {
     };
 }
 
-pub(crate) async fn create_http(
-    service: &DiscoveryService,
-    cx: &Context,
-    input: CreateHttpNamespaceRequest,
-) -> Result<CreateHttpNamespaceResponse, ApiError> {
-    let given = given!(input, Http, None, None);
-    Ok(CreateHttpNamespaceResponse { operation_id: Some(create(service, cx, given).await?) })
+/// What a request says that only some kinds know: the closures' inputs are known by their first argument.
+fn of<I, T>(input: &I, read: impl FnOnce(&I) -> T) -> T {
+    read(input)
 }
 
-pub(crate) async fn create_private(
-    service: &DiscoveryService,
-    cx: &Context,
-    input: CreatePrivateDnsNamespaceRequest,
-) -> Result<CreatePrivateDnsNamespaceResponse, ApiError> {
-    let given = given!(input, Private, input.vpc, soa!(input.properties));
-    Ok(CreatePrivateDnsNamespaceResponse { operation_id: Some(create(service, cx, given).await?) })
+/// How a kind of namespace is made and changed: shapes of their own with the same members, but for these.
+macro_rules! kind {
+    (
+        $kind:ident: $create:ident($creation:ident) -> $created:ident { vpc_id: $vpc_id:expr, soa: $soa:expr }
+        $change:ident($changes:ident) -> $changed:ident { soa: $new_soa:expr }
+    ) => {
+        pub(crate) async fn $create(
+            service: &DiscoveryService,
+            cx: &Context,
+            input: $creation,
+        ) -> Result<$created, ApiError> {
+            let given = Given {
+                kind: NamespaceKind::$kind,
+                vpc_id: of(&input, $vpc_id),
+                soa_ttl_seconds: of(&input, $soa),
+                name: input.name,
+                creator_request_id: input.creator_request_id,
+                description: input.description,
+                tags: input.tags,
+            };
+            Ok($created { operation_id: Some(create(service, cx, given).await?) })
+        }
+
+        pub(crate) async fn $change(
+            service: &DiscoveryService,
+            cx: &Context,
+            input: $changes,
+        ) -> Result<$changed, ApiError> {
+            let change = input.namespace.unwrap_or_default();
+            let soa = of(&change, $new_soa);
+            let id = update(service, cx, input.id, NamespaceKind::$kind, change.description, soa).await?;
+            Ok($changed { operation_id: Some(id) })
+        }
+    };
 }
 
-pub(crate) async fn create_public(
-    service: &DiscoveryService,
-    cx: &Context,
-    input: CreatePublicDnsNamespaceRequest,
-) -> Result<CreatePublicDnsNamespaceResponse, ApiError> {
-    let given = given!(input, Public, None, soa!(input.properties));
-    Ok(CreatePublicDnsNamespaceResponse { operation_id: Some(create(service, cx, given).await?) })
+kind! {
+    Http: create_http(CreateHttpNamespaceRequest) -> CreateHttpNamespaceResponse { vpc_id: |_| None, soa: |_| None }
+    update_http(UpdateHttpNamespaceRequest) -> UpdateHttpNamespaceResponse { soa: |_| None }
+}
+kind! {
+    Private: create_private(CreatePrivateDnsNamespaceRequest) -> CreatePrivateDnsNamespaceResponse {
+        vpc_id: |input| input.vpc.clone(), soa: |input| soa!(input.properties.clone())
+    }
+    update_private(UpdatePrivateDnsNamespaceRequest) -> UpdatePrivateDnsNamespaceResponse {
+        soa: |change| soa!(change.properties.clone())
+    }
+}
+kind! {
+    Public: create_public(CreatePublicDnsNamespaceRequest) -> CreatePublicDnsNamespaceResponse {
+        vpc_id: |_| None, soa: |input| soa!(input.properties.clone())
+    }
+    update_public(UpdatePublicDnsNamespaceRequest) -> UpdatePublicDnsNamespaceResponse {
+        soa: |change| soa!(change.properties.clone())
+    }
 }
 
 fn ttl(given: Option<i64>) -> Result<u32, ApiError> {
@@ -246,38 +266,6 @@ pub(crate) async fn list(
     };
     let namespaces = page.items.into_iter().map(summary).collect();
     Ok(ListNamespacesResponse { namespaces: Some(namespaces), next_token: page.next_token })
-}
-
-pub(crate) async fn update_http(
-    service: &DiscoveryService,
-    cx: &Context,
-    input: UpdateHttpNamespaceRequest,
-) -> Result<UpdateHttpNamespaceResponse, ApiError> {
-    let description = input.namespace.and_then(|change| change.description);
-    let operation_id = update(service, cx, input.id, NamespaceKind::Http, description, None).await?;
-    Ok(UpdateHttpNamespaceResponse { operation_id: Some(operation_id) })
-}
-
-pub(crate) async fn update_private(
-    service: &DiscoveryService,
-    cx: &Context,
-    input: UpdatePrivateDnsNamespaceRequest,
-) -> Result<UpdatePrivateDnsNamespaceResponse, ApiError> {
-    let change = input.namespace.unwrap_or_default();
-    let soa = soa!(change.properties);
-    let id = update(service, cx, input.id, NamespaceKind::Private, change.description, soa).await?;
-    Ok(UpdatePrivateDnsNamespaceResponse { operation_id: Some(id) })
-}
-
-pub(crate) async fn update_public(
-    service: &DiscoveryService,
-    cx: &Context,
-    input: UpdatePublicDnsNamespaceRequest,
-) -> Result<UpdatePublicDnsNamespaceResponse, ApiError> {
-    let change = input.namespace.unwrap_or_default();
-    let soa = soa!(change.properties);
-    let id = update(service, cx, input.id, NamespaceKind::Public, change.description, soa).await?;
-    Ok(UpdatePublicDnsNamespaceResponse { operation_id: Some(id) })
 }
 
 async fn update(

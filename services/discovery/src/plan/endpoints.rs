@@ -3,25 +3,35 @@
 use std::collections::BTreeMap;
 
 use ferrogate_control::Index;
-use ferrogate_nodeapi::{Endpoint, Endpoints};
+use ferrogate_nodeapi::{Endpoint, Endpoints, REVISION_ATTRIBUTE, SPLIT_ATTRIBUTE, Split};
 
 use super::attributes::{IPV4, PORT};
-use crate::state::{self, InstanceRecord};
+use crate::state::{self, InstanceRecord, ServiceRecord};
 
-/// All instances that can be called: by service id and instance id.
+/// All instances that can be called: by service id and instance id; and how revisions share a service.
 #[derive(Debug, Default)]
 pub(crate) struct EndpointsIndex {
     callable: BTreeMap<(String, String), Endpoint>,
+    /// By service id.
+    splits: BTreeMap<String, Split>,
 }
 
 impl Index for EndpointsIndex {
     type Value = Endpoints;
 
     fn concerns(key: &str) -> bool {
-        state::instance_of_key(key).is_some()
+        state::instance_of_key(key).is_some() || state::service_of_key(key).is_some()
     }
 
     fn put(&mut self, key: &str, value: &[u8]) -> Result<(), serde_json::Error> {
+        if let Some(service) = state::service_of_key(key) {
+            let split = split(&serde_json::from_slice(value)?);
+            match split {
+                Some(split) => drop(self.splits.insert(service.to_owned(), split)),
+                None => drop(self.splits.remove(service)),
+            }
+            return Ok(());
+        }
         let Some(place) = place(key) else { return Ok(()) };
         match endpoint(serde_json::from_slice(value)?) {
             Some(endpoint) => drop(self.callable.insert(place, endpoint)),
@@ -31,6 +41,9 @@ impl Index for EndpointsIndex {
     }
 
     fn delete(&mut self, key: &str) {
+        if let Some(service) = state::service_of_key(key) {
+            self.splits.remove(service);
+        }
         if let Some(place) = place(key) {
             self.callable.remove(&place);
         }
@@ -42,12 +55,12 @@ impl Index for EndpointsIndex {
         for ((service_id, _), endpoint) in &self.callable {
             services.entry(service_id.clone()).or_default().push(endpoint.clone());
         }
-        Endpoints { revision, services }
+        Endpoints { revision, services, splits: self.splits.clone() }
     }
 
     /// Most changes of instances leave them where they are.
     fn is_news(before: &Endpoints, after: &Endpoints) -> bool {
-        before.services != after.services
+        (&before.services, &before.splits) != (&after.services, &after.splits)
     }
 }
 
@@ -60,11 +73,19 @@ fn endpoint(record: InstanceRecord) -> Option<Endpoint> {
     let attribute = |key: &str| record.attributes.get(key);
     let address = attribute(IPV4)?.parse().ok()?;
     let port = attribute(PORT)?.parse().ok().filter(|port| *port != 0)?;
-    record.healthy.then_some(Endpoint { instance_id: record.id, address, port })
+    let service_revision = attribute(REVISION_ATTRIBUTE).cloned();
+    record.healthy.then_some(Endpoint { instance_id: record.id, address, port, service_revision })
+}
+
+/// What cannot be read is somebody else's attribute of that name.
+fn split(record: &ServiceRecord) -> Option<Split> {
+    serde_json::from_str(record.attributes.get(SPLIT_ATTRIBUTE)?).ok()
 }
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     const KEY: &str = "/servicediscovery/1/eu-west-1/instance/srv-1/";
@@ -110,10 +131,36 @@ mod tests {
     }
 
     #[test]
+    fn how_revisions_share_a_service_is_its_attribute() {
+        const KEY: &str = "/servicediscovery/1/eu-west-1/service/srv-1";
+        let split = Split { production: [("7".to_owned(), 900), ("8".to_owned(), 100)].into(), test: None };
+        let record = |attribute: &str| {
+            let attributes = json!({ SPLIT_ATTRIBUTE: attribute });
+            let record = json!({
+                "id": "srv-1", "name": "web", "namespace_id": "ns-1", "custom_health": false,
+                "creator_request_id": "x", "created_at": "2026-01-01T00:00:00Z", "attributes": attributes,
+            });
+            serde_json::to_vec(&record).unwrap()
+        };
+        let mut index = EndpointsIndex::default();
+        let before = index.plan(1);
+        index.put(KEY, &record(&serde_json::to_string(&split).unwrap())).unwrap();
+        let after = index.plan(2);
+        assert_eq!(after.splits.get("srv-1"), Some(&split));
+        assert!(EndpointsIndex::is_news(&before, &after));
+        index.put(KEY, &record("somebody's own")).unwrap();
+        assert!(index.plan(3).splits.is_empty());
+        index.put(KEY, &record(&serde_json::to_string(&split).unwrap())).unwrap();
+        index.delete(KEY);
+        assert!(index.plan(4).splits.is_empty());
+    }
+
+    #[test]
     fn keys_of_instances() {
         let concerns = EndpointsIndex::concerns;
         assert!(concerns("/servicediscovery/1/eu-west-1/instance/srv-1/i"));
-        for other in ["service/srv-1", "revision/srv-1", "instance/srv-1", "operation/instance/srv-1/i"] {
+        assert!(concerns("/servicediscovery/1/eu-west-1/service/srv-1"));
+        for other in ["namespace/ns-1", "revision/srv-1", "instance/srv-1", "operation/instance/srv-1/i"] {
             assert!(!concerns(&format!("/servicediscovery/1/eu-west-1/{other}")), "{other}");
         }
         assert!(!concerns("/servicediscovery/jobs/1/instance/srv-1/i") && !concerns("/ecs/1/x/instance/a/b"));

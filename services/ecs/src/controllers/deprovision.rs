@@ -60,16 +60,10 @@ impl Controller for Deprovision {
 
     async fn activate(&self) -> Activation {
         let mut unrecorded: BTreeMap<Scope, Vec<TaskKey>> = BTreeMap::new();
-        let mut waiting = 0;
-        for kv in self.worker.store.range(Queue::Deprovision.prefix()) {
-            waiting += 1;
-            if self.jobs.is_at_work(&kv.key) {
-                continue;
-            }
-            let Some(key) = kv.key.strip_prefix(Queue::Deprovision.prefix()).and_then(TaskKey::of_path)
-            else {
-                continue;
-            };
+        let queue = Queue::Deprovision.prefix();
+        let (next, waiting) = self.jobs.next_of(&*self.worker.store, queue);
+        for kv in next {
+            let Some(key) = kv.key.strip_prefix(queue).and_then(TaskKey::of_path) else { continue };
             let task = get_json::<TaskRecord>(&*self.worker.store, &key.record()).map(|found| found.record);
             match task.and_then(|task| task.eni) {
                 Some(eni) => {
@@ -85,9 +79,9 @@ impl Controller for Deprovision {
         for (scope, tasks) in unrecorded {
             outcome = outcome.and(self.look_for(&scope, tasks).await);
         }
-        let detail = json!({ "deprovisioning": waiting, "at_work": self.jobs.count() });
+        let detail = json!({ "at_work": self.jobs.count() });
         let activation = Activation { outcome, detail, again_in: None };
-        if waiting > 0 { activation.again_in(AGAIN) } else { activation }
+        if waiting { activation.again_in(AGAIN) } else { activation }
     }
 }
 

@@ -12,7 +12,7 @@ use serde_json::json;
 
 use super::clients;
 use crate::EcsService;
-use crate::operations::namespaces::is_managed;
+use crate::operations::namespaces::{is_gone, is_managed};
 use crate::plan::connect::{Use, tidy};
 use crate::plan::service::DeploymentStatus;
 use crate::state::connect::{EndpointRecord, NamespaceRecord};
@@ -163,9 +163,9 @@ impl Endpoints {
             None => find(&client, scope, namespace_id, name).await?,
         };
         let Some(id) = id else { return Ok(true) };
-        match client.delete_service(discovery::DeleteServiceRequest { id: Some(id) }).await {
+        match client.delete_service(discovery::DeleteServiceRequest { id: Some(id.clone()) }).await {
             Ok(_) => Ok(true),
-            Err(error) if error.code.starts_with("ServiceNotFound") => Ok(true),
+            Err(error) if is_gone(&client, &id, &error).await => Ok(true),
             Err(error) if error.code.starts_with("ResourceInUse") => Ok(false),
             Err(error) => Err(error.into()),
         }

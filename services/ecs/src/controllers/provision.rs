@@ -67,17 +67,15 @@ impl Controller for Provision {
     }
 
     async fn activate(&self) -> Activation {
-        let mut waiting = 0;
-        for kv in self.worker.store.range(Queue::Provision.prefix()) {
-            waiting += 1;
-            let Some(task) = kv.key.strip_prefix(Queue::Provision.prefix()).and_then(TaskKey::of_path) else {
-                continue;
-            };
+        let queue = Queue::Provision.prefix();
+        let (next, waiting) = self.jobs.next_of(&*self.worker.store, queue);
+        for kv in next {
+            let Some(task) = kv.key.strip_prefix(queue).and_then(TaskKey::of_path) else { continue };
             let worker = Arc::clone(&self.worker);
             self.jobs.begin(kv.key.to_string(), async move { worker.provision(&task).await });
         }
-        let activation = Activation::done(json!({ "provisioning": waiting, "at_work": self.jobs.count() }));
-        if waiting > 0 { activation.again_in(AGAIN) } else { activation }
+        let activation = Activation::done(json!({ "at_work": self.jobs.count() }));
+        if waiting { activation.again_in(AGAIN) } else { activation }
     }
 }
 
@@ -153,7 +151,8 @@ impl Worker {
     fn node_for(&self, task: &TaskRecord) -> Option<String> {
         let architecture =
             if task.architecture == "arm64" { Architecture::Arm64 } else { Architecture::X86_64 };
-        placement::node(&self.nodes, &self.assignments.load(), architecture).map(|node| node.id.clone())
+        let node = self.assignments.with_load(|load| placement::node(&self.nodes, load, architecture));
+        node.map(|node| node.id.clone())
     }
 }
 

@@ -175,7 +175,7 @@ impl Sweep {
                 let txn = Txn::new()
                     .when_revision(&*service.key, service.mod_revision)
                     .delete(&*service.key)
-                    .delete(key.events())
+                    .delete_prefix(key.events())
                     .delete_prefix(key.revisions())
                     .delete_prefix(key.deployments());
                 forgotten += usize::from(self.store.txn(txn).await?.succeeded);

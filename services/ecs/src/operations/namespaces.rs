@@ -49,6 +49,17 @@ pub(crate) async fn is_managed(
     Ok(tags.iter().flatten().any(|tag| tag.key.as_deref() == Some(MANAGED_TAG)))
 }
 
+/// Whether what was refused was refused because somebody has deleted this Cloud Map service. Of what is not there it cannot be
+/// seen that ECS has made it: then a call that is allowed for that only is denied.
+pub(crate) async fn is_gone(client: &discovery::Client, service_id: &str, error: &ApiError) -> bool {
+    let is_not_found = |error: &ApiError| error.code.starts_with("ServiceNotFound");
+    if !error.code.starts_with("AccessDenied") {
+        return is_not_found(error);
+    }
+    let request = discovery::GetServiceRequest { id: Some(service_id.to_owned()) };
+    client.get_service(request).await.is_err_and(|error| is_not_found(&error))
+}
+
 /// By name or ARN; it has to be there.
 pub(crate) async fn existing(call: &Call<'_>, identifier: &str) -> Result<Namespace, ApiError> {
     find(call, identifier).await?.ok_or_else(|| not_found(identifier))

@@ -6,11 +6,13 @@ use ferrogate_nodeapi::{ContainerStatus, Health, Isolation};
 use super::tags;
 use crate::definition::FARGATE;
 use crate::lifecycle::ContainerProgress;
+use crate::plan::connect::proxy_name;
 use crate::state::{ContainerRecord, TaskRecord};
 
 pub(crate) const ATTACHMENT_TYPE: &str = "ElasticNetworkInterface";
-/// ECS API reference, Attachment.
-const CONNECT_ATTACHMENT_TYPE: &str = "Service Connect";
+/// As ECS answers. Its API reference writes `Service Connect` and lists other details; outputs that people show have this
+/// type and one detail, `ContainerName`: `ecs-service-connect-oRK9o`.
+const CONNECT_ATTACHMENT_TYPE: &str = "ServiceConnect";
 
 pub(crate) fn task(task: &TaskRecord, with_tags: bool) -> ecs::Task {
     let life = &task.lifecycle;
@@ -79,24 +81,14 @@ fn attachment(task: &TaskRecord) -> ecs::Attachment {
     }
 }
 
-/// What the task serves by Service Connect. Its proxy is the node's: there is no container to be named.
+/// The proxy, by the name of its log stream: it is no container and not listed as one.
 fn connect_attachment(task: &TaskRecord) -> Option<ecs::Attachment> {
     let connect = task.connect.as_ref()?;
-    let mut details = Vec::new();
-    for service in &connect.services {
-        let name = service.discovery_name.as_ref().or(service.port_name.as_ref());
-        details.extend(service.port_name.as_ref().map(|name| pair("portName", name)));
-        details.extend(name.map(|name| pair("discoveryName", name)));
-        let aliases = serde_json::to_string(&service.client_aliases).unwrap_or_default();
-        details.push(pair("clientAliases", aliases));
-        details
-            .extend(service.ingress_port_override.map(|port| pair("ingressPortOverride", port.to_string())));
-    }
     Some(ecs::Attachment {
         id: Some(connect.attachment_id.clone()),
         r#type: Some(CONNECT_ATTACHMENT_TYPE.into()),
         status: Some(task.lifecycle.attachment_status().into()),
-        details: Some(details),
+        details: Some(vec![pair("ContainerName", proxy_name(&connect.revision))]),
     })
 }
 

@@ -2,10 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use ferrogate_nodeapi::{Connect, ConnectClient, ConnectLogs, ConnectServer};
+use ferrogate_nodeapi::{
+    AccessLogFormat, Connect, ConnectAccessLog, ConnectClient, ConnectLogs, ConnectServer, Split, TestTraffic,
+};
 use jiff::{SignedDuration, Timestamp};
 
-use crate::state::connect::{Endpoint, EndpointRecord, NamespaceRecord};
+use crate::state::connect::{Endpoint, EndpointRecord, NamespaceRecord, TestHeader};
 use crate::state::service::{ServiceKey, Spec};
 
 /// Of one namespace: its record and what a task is told are read and written whole.
@@ -130,7 +132,37 @@ pub(crate) fn of_task(spec: &Spec, clients: &[ConnectClient], logs: Option<Conne
         clients: clients.to_vec(),
         servers: membership.endpoints.iter().filter_map(server).collect(),
         logs,
+        access_log: access_log(spec),
     })
+}
+
+fn access_log(spec: &Spec) -> Option<ConnectAccessLog> {
+    let asked = spec.connect.as_ref()?.configuration.access_log_configuration.as_ref()?;
+    let is_json = asked.format.as_deref() == Some("JSON");
+    Some(ConnectAccessLog {
+        format: if is_json { AccessLogFormat::Json } else { AccessLogFormat::Text },
+        query: asked.include_query_parameters.as_deref() == Some("ENABLED"),
+    })
+}
+
+/// How the revisions of a service share one of its endpoints. `production` and `test`: tenths of a percent by deployment, `revision`: of a deployment;
+/// `header`: of the one that is tested.
+pub(crate) fn split<'a>(
+    production: &[(String, u32)],
+    test: &[(String, u32)],
+    revision: impl Fn(&str) -> Option<&'a str>,
+    header: impl Fn(&str) -> Option<TestHeader>,
+) -> Split {
+    let shares = production.iter().filter_map(|(id, share)| Some((revision(id)?.to_owned(), *share)));
+    let production: BTreeMap<String, u32> = shares.collect();
+    let tested = test.iter().find(|(_, share)| *share > 0).map(|(id, _)| id);
+    let test = tested.and_then(|id| {
+        let (revision, header) = (revision(id)?, header(id)?);
+        Some(TestTraffic { revision: revision.to_owned(), header: header.name, value: header.exact })
+    });
+    // Whoever has all of it has the tests as well.
+    let test = test.filter(|test| production.get(&test.revision) != Some(&1000));
+    Split { production, test }
 }
 
 /// What one service has of a namespace, by discovery name.
@@ -226,6 +258,7 @@ mod tests {
             ingress_port: None,
             protocol: AppProtocol::Http,
             timeouts: ConnectTimeouts::default(),
+            test_header: None,
         }
     }
 
@@ -238,6 +271,21 @@ mod tests {
 
     fn names(record: &NamespaceRecord) -> Vec<String> {
         clients(record).into_iter().map(|one| one.discovery_name).collect()
+    }
+
+    #[test]
+    fn proxies_are_told_who_gets_what_and_who_is_tested() {
+        let shares = |blue: u32, green: u32| vec![("b".to_owned(), blue), ("g".to_owned(), green)];
+        let revision = |id: &str| ["b", "g"].contains(&id).then_some(if id == "b" { "1" } else { "2" });
+        let header = |_: &str| Some(TestHeader { name: "x".into(), exact: None });
+        let told = split(&shares(900, 100), &shares(0, 1000), revision, header);
+        assert_eq!(told.production, BTreeMap::from([("1".to_owned(), 900), ("2".to_owned(), 100)]));
+        let test = told.test.unwrap();
+        assert_eq!((test.revision.as_str(), test.header.as_str()), ("2", "x"));
+        assert_eq!(split(&shares(0, 1000), &shares(0, 1000), revision, header).test, None);
+        assert_eq!(split(&shares(1000, 0), &shares(0, 1000), revision, |_| None).test, None);
+        assert_eq!(split(&shares(1000, 0), &[], revision, header).test, None);
+        assert_eq!(split(&[("gone".to_owned(), 1000)], &[], |_| None, header), Split::default());
     }
 
     #[test]

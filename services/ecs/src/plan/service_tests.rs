@@ -207,6 +207,52 @@ fn the_breaker_trips_and_rolls_back() {
 }
 
 #[test]
+fn an_alarm_fails_a_deployment_that_goes_well_and_brings_the_former_one_back() {
+    for strategy in [Strategy::Rolling, Strategy::BlueGreen] {
+        let (mut world, first) = steady("web", 3, &["tg-1"]);
+        world.snapshot.service.strategy = strategy;
+        world.snapshot.service.bake_time_minutes = 60;
+        let alarms = &mut world.snapshot.service.alarms;
+        (alarms.enabled, alarms.rollback) = (true, true);
+        let second = world.deploy(Fate::Good, &["tg-2"]);
+        // It bakes: nothing but the alarm is wrong with it.
+        while world.deployment(&second).stage.as_ref().is_none_or(|run| run.stage != Stage::BakeTime) {
+            assert!(world.live_on());
+        }
+        assert_eq!(world.live_of(&second), 3);
+        world.snapshot.service.alarms.triggered = vec!["errors".into()];
+        world.settle(2000);
+        assert_eq!(world.primary().id, first, "{strategy:?}");
+        assert_eq!(
+            world.primary().rollout_state,
+            RolloutState::Completed,
+            "the way back is not stopped by it"
+        );
+        assert_eq!((world.live_of(&first), world.live_of(&second)), (3, 0));
+        let failed = format!("(service web) (deployment {second}) deployment failed: alarm detected.");
+        assert_eq!(said(&world, &failed), 1);
+    }
+}
+
+#[test]
+fn an_alarm_stops_a_deployment_that_may_not_go_back() {
+    let (mut world, _) = steady("web", 2, &["tg"]);
+    world.snapshot.service.alarms.enabled = true;
+    world.snapshot.service.alarms.triggered = vec!["errors".into()];
+    let second = world.deploy(Fate::Good, &["tg"]);
+    world.settle(200);
+    assert_eq!(world.primary().id, second);
+    assert_eq!(world.primary().rollout_state, RolloutState::Failed);
+    assert_eq!(world.primary().rollout_reason, "ECS deployment alarms: alarm detected.");
+    // One that is configured and not enabled says nothing.
+    let (mut world, _) = steady("web", 2, &["tg"]);
+    world.snapshot.service.alarms.triggered = vec!["errors".into()];
+    world.deploy(Fate::Good, &["tg"]);
+    world.settle(200);
+    assert_eq!(world.primary().rollout_state, RolloutState::Completed);
+}
+
+#[test]
 fn a_failed_deployment_without_way_back_starts_no_more() {
     let mut world = Simulation::new(service("web", 2));
     let breaker = &mut world.snapshot.service.circuit_breaker;
@@ -343,6 +389,29 @@ fn blue_green_by_its_stages() {
     assert_eq!(world.stages, stages);
     assert_eq!(world.primary().service_deployment, ServiceDeploymentStatus::Successful);
     assert!(world.snapshot.service.steady);
+}
+
+/// What a rolling deployment has brought out serves until what it replaces is whole again.
+#[test]
+fn blue_green_in_the_middle_of_a_roll_takes_traffic_from_nobody_for_too_few() {
+    let (mut world, blue) = steady("web", 8, &["tg-1"]);
+    world.snapshot.service.minimum_healthy_percent = 75;
+    world.snapshot.service.maximum_percent = 100;
+    let green = world.deploy(Fate::Good, &["tg-2"]);
+    while world.live_of(&blue) > 4 {
+        assert!(world.live_on());
+    }
+    assert!(world.healthy() > 4, "some of it serve");
+    let service = &mut world.snapshot.service;
+    (service.strategy, service.minimum_healthy_percent, service.maximum_percent) =
+        (Strategy::BlueGreen, 100, 200);
+    while world.production.is_empty() {
+        assert!(world.live_on());
+    }
+    assert_eq!(world.production, [(green.clone(), 0), (blue.clone(), 1000)]);
+    assert_eq!(world.live_of(&blue), 8);
+    world.settle(400);
+    assert_eq!((world.live_of(&blue), world.live_of(&green)), (0, 8));
 }
 
 #[test]

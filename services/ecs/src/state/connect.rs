@@ -68,6 +68,25 @@ pub(crate) struct Endpoint {
     pub ingress_port: Option<u16>,
     pub protocol: AppProtocol,
     pub timeouts: ConnectTimeouts,
+    /// `testTrafficRules`; `None`: the default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub test_header: Option<TestHeader>,
+}
+
+/// What makes a request a test while revisions are exchanged.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct TestHeader {
+    pub name: String,
+    /// `None`: whatever it says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exact: Option<String>,
+}
+
+impl Default for TestHeader {
+    /// Developer Guide, "Service Connect resources for Amazon ECS blue/green, linear, and canary deployments".
+    fn default() -> Self {
+        Self { name: "x-amzn-ecs-blue-green-test".into(), exact: None }
+    }
 }
 
 impl Endpoint {
@@ -170,9 +189,6 @@ pub(crate) struct TaskConnect {
     pub attachment_id: String,
     /// Of the service revision.
     pub revision: String,
-    /// As they were asked for.
-    #[serde(default)]
-    pub services: Vec<ecs::ServiceConnectService>,
 }
 
 /// Where a task is registered as an instance of an endpoint.

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! /ecs/<account>/<region>/service/<cluster>/<name>                    operations/services; its deployments: see DeploymentRecord
-//! /ecs/<account>/<region>/service-events/<cluster>/<name>             controllers/services
+//! /ecs/<account>/<region>/service-events/<cluster>/<name>/<number>    controllers/services: see ServiceEventRecord
 //! /ecs/<account>/<region>/service-revision/<cluster>/<name>/<digits>  what is deployed; never changes
 //! /ecs/<account>/<region>/service-deployment/<cluster>/<name>/<id>    how a revision was brought out, kept when it is over
 //! ```
@@ -10,6 +10,7 @@
 use ferrogate_api::ecs;
 use ferrogate_model::Arn;
 use ferrogate_nodeapi::ConnectClient;
+use ferrogate_store::{Json, Store, Txn, range_json};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -63,8 +64,9 @@ impl ServiceKey {
         self.scope.key(format_args!("service/{}/{}", self.cluster, self.name))
     }
 
+    /// Of its events' records.
     pub(crate) fn events(&self) -> String {
-        self.scope.key(format_args!("service-events/{}/{}", self.cluster, self.name))
+        self.scope.key(format_args!("service-events/{}/{}/", self.cluster, self.name))
     }
 
     pub(crate) fn revisions(&self) -> String {
@@ -189,6 +191,10 @@ pub(crate) struct ServiceRecord {
     /// The scheduler's.
     #[serde(default)]
     pub rebalancing_now: bool,
+    /// The scheduler's, written before Cloud Map is told of a split for the first time; a new service's may have one of a former
+    /// service of its name.
+    #[serde(default)]
+    pub may_be_split: bool,
     /// The scheduler's.
     #[serde(default)]
     pub blocked: bool,
@@ -386,12 +392,7 @@ pub(crate) struct RollbackRecord {
     pub revision: String,
 }
 
-/// `events`, newest first.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub(crate) struct ServiceEventsRecord {
-    pub events: Vec<ServiceEventRecord>,
-}
-
+/// One of `events`. Each is a record of its own, so that one more costs one more.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct ServiceEventRecord {
     pub id: String,
@@ -400,20 +401,51 @@ pub(crate) struct ServiceEventRecord {
 }
 
 /// ECS API reference, Service: the most recent 100.
-pub(crate) const EVENTS_KEPT: usize = 100;
+const EVENTS_KEPT: usize = 100;
 /// So long the same words are not said again (Developer Guide, "Service event messages").
 const SAME_EVENT_AFTER: jiff::SignedDuration = jiff::SignedDuration::from_hours(6);
 
-impl ServiceEventsRecord {
-    /// `false`: it was said already, and nothing else since.
-    pub(crate) fn say(&mut self, message: String, now: Timestamp) -> bool {
-        let same = self.events.first().filter(|last| last.message == message);
-        if same.is_some_and(|last| now.duration_since(last.at) < SAME_EVENT_AFTER) {
-            return false;
+impl ServiceEventRecord {
+    /// Newest first.
+    pub(crate) fn all(store: &dyn Store, service: &ServiceKey) -> Vec<Self> {
+        let found = range_json::<Self>(store, &service.events());
+        found.into_iter().rev().map(|found| found.record).collect()
+    }
+
+    pub(crate) fn newest(store: &dyn Store, service: &ServiceKey) -> Option<Self> {
+        Some(Json::parse(store.range(&service.events()).kvs.last()?)?.record)
+    }
+
+    /// Without what was said last and not long ago; what is too much for [`Self::all`] goes, the oldest first. Only the
+    /// scheduler says anything, one job at a time.
+    pub(crate) fn say(
+        store: &dyn Store,
+        service: &ServiceKey,
+        texts: &[String],
+        now: Timestamp,
+        mut txn: Txn,
+    ) -> Txn {
+        let prefix = service.events();
+        let said = store.range(&prefix).kvs;
+        let newest = said.last();
+        let mut last =
+            newest.and_then(Json::<Self>::parse).map(|found| (found.record.message, found.record.at));
+        let number = newest.and_then(|kv| kv.key.strip_prefix(&prefix)?.parse::<u64>().ok());
+        let mut next = number.map_or(0, |number| number + 1);
+        let mut new = 0;
+        for message in &texts[texts.len().saturating_sub(EVENTS_KEPT)..] {
+            let is_same = |(text, at): &(String, Timestamp)| {
+                text == message && now.duration_since(*at) < SAME_EVENT_AFTER
+            };
+            if last.as_ref().is_some_and(is_same) {
+                continue;
+            }
+            let event = Self { id: super::uuid(), at: now, message: message.clone() };
+            txn = txn.put_json(format!("{prefix}{next:020}"), &event);
+            (last, next, new) = (Some((event.message, now)), next + 1, new + 1);
         }
-        self.events.insert(0, ServiceEventRecord { id: super::uuid(), at: now, message });
-        self.events.truncate(EVENTS_KEPT);
-        true
+        let too_many = (said.len() + new).saturating_sub(EVENTS_KEPT).min(said.len());
+        said[..too_many].iter().fold(txn, |txn, kv| txn.delete(&*kv.key))
     }
 }
 

@@ -28,6 +28,7 @@ pub(crate) struct Service {
     pub(crate) managed: bool,
     /// By task id.
     pub(crate) instances: BTreeMap<String, BTreeMap<String, String>>,
+    pub(crate) attributes: BTreeMap<String, String>,
 }
 
 fn parse<T: Shape>(value: Value) -> T {
@@ -163,6 +164,20 @@ impl CloudMap {
                 let tags = Some(managed.then_some(tag).into_iter().collect());
                 Ok(discovery::ListTagsForResourceResponse { tags }.to_value())
             }
+            "UpdateServiceAttributes" => {
+                self.fail()?;
+                let input: discovery::UpdateServiceAttributesRequest = parse(input);
+                let service = held.find(&input.service_id.unwrap())?;
+                service.attributes.extend(input.attributes.unwrap());
+                Ok(discovery::UpdateServiceAttributesResponse {}.to_value())
+            }
+            "DeleteServiceAttributes" => {
+                let input: discovery::DeleteServiceAttributesRequest = parse(input);
+                let service = held.find(&input.service_id.unwrap())?;
+                let given = input.attributes.unwrap();
+                service.attributes.retain(|key, _| !given.contains(key));
+                Ok(discovery::DeleteServiceAttributesResponse {}.to_value())
+            }
             "RegisterInstance" => {
                 self.fail()?;
                 let input: discovery::RegisterInstanceRequest = parse(input);
@@ -207,6 +222,7 @@ impl Held {
             name: name.to_owned(),
             managed,
             instances: BTreeMap::new(),
+            attributes: BTreeMap::new(),
         };
         self.services.insert(id.clone(), service);
         id

@@ -72,7 +72,7 @@ impl Controller for Drain {
             let Some(group) = groups.iter().find(|group| group.scope == scope && group.id == id) else {
                 continue;
             };
-            let known = attributes::of_group(&group.protocol);
+            let known = attributes::of_group(group);
             let delay = attributes::number(&known, &group.attributes, "deregistration_delay.timeout_seconds");
             let delay = if used.contains(&group.arn()) { i64::from(delay) } else { 0 };
             let over = |target: &TargetRecord| {

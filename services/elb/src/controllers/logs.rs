@@ -65,8 +65,10 @@ fn publish(service: &ElbService) -> std::io::Result<usize> {
         let known = attributes::of_balancer(balancer.kind);
         let value = |what: &str| attributes::value(&known, &balancer.attributes, &format!("{log}.s3.{what}"));
         let interface = interfaces.iter().find(|own| own.balancer_id == balancer.id && own.zone == one.zone);
-        let node_ip =
-            interface.map_or(std::net::Ipv4Addr::UNSPECIFIED, |own| own.public_ip.unwrap_or(own.private_ip));
+        let node_ip = interface
+            .map_or(std::net::Ipv4Addr::UNSPECIFIED, |own| own.public_ip.unwrap_or(own.private_ip))
+            .to_string();
+        let of_application = balancer.kind == BalancerType::Application;
         let name = LogName {
             prefix: value("prefix"),
             account: &balancer.scope.account,
@@ -74,7 +76,7 @@ fn publish(service: &ElbService) -> std::io::Result<usize> {
             balancer_path: &balancer.path(),
             connection: one.connection,
             end: one.end,
-            node_ip: &node_ip.to_string(),
+            node_ip: of_application.then_some(node_ip.as_str()),
             random: &ferrogate_model::hex_id()[..8],
         };
         service.logs.publish(&one, value("bucket"), &name.key())?;

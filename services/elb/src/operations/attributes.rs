@@ -16,7 +16,7 @@ fn of_balancer(record: &BalancerRecord) -> Vec<LoadBalancerAttribute> {
 }
 
 fn of_group(record: &GroupRecord) -> Vec<TargetGroupAttribute> {
-    let all = attributes::complete(&attributes::of_group(&record.protocol), &record.attributes);
+    let all = attributes::complete(&attributes::of_group(record), &record.attributes);
     all.into_iter().map(|(key, value)| TargetGroupAttribute { key: Some(key), value: Some(value) }).collect()
 }
 
@@ -62,7 +62,7 @@ pub(crate) async fn modify_group(
     let wanted = pairs(input.attributes.unwrap_or_default().into_iter().map(|one| (one.key, one.value)))?;
     let arn = given(input.target_group_arn);
     let record = target_groups::change(call, &arn, |record| {
-        let known = attributes::of_group(&record.protocol);
+        let known = attributes::of_group(record);
         attributes::change(&known, &mut record.attributes, wanted.clone(), "Target group")?;
         attributes::check_group(record)
     });

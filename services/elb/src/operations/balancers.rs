@@ -247,6 +247,7 @@ pub(crate) async fn delete(
                 "Load balancer '{arn}' cannot be deleted because deletion protection is enabled"
             )));
         }
+        super::balancer_targets::check_balancer_goes(call, &record)?;
         let mut txn = Txn::new().delete(record.key()).delete(call.scope.key(Kind::Status, &record.id));
         for listener in call.listeners(&record.id) {
             txn = super::listeners::delete_in(call, txn, &listener);

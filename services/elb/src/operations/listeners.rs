@@ -4,9 +4,9 @@ use ferrogate_api::ApiError;
 use ferrogate_api::elbv2::*;
 use ferrogate_store::Txn;
 
-use super::{certificates, check_groups, new_id, page, tags};
+use super::{balancer_targets, certificates, check_groups, new_id, page, tags};
 use crate::call::{Call, given};
-use crate::errors::{configuration, invalid, refuse, unsupported};
+use crate::errors::{among_listeners, configuration, invalid, refuse, unsupported};
 use crate::plan::{actions, ssl};
 use crate::state::*;
 
@@ -26,8 +26,10 @@ pub(crate) fn shape(record: &ListenerRecord) -> Listener {
         ssl_policy: record.ssl_policy.clone(),
         default_actions: Some(record.actions.clone()),
         alpn_policy: record.alpn_policy.clone().map(|policy| vec![policy]),
-        mutual_authentication: (record.protocol == "HTTPS")
-            .then(|| MutualAuthenticationAttributes { mode: Some("off".into()), ..Default::default() }),
+        mutual_authentication: (record.protocol == "HTTPS").then(|| MutualAuthenticationAttributes {
+            mode: Some(if record.mtls_passthrough { "passthrough" } else { "off" }.into()),
+            ..Default::default()
+        }),
     }
 }
 
@@ -59,18 +61,42 @@ fn check_protocol(kind: BalancerType, protocol: &str) -> Result<(), ApiError> {
     Ok(())
 }
 
-fn check_mutual(given: Option<&MutualAuthenticationAttributes>) -> Result<(), ApiError> {
-    match given.map(|given| given.mode.as_deref().unwrap_or("off")) {
-        None | Some("off") => {
-            let rest = given.is_some_and(|given| {
-                given.trust_store_arn.is_some()
-                    || given.ignore_client_certificate_expiry == Some(true)
-                    || given.advertise_trust_store_ca_names.as_deref() == Some("on")
-            });
-            refuse(&[("MutualAuthentication", rest)])
+/// Whether client certificates go to the targets; `None`: nothing is said of it.
+fn check_mutual(given: Option<&MutualAuthenticationAttributes>) -> Result<Option<bool>, ApiError> {
+    let Some(given) = given else { return Ok(None) };
+    let passthrough = match (given.mode.as_deref().unwrap_or("off"), &given.trust_store_arn) {
+        ("off", None) => false,
+        ("passthrough", None) => true,
+        // There is none: it would be made of a bundle in S3.
+        ("verify", Some(arn)) => {
+            return Err(ApiError::new("TrustStoreNotFound", format!("Trust store '{arn}' not found")));
         }
-        Some(mode) => Err(unsupported(&format!("The mutual authentication mode {mode}"))),
+        ("verify", None) => return Err(unsupported("The mutual authentication mode verify")),
+        ("off" | "passthrough", Some(_)) => {
+            return Err(invalid(
+                "A trust store can be specified with the mutual authentication mode 'verify' only",
+            ));
+        }
+        (other, _) => {
+            return Err(invalid(format!(
+                "Mutual authentication mode '{other}' must be one of 'off, passthrough, verify'"
+            )));
+        }
+    };
+    refuse(&[
+        ("IgnoreClientCertificateExpiry", given.ignore_client_certificate_expiry == Some(true)),
+        ("AdvertiseTrustStoreCaNames", given.advertise_trust_store_ca_names.as_deref() == Some("on")),
+    ])?;
+    Ok(Some(passthrough))
+}
+
+fn check_mutual_fits(passthrough: bool, protocol: &str) -> Result<(), ApiError> {
+    if passthrough && protocol != "HTTPS" {
+        return Err(configuration(format!(
+            "Mutual authentication cannot be specified for a listener with protocol '{protocol}'"
+        )));
     }
+    Ok(())
 }
 
 fn check_port(port: Option<i32>) -> Result<u16, ApiError> {
@@ -162,7 +188,8 @@ pub(crate) async fn create(
     let balancer = call.balancer(&balancer_arn)?;
     let protocol = input.protocol.ok_or_else(|| invalid("A listener protocol must be specified"))?;
     check_protocol(balancer.kind, &protocol)?;
-    check_mutual(input.mutual_authentication.as_ref())?;
+    let mtls_passthrough = check_mutual(input.mutual_authentication.as_ref())?.unwrap_or(false);
+    check_mutual_fits(mtls_passthrough, &protocol)?;
     let mut settings = Settings {
         port: check_port(input.port)?,
         ssl_policy: input.ssl_policy,
@@ -194,6 +221,7 @@ pub(crate) async fn create(
             alpn_policy: settings.alpn_policy.clone(),
             actions,
             default_rule_id: default_rule_id.clone(),
+            mtls_passthrough,
             attributes: Default::default(),
             tags: tags.clone(),
         };
@@ -247,14 +275,7 @@ pub(crate) async fn describe(
     let mut found = match (input.load_balancer_arn, arns.is_empty()) {
         (Some(arn), true) => call.listeners(&call.balancer(&arn)?.id),
         (None, false) => {
-            let listener = |arn: &String| {
-                call.listener(arn).map_err(|error| match error.code.as_str() {
-                    "ListenerNotFound" => {
-                        ApiError::new("ListenerNotFound", "One or more listeners not found")
-                    }
-                    _ => error,
-                })
-            };
+            let listener = |arn: &String| call.listener(arn).map_err(among_listeners);
             arns.iter().map(listener).collect::<Result<_, _>>()?
         }
         _ => return Err(invalid("You must specify either listener ARNs or a load balancer ARN")),
@@ -270,7 +291,7 @@ pub(crate) async fn modify(
     input: ModifyListenerInput,
 ) -> Result<ModifyListenerOutput, ApiError> {
     let arn = given(input.listener_arn);
-    check_mutual(input.mutual_authentication.as_ref())?;
+    let mutual = check_mutual(input.mutual_authentication.as_ref())?;
     let certificate = check_certificates(input.certificates)?;
     if let Some(arn) = &certificate {
         certificates::check_exists(call, arn).await?;
@@ -281,6 +302,8 @@ pub(crate) async fn modify(
         let balancer = call.balancer(&before.balancer_arn())?;
         let protocol = input.protocol.clone().unwrap_or_else(|| before.protocol.clone());
         check_protocol(balancer.kind, &protocol)?;
+        let mtls_passthrough = mutual.unwrap_or(before.mtls_passthrough && protocol == "HTTPS");
+        check_mutual_fits(mtls_passthrough, &protocol)?;
         let was_secure = before.is_secure();
         let secure = matches!(protocol.as_str(), "HTTPS" | "TLS");
         let mut settings = Settings {
@@ -313,6 +336,9 @@ pub(crate) async fn modify(
         if others.iter().find(taken).is_some() {
             return Err(duplicate(&balancer));
         }
+        if settings.port != before.port {
+            balancer_targets::check_listener_goes(call, &before)?;
+        }
         check_groups(call, &balancer.id, &before.id, &actions)?;
         let mut certificates: Vec<String> = settings.certificate.iter().cloned().collect();
         if secure {
@@ -328,6 +354,7 @@ pub(crate) async fn modify(
             certificates,
             alpn_policy: settings.alpn_policy,
             actions,
+            mtls_passthrough,
             ..before.clone()
         };
         // Attributes that the new protocol does not have are gone.
@@ -345,6 +372,7 @@ pub(crate) async fn delete(
     let arn = given(input.listener_arn);
     call.decide(|| {
         let record = call.listener(&arn)?;
+        balancer_targets::check_listener_goes(call, &record)?;
         Ok((delete_in(call, Txn::new(), &record), ()))
     })
     .await?;

@@ -2,6 +2,7 @@
 
 pub(crate) mod account;
 pub(crate) mod attributes;
+pub(crate) mod balancer_targets;
 pub(crate) mod balancers;
 pub(crate) mod certificates;
 pub(crate) mod listeners;
@@ -97,6 +98,7 @@ pub(crate) fn check_groups(
             ));
         }
     }
+    balancer_targets::check_associations(call, balancer_id, &wanted)?;
     let mut all = groups_of(call, balancer_id, replaced);
     all.extend(wanted);
     if all.len() > GROUPS_PER_BALANCER_MAX {

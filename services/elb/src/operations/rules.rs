@@ -8,7 +8,7 @@ use ferrogate_store::Txn;
 
 use super::{check_groups, new_id, page, tags};
 use crate::call::{AnyRule, Call, given};
-use crate::errors::{configuration, invalid, no_rule, not_permitted, refuse};
+use crate::errors::{among_listeners, configuration, invalid, no_rule, not_permitted, refuse};
 use crate::plan::{actions, conditions};
 use crate::state::*;
 
@@ -61,7 +61,7 @@ pub(crate) async fn create(call: &Call<'_>, input: CreateRuleInput) -> Result<Cr
     let wanted = input.actions.unwrap_or_default();
     let id = new_id();
     let made = call.decide(|| {
-        let listener = call.listener(&arn)?;
+        let listener = call.listener(&arn).map_err(among_listeners)?;
         let balancer = call.balancer(&listener.balancer_arn())?;
         if balancer.kind == BalancerType::Network {
             return Err(configuration(
@@ -106,7 +106,7 @@ pub(crate) async fn describe(
     let arns = input.rule_arns.unwrap_or_default();
     let mut found: Vec<Rule> = match (input.listener_arn, arns.is_empty()) {
         (Some(arn), true) => {
-            let listener = call.listener(&arn)?;
+            let listener = call.listener(&arn).map_err(among_listeners)?;
             let rules = call.rules(&listener.id);
             rules.iter().map(shape).chain([default_shape(&listener)]).collect()
         }

@@ -10,7 +10,7 @@ use super::places::vpc_cidrs;
 use super::{balancers_by_group, check_name, new_id, page, tags};
 use crate::call::{Call, given};
 use crate::controllers::drain::is_used;
-use crate::errors::{in_use, invalid, no_groups, refuse, unsupported};
+use crate::errors::{configuration, in_use, invalid, no_groups, refuse, unsupported};
 use crate::plan::health_check::{self, Wanted};
 use crate::state::*;
 
@@ -41,11 +41,30 @@ pub(crate) fn shape(record: &GroupRecord, balancers: &BTreeMap<String, Vec<Strin
         health_check_path: check.path.clone(),
         matcher,
         load_balancer_arns: Some(balancers.get(&record.arn()).cloned().unwrap_or_default()),
-        target_type: Some("ip".into()),
+        target_type: Some(record.target_type.as_str().into()),
         protocol_version: record.protocol_version.clone(),
         ip_address_type: Some("ipv4".into()),
         target_control_port: None,
     }
+}
+
+/// What a creation or a change says of the health check: two shapes with the same members.
+macro_rules! wanted {
+    ($input:ident) => {{
+        let matcher = $input.matcher.unwrap_or_default();
+        Wanted {
+            enabled: $input.health_check_enabled,
+            protocol: $input.health_check_protocol,
+            port: $input.health_check_port,
+            path: $input.health_check_path,
+            http_code: matcher.http_code,
+            grpc_code: matcher.grpc_code,
+            interval_seconds: $input.health_check_interval_seconds,
+            timeout_seconds: $input.health_check_timeout_seconds,
+            healthy_threshold: $input.healthy_threshold_count,
+            unhealthy_threshold: $input.unhealthy_threshold_count,
+        }
+    }};
 }
 
 pub(crate) async fn create(
@@ -54,41 +73,36 @@ pub(crate) async fn create(
 ) -> Result<CreateTargetGroupOutput, ApiError> {
     let name = given(input.name);
     check_name(&name, "Target group name")?;
-    match input.target_type.as_deref() {
-        Some("ip") => {}
+    let target_type = match input.target_type.as_deref() {
+        Some("ip") => TargetType::Ip,
+        Some("alb") => TargetType::Alb,
         other => {
             // AWS's default is `instance`.
             return Err(unsupported(&format!(
-                "The target type {} (the one that is served is ip)",
+                "The target type {} (those that are served are ip and alb)",
                 other.unwrap_or("instance")
             )));
         }
-    }
+    };
     if input.ip_address_type.as_deref().is_some_and(|kind| kind != "ipv4") {
         return Err(unsupported("The IP address type ipv6"));
     }
     refuse(&[("TargetControlPort", input.target_control_port.is_some())])?;
     let protocol = input.protocol.ok_or_else(|| invalid("A protocol must be specified"))?;
     health_check::check_protocol(&protocol)?;
+    if target_type == TargetType::Alb && protocol != "TCP" {
+        return Err(configuration(format!(
+            "The protocol '{protocol}' is not supported for target groups with the target type 'alb'; it must be 'TCP'"
+        )));
+    }
     let port = input.port.and_then(|port| u16::try_from(port).ok()).filter(|port| *port > 0);
     let port = port.ok_or_else(|| invalid("A port must be specified"))?;
     let vpc_id =
         input.vpc_id.filter(|id| !id.is_empty()).ok_or_else(|| invalid("A VPC ID must be specified"))?;
     let protocol_version = health_check::protocol_version(&protocol, input.protocol_version)?;
-    let matcher = input.matcher.unwrap_or_default();
-    let wanted = Wanted {
-        enabled: input.health_check_enabled,
-        protocol: input.health_check_protocol,
-        port: input.health_check_port,
-        path: input.health_check_path,
-        http_code: matcher.http_code,
-        grpc_code: matcher.grpc_code,
-        interval_seconds: input.health_check_interval_seconds,
-        timeout_seconds: input.health_check_timeout_seconds,
-        healthy_threshold: input.healthy_threshold_count,
-        unhealthy_threshold: input.unhealthy_threshold_count,
-    };
-    let health_check = health_check::decide(&protocol, protocol_version.as_deref(), None, wanted)?;
+    let wanted = wanted!(input);
+    let health_check =
+        health_check::decide(&protocol, protocol_version.as_deref(), target_type, None, wanted)?;
     let tags = tags::new(input.tags)?;
     vpc_cidrs(call, &vpc_id).await?;
     let record = GroupRecord {
@@ -97,6 +111,7 @@ pub(crate) async fn create(
         name,
         protocol,
         protocol_version,
+        target_type,
         port,
         vpc_id,
         health_check,
@@ -170,23 +185,12 @@ pub(crate) async fn modify(
     input: ModifyTargetGroupInput,
 ) -> Result<ModifyTargetGroupOutput, ApiError> {
     let arn = given(input.target_group_arn);
-    let matcher = input.matcher.unwrap_or_default();
-    let wanted = Wanted {
-        enabled: input.health_check_enabled,
-        protocol: input.health_check_protocol,
-        port: input.health_check_port,
-        path: input.health_check_path,
-        http_code: matcher.http_code,
-        grpc_code: matcher.grpc_code,
-        interval_seconds: input.health_check_interval_seconds,
-        timeout_seconds: input.health_check_timeout_seconds,
-        healthy_threshold: input.healthy_threshold_count,
-        unhealthy_threshold: input.unhealthy_threshold_count,
-    };
+    let wanted = wanted!(input);
     let made = change(call, &arn, |record| {
         let version = record.protocol_version.as_deref();
         let was = Some(&record.health_check);
-        record.health_check = health_check::decide(&record.protocol, version, was, wanted.clone())?;
+        record.health_check =
+            health_check::decide(&record.protocol, version, record.target_type, was, wanted.clone())?;
         Ok(())
     });
     Ok(ModifyTargetGroupOutput { target_groups: Some(vec![shape(&made.await?, &balancers_by_group(call))]) })

@@ -4,10 +4,11 @@ use std::net::IpAddr;
 
 use ferrogate_api::ApiError;
 use ferrogate_api::elbv2::*;
+use ferrogate_nodeapi::Anomaly;
 use ferrogate_store::{Txn, get_json, range_json};
 
-use super::balancers_by_group;
 use super::places::Neighbourhood;
+use super::{balancer_targets, balancers_by_group};
 use crate::call::{Call, given};
 use crate::controllers::drain::is_used;
 use crate::errors::{contended, failed, invalid, no_groups, refuse, unsupported};
@@ -51,7 +52,19 @@ async fn change<T>(
     Err(contended())
 }
 
-fn port(group: &GroupRecord, target: &TargetDescription) -> Result<u16, ApiError> {
+/// What a target of this group may be called by.
+fn id_of(group: &GroupRecord, text: &str) -> Result<TargetId, ApiError> {
+    match group.target_type {
+        TargetType::Alb => Ok(TargetId::LoadBalancer(text.to_owned())),
+        TargetType::Ip => text
+            .parse()
+            .map(TargetId::Ip)
+            .map_err(|_| invalid(format!("The IP address '{text}' is not a valid IPv4 address"))),
+    }
+}
+
+/// Its own, or the group's.
+pub(super) fn port(group: &GroupRecord, target: &TargetDescription) -> Result<u16, ApiError> {
     match target.port {
         None => Ok(group.port),
         Some(port) => {
@@ -77,15 +90,19 @@ pub(crate) async fn register(
     {
         return Err(unsupported("A target with an IPv6 address"));
     }
+    if group.target_type == TargetType::Alb {
+        return balancer_targets::register(call, &group, &wanted).await;
+    }
     let neighbourhood = Neighbourhood::of(call, &group.vpc_id).await?;
     let mut located = Vec::new();
     for target in &wanted {
         let (ip, zone) = neighbourhood.locate(target)?;
-        located.push((IpAddr::V4(ip), port(&group, target)?, zone, !neighbourhood.is_inside(ip)));
+        let id = TargetId::Ip(IpAddr::V4(ip));
+        located.push((id, port(&group, target)?, zone, !neighbourhood.is_inside(ip)));
     }
     change(call, &group, |record| {
-        for (ip, port, zone, outside_vpc) in &located {
-            match record.targets.iter_mut().find(|known| known.ip == *ip && known.port == *port) {
+        for (id, port, zone, outside_vpc) in &located {
+            match record.targets.iter_mut().find(|known| known.id == *id && known.port == *port) {
                 Some(known) => {
                     known.zone = Some(zone.clone());
                     known.outside_vpc = *outside_vpc;
@@ -94,7 +111,7 @@ pub(crate) async fn register(
                     }
                 }
                 None => record.targets.push(TargetRecord {
-                    ip: *ip,
+                    id: id.clone(),
                     port: *port,
                     zone: Some(zone.clone()),
                     outside_vpc: *outside_vpc,
@@ -121,15 +138,12 @@ pub(crate) async fn deregister(
     let group = group_of(call, &given(input.target_group_arn))?;
     let mut gone = Vec::new();
     for target in input.targets.unwrap_or_default() {
-        let id = target.id.clone().unwrap_or_default();
-        let ip: IpAddr =
-            id.parse().map_err(|_| invalid(format!("The IP address '{id}' is not a valid IPv4 address")))?;
-        gone.push((ip, target.port.is_some().then(|| port(&group, &target)).transpose()?));
+        let id = id_of(&group, target.id.as_deref().unwrap_or_default())?;
+        gone.push((id, port(&group, &target)?));
     }
-    let named = |target: &TargetRecord| {
-        gone.iter().any(|(ip, port)| target.ip == *ip && port.unwrap_or(group.port) == target.port)
-    };
-    let known = attributes::of_group(&group.protocol);
+    let named =
+        |target: &TargetRecord| gone.iter().any(|(id, port)| target.id == *id && *port == target.port);
+    let known = attributes::of_group(&group);
     let delay = attributes::number(&known, &group.attributes, "deregistration_delay.timeout_seconds");
     // What gets no traffic has nothing to finish.
     let at_once = delay == 0 || !is_used(call.service, &call.scope, &group.arn());
@@ -151,24 +165,23 @@ pub(crate) async fn describe_health(
     input: DescribeTargetHealthInput,
 ) -> Result<DescribeTargetHealthOutput, ApiError> {
     let group = group_of(call, &given(input.target_group_arn))?;
-    refuse(&[("Include", input.include.is_some_and(|include| !include.is_empty()))])?;
+    // Both words there are say so.
+    let anomalies = input.include.is_some_and(|include| !include.is_empty()) && group.is_http();
     let record = call.targets(&group.id);
-    let view = View::new(call, &group);
+    let view = View { anomalies, ..View::new(call, &group, &record) };
     let descriptions = match input.targets {
         Some(asked) if !asked.is_empty() => {
             let one = |asked: TargetDescription| {
                 let port = port(&group, &asked)?;
-                let ip = asked.id.as_deref().and_then(|id| id.parse::<IpAddr>().ok());
-                let found = record.targets.iter().find(|known| Some(known.ip) == ip && known.port == port);
+                let id = id_of(&group, asked.id.as_deref().unwrap_or_default()).ok();
+                let found =
+                    record.targets.iter().find(|known| Some(&known.id) == id.as_ref() && known.port == port);
                 Ok(match found {
                     Some(known) => view.describe(known),
-                    None => description(
-                        &group,
-                        asked.id.unwrap_or_default(),
-                        port,
-                        None,
-                        Health::not_registered(),
-                    ),
+                    None => {
+                        let health = Health::not_registered();
+                        description(&group, asked.id.unwrap_or_default(), port, None, health)
+                    }
                 })
             };
             asked.into_iter().map(one).collect::<Result<Vec<_>, ApiError>>()?
@@ -184,12 +197,16 @@ struct View<'a> {
     used: bool,
     /// Of the balancer, when a target's own zone matters.
     zones: Option<Vec<String>>,
-    /// What each zone says: (zone, of targets).
+    /// What each zone says of targets.
     seen: Vec<HealthRecord>,
+    /// Zones and addresses of the load balancer that is the group's target.
+    nodes: Vec<(String, IpAddr)>,
+    /// What its targets' answers are like is to be told as well.
+    anomalies: bool,
 }
 
 impl<'a> View<'a> {
-    fn new(call: &Call<'_>, group: &'a GroupRecord) -> Self {
+    fn new(call: &Call<'_>, group: &'a GroupRecord, targets: &TargetsRecord) -> Self {
         let by_group = balancers_by_group(call);
         let balancers: Vec<BalancerRecord> = by_group
             .get(&group.arn())
@@ -197,7 +214,7 @@ impl<'a> View<'a> {
             .flatten()
             .filter_map(|arn| call.balancer(arn).ok())
             .collect();
-        let known = attributes::of_group(&group.protocol);
+        let known = attributes::of_group(group);
         let own = attributes::value(&known, &group.attributes, "load_balancing.cross_zone.enabled");
         let cross = match (own, balancers.first()) {
             ("true", _) | (_, None) => true,
@@ -217,19 +234,43 @@ impl<'a> View<'a> {
                 .filter(|found| found.key.rsplit('/').next() == Some(group.id.as_str()));
             seen.extend(of_group.map(|found| found.record));
         }
-        Self { group, used: !balancers.is_empty(), zones: (!cross).then(|| zones.collect()), seen }
+        let ids = targets.targets.iter().filter_map(|target| target.id.balancer_id());
+        let interfaces = |id| call.all::<InterfaceRecord>(Kind::Interface, &format!("{id}/"));
+        let nodes =
+            ids.flat_map(interfaces).map(|interface| (interface.zone, interface.private_ip.into())).collect();
+        let zones = (!cross).then(|| zones.collect());
+        Self { group, used: !balancers.is_empty(), zones, seen, nodes, anomalies: false }
     }
 
     fn describe(&self, target: &TargetRecord) -> TargetHealthDescription {
-        let enabled = match (&self.zones, target.zone.as_deref()) {
-            (Some(zones), Some(zone)) if zone != "all" => zones.iter().any(|known| known == zone),
-            _ => true,
+        let has =
+            |zone: &str| self.zones.as_ref().is_none_or(|zones| zones.iter().any(|known| known == zone));
+        let enabled = match (&target.id, target.zone.as_deref()) {
+            (TargetId::LoadBalancer(_), _) => {
+                self.nodes.is_empty() || self.nodes.iter().any(|(zone, _)| has(zone))
+            }
+            (TargetId::Ip(_), Some(zone)) => zone == "all" || has(zone),
+            (TargetId::Ip(_), None) => true,
         };
-        let key = target_key(target.ip, target.port);
-        let seen: Vec<&SeenRecord> = self.seen.iter().filter_map(|zone| zone.targets.get(&key)).collect();
+        let keys: Vec<String> = match &target.id {
+            TargetId::Ip(ip) => vec![target_key(*ip, target.port)],
+            TargetId::LoadBalancer(_) => {
+                self.nodes.iter().map(|(_, ip)| target_key(*ip, target.port)).collect()
+            }
+        };
+        let seen: Vec<&SeenRecord> =
+            self.seen.iter().flat_map(|zone| keys.iter().filter_map(|key| zone.targets.get(key))).collect();
         let health = health(target, self.used, enabled, &seen);
-        description(self.group, target.ip.to_string(), target.port, target.zone.clone(), health)
+        let said = description(self.group, target.id.to_string(), target.port, target.zone.clone(), health);
+        let anomaly = seen.iter().map(|one| one.anomaly).max().unwrap_or_default();
+        TargetHealthDescription { anomaly_detection: self.anomalies.then(|| anomaly_shape(anomaly)), ..said }
     }
+}
+
+fn anomaly_shape(anomaly: Anomaly) -> AnomalyDetection {
+    let result = if anomaly == Anomaly::None { "normal" } else { "anomalous" };
+    let mitigated = if anomaly == Anomaly::Mitigated { "yes" } else { "no" };
+    AnomalyDetection { result: Some(result.into()), mitigation_in_effect: Some(mitigated.into()) }
 }
 
 fn description(

@@ -5,7 +5,7 @@ use ferrogate_api::elbv2::*;
 use ferrogate_nodeapi as node;
 
 use crate::errors::{configuration, invalid, unsupported};
-use crate::state::{BalancerType, GroupRecord};
+use crate::state::{BalancerType, GroupRecord, TargetType};
 
 /// ELB user guide, "Quotas": target groups per action.
 const GROUPS_PER_ACTION_MAX: usize = 5;
@@ -163,6 +163,16 @@ fn compatible(group: &GroupRecord, arn: &str, place: &Place<'_>) -> Result<(), A
             format!(
                 "The listener and its associated target group '{arn}' have incompatible protocols: '{}' and '{}'",
                 place.protocol, group.protocol
+            ),
+        ));
+    }
+    if group.target_type == TargetType::Alb && place.protocol != "TCP" {
+        return Err(ApiError::new(
+            "IncompatibleProtocols",
+            format!(
+                "Only TCP listeners can forward traffic to the target group '{arn}' with the target type 'alb'; the \
+                 protocol of the listener is '{}'",
+                place.protocol
             ),
         ));
     }
@@ -331,9 +341,11 @@ mod tests {
             name: "g".into(),
             protocol: protocol.into(),
             protocol_version: version.map(str::to_owned),
+            target_type: TargetType::Ip,
             port: 80,
             vpc_id: "vpc-1".into(),
-            health_check: health_check::decide(protocol, version, None, Default::default()).unwrap(),
+            health_check: health_check::decide(protocol, version, TargetType::Ip, None, Default::default())
+                .unwrap(),
             attributes: Default::default(),
             tags: Default::default(),
         }

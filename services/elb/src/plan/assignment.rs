@@ -1,7 +1,7 @@
 //! Records → what a node runs.
 
 use std::collections::HashMap;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use ferrogate_nodeapi as node;
 use ferrogate_nodeapi::{BalancerAssignment, BalancerAttributes, BalancerKind, TaskNetwork};
@@ -19,6 +19,8 @@ pub(crate) struct Parts<'a> {
     pub(crate) groups: &'a HashMap<String, &'a GroupRecord>,
     /// By group id.
     pub(crate) targets: &'a HashMap<String, TargetsRecord>,
+    /// Of each balancer's zones, by balancer id.
+    pub(crate) interfaces: &'a HashMap<&'a str, Vec<&'a InterfaceRecord>>,
 }
 
 /// Without its generation (0).
@@ -37,7 +39,7 @@ pub(crate) fn assignment(parts: &Parts<'_>, interface: &InterfaceRecord) -> Bala
     used.sort_unstable();
     used.dedup();
     let groups = used.iter().filter_map(|arn| parts.groups.get(*arn));
-    let groups = groups.map(|record| group(record, parts.targets.get(&record.id))).collect();
+    let groups = groups.map(|record| group(parts, record)).collect();
     BalancerAssignment {
         load_balancer_arn: balancer.arn(),
         name: balancer.name.clone(),
@@ -144,6 +146,7 @@ fn listener(parts: &Parts<'_>, record: &ListenerRecord) -> Option<node::Listener
         ssl_policy: record.ssl_policy.clone().filter(|_| secure),
         certificate_arns: if secure { record.certificates.clone() } else { Vec::new() },
         alpn_policy: record.alpn_policy.clone(),
+        mtls_passthrough: record.mtls_passthrough,
         tcp_idle_timeout_seconds: match attributes::number(
             &known,
             &record.attributes,
@@ -169,8 +172,27 @@ fn protocol(text: &str) -> node::TargetProtocol {
     }
 }
 
-fn group(record: &GroupRecord, targets: Option<&TargetsRecord>) -> node::TargetGroup {
-    let known = attributes::of_group(&record.protocol);
+/// A target's addresses: its own, or those of the nodes of the load balancer that it is.
+fn places(parts: &Parts<'_>, target: &TargetRecord) -> Vec<node::Target> {
+    let place = |ip: IpAddr, zone: Option<&str>| node::Target {
+        ip,
+        port: target.port,
+        availability_zone: zone.filter(|zone| *zone != "all").map(str::to_owned),
+        registered_at: target.registered,
+        outside_vpc: target.outside_vpc,
+        draining_since: target.draining_since,
+    };
+    match &target.id {
+        TargetId::Ip(ip) => vec![place(*ip, target.zone.as_deref())],
+        TargetId::LoadBalancer(_) => {
+            let nodes = target.id.balancer_id().and_then(|id| parts.interfaces.get(id));
+            nodes.into_iter().flatten().map(|node| place(node.private_ip.into(), Some(&node.zone))).collect()
+        }
+    }
+}
+
+fn group(parts: &Parts<'_>, record: &GroupRecord) -> node::TargetGroup {
+    let known = attributes::of_group(record);
     let set = &record.attributes;
     let value = |key: &str| attributes::value(&known, set, key);
     let is_on = |key: &str| attributes::is_on(&known, set, key);
@@ -186,14 +208,6 @@ fn group(record: &GroupRecord, targets: Option<&TargetsRecord>) -> node::TargetG
         _ => node::Stickiness::SourceIp,
     };
     let check = &record.health_check;
-    let target = |target: &TargetRecord| node::Target {
-        ip: target.ip,
-        port: target.port,
-        availability_zone: target.zone.clone().filter(|zone| zone != "all"),
-        registered_at: target.registered,
-        outside_vpc: target.outside_vpc,
-        draining_since: target.draining_since,
-    };
     let routing = "target_group_health.unhealthy_state_routing.minimum_healthy_targets";
     node::TargetGroup {
         target_group_arn: record.arn(),
@@ -237,6 +251,12 @@ fn group(record: &GroupRecord, targets: Option<&TargetsRecord>) -> node::TargetG
         },
         minimum_healthy_targets: number(&format!("{routing}.count")).max(1),
         minimum_healthy_percent: value(&format!("{routing}.percentage")).parse().ok(),
-        targets: targets.map(|record| record.targets.iter().map(target).collect()).unwrap_or_default(),
+        targets: parts
+            .targets
+            .get(&record.id)
+            .into_iter()
+            .flat_map(|record| &record.targets)
+            .flat_map(|target| places(parts, target))
+            .collect(),
     }
 }

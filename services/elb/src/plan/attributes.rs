@@ -1,216 +1,19 @@
 //! The attributes of load balancers, listeners and target groups: which there are, as they come, what they may be
 //! (ELB API reference, `LoadBalancerAttribute`, `ListenerAttribute`, `TargetGroupAttribute`).
 
+mod table;
+
 use std::collections::BTreeMap;
 
 use ferrogate_api::ApiError;
 
 use crate::errors::{configuration, invalid, unsupported};
-use crate::state::{BalancerType, GroupRecord, ListenerRecord};
+use crate::state::{BalancerType, GroupRecord, ListenerRecord, TargetType};
+
+use table::Values;
+pub(crate) use table::{Attribute, of_balancer, of_group, of_listener};
 
 pub(crate) type Attributes = BTreeMap<String, String>;
-
-/// One attribute of a kind of resource.
-pub(crate) struct Attribute {
-    pub(crate) key: &'static str,
-    pub(crate) default: &'static str,
-    values: Values,
-}
-
-enum Values {
-    Flag,
-    /// Inclusive.
-    Number(u64, u64),
-    /// A number, or this word.
-    NumberOr(&'static str, u64, u64),
-    OneOf(&'static [&'static str]),
-    /// A bucket's name or a prefix.
-    Text(usize),
-    /// The value of a header; may be empty.
-    Header,
-    /// Header names, in place of AWS's.
-    HeaderName,
-    /// What it comes with is all there is here.
-    Fixed,
-}
-
-const fn attribute(key: &'static str, default: &'static str, values: Values) -> Attribute {
-    Attribute { key, default, values }
-}
-
-const SECONDS_PER_WEEK: u64 = 604_800;
-
-const APPLICATION: &[Attribute] = &[
-    attribute("access_logs.s3.enabled", "false", Values::Flag),
-    attribute("access_logs.s3.bucket", "", Values::Text(63)),
-    attribute("access_logs.s3.prefix", "", Values::Text(1024)),
-    attribute("client_keep_alive.seconds", "3600", Values::Number(60, SECONDS_PER_WEEK)),
-    attribute("connection_logs.s3.enabled", "false", Values::Flag),
-    attribute("connection_logs.s3.bucket", "", Values::Text(63)),
-    attribute("connection_logs.s3.prefix", "", Values::Text(1024)),
-    attribute("deletion_protection.enabled", "false", Values::Flag),
-    attribute("health_check_logs.s3.enabled", "false", Values::Fixed),
-    attribute("health_check_logs.s3.bucket", "", Values::Fixed),
-    attribute("health_check_logs.s3.prefix", "", Values::Fixed),
-    attribute("idle_timeout.timeout_seconds", "60", Values::Number(1, 4000)),
-    attribute("ipv6.deny_all_igw_traffic", "false", Values::Fixed),
-    attribute("load_balancing.cross_zone.enabled", "true", Values::Fixed),
-    attribute(
-        "routing.http.desync_mitigation_mode",
-        "defensive",
-        Values::OneOf(&["monitor", "defensive", "strictest"]),
-    ),
-    attribute("routing.http.drop_invalid_header_fields.enabled", "false", Values::Flag),
-    attribute("routing.http.preserve_host_header.enabled", "false", Values::Flag),
-    attribute("routing.http.x_amzn_tls_version_and_cipher_suite.enabled", "false", Values::Flag),
-    attribute("routing.http.xff_client_port.enabled", "false", Values::Flag),
-    attribute(
-        "routing.http.xff_header_processing.mode",
-        "append",
-        Values::OneOf(&["append", "preserve", "remove"]),
-    ),
-    attribute("routing.http2.enabled", "true", Values::Flag),
-    attribute("waf.fail_open.enabled", "false", Values::Fixed),
-    attribute("zonal_shift.config.enabled", "false", Values::Fixed),
-];
-
-const NETWORK: &[Attribute] = &[
-    attribute("access_logs.s3.enabled", "false", Values::Flag),
-    attribute("access_logs.s3.bucket", "", Values::Text(63)),
-    attribute("access_logs.s3.prefix", "", Values::Text(1024)),
-    attribute("deletion_protection.enabled", "false", Values::Flag),
-    attribute("dns_record.client_routing_policy", "any_availability_zone", Values::Fixed),
-    attribute("ipv6.deny_all_igw_traffic", "false", Values::Fixed),
-    attribute("load_balancing.cross_zone.enabled", "false", Values::Flag),
-    attribute("secondary_ips.auto_assigned.per_subnet", "0", Values::Fixed),
-    attribute("zonal_shift.config.enabled", "false", Values::Fixed),
-];
-
-/// `source_ip` for groups of network load balancers, `lb_cookie` for the others.
-const CROSS_ZONE: Attribute = attribute(
-    "load_balancing.cross_zone.enabled",
-    "use_load_balancer_configuration",
-    Values::OneOf(&["true", "false", "use_load_balancer_configuration"]),
-);
-const DEREGISTRATION_DELAY: Attribute =
-    attribute("deregistration_delay.timeout_seconds", "300", Values::Number(0, 3600));
-const STICKINESS: Attribute = attribute("stickiness.enabled", "false", Values::Flag);
-const DNS_COUNT: Attribute =
-    attribute("target_group_health.dns_failover.minimum_healthy_targets.count", "1", Values::Fixed);
-const DNS_PERCENTAGE: Attribute =
-    attribute("target_group_health.dns_failover.minimum_healthy_targets.percentage", "off", Values::Fixed);
-const ROUTING_COUNT: Attribute = attribute(
-    "target_group_health.unhealthy_state_routing.minimum_healthy_targets.count",
-    "1",
-    Values::Number(1, 1000),
-);
-const ROUTING_PERCENTAGE: Attribute = attribute(
-    "target_group_health.unhealthy_state_routing.minimum_healthy_targets.percentage",
-    "off",
-    Values::NumberOr("off", 1, 100),
-);
-
-const HTTP_GROUP: &[Attribute] = &[
-    DEREGISTRATION_DELAY,
-    attribute(
-        "load_balancing.algorithm.type",
-        "round_robin",
-        Values::OneOf(&["round_robin", "least_outstanding_requests", "weighted_random"]),
-    ),
-    attribute("load_balancing.algorithm.anomaly_mitigation", "off", Values::OneOf(&["on", "off"])),
-    CROSS_ZONE,
-    attribute("slow_start.duration_seconds", "0", Values::NumberOr("0", 30, 900)),
-    STICKINESS,
-    attribute("stickiness.app_cookie.cookie_name", "", Values::Text(512)),
-    attribute("stickiness.app_cookie.duration_seconds", "86400", Values::Number(1, SECONDS_PER_WEEK)),
-    attribute("stickiness.lb_cookie.duration_seconds", "86400", Values::Number(1, SECONDS_PER_WEEK)),
-    attribute("stickiness.type", "lb_cookie", Values::OneOf(&["lb_cookie", "app_cookie"])),
-    DNS_COUNT,
-    DNS_PERCENTAGE,
-    ROUTING_COUNT,
-    ROUTING_PERCENTAGE,
-];
-
-/// Of all groups of network load balancers.
-const NETWORK_GROUP: &[Attribute] = &[
-    DEREGISTRATION_DELAY,
-    CROSS_ZONE,
-    attribute("proxy_protocol_v2.enabled", "false", Values::Flag),
-    STICKINESS,
-    attribute("stickiness.type", "source_ip", Values::OneOf(&["source_ip"])),
-    DNS_COUNT,
-    DNS_PERCENTAGE,
-    ROUTING_COUNT,
-    ROUTING_PERCENTAGE,
-];
-
-const TCP_GROUP: &[Attribute] = &[
-    attribute("deregistration_delay.connection_termination.enabled", "false", Values::Flag),
-    attribute("preserve_client_ip.enabled", "false", Values::Flag),
-    attribute("target_health_state.unhealthy.connection_termination.enabled", "true", Values::Flag),
-    attribute("target_health_state.unhealthy.draining_interval_seconds", "0", Values::Fixed),
-];
-
-const UDP_GROUP: &[Attribute] = &[
-    attribute("deregistration_delay.connection_termination.enabled", "true", Values::Flag),
-    // Nothing else is possible, which is told in ELB's words below.
-    attribute("preserve_client_ip.enabled", "true", Values::Flag),
-    attribute("target_health_state.unhealthy.connection_termination.enabled", "false", Values::Fixed),
-];
-
-const TCP_LISTENER: &[Attribute] = &[attribute("tcp.idle_timeout.seconds", "350", Values::Number(60, 6000))];
-
-const HTTP_LISTENER: &[Attribute] = &[
-    attribute("routing.http.response.server.enabled", "true", Values::Flag),
-    attribute("routing.http.response.strict_transport_security.header_value", "", Values::Header),
-    attribute("routing.http.response.access_control_allow_origin.header_value", "", Values::Header),
-    attribute("routing.http.response.access_control_allow_methods.header_value", "", Values::Header),
-    attribute("routing.http.response.access_control_allow_headers.header_value", "", Values::Header),
-    attribute("routing.http.response.access_control_allow_credentials.header_value", "", Values::Header),
-    attribute("routing.http.response.access_control_expose_headers.header_value", "", Values::Header),
-    attribute("routing.http.response.access_control_max_age.header_value", "", Values::Header),
-    attribute("routing.http.response.content_security_policy.header_value", "", Values::Header),
-    attribute("routing.http.response.x_content_type_options.header_value", "", Values::Header),
-    attribute("routing.http.response.x_frame_options.header_value", "", Values::Header),
-];
-
-/// What TLS adds. (Names for the headers of client certificates come with mutual TLS, which is not served.)
-const HTTPS_LISTENER: &[Attribute] = &[
-    attribute(
-        "routing.http.request.x_amzn_tls_version.header_name",
-        "X-Amzn-Tls-Version",
-        Values::HeaderName,
-    ),
-    attribute(
-        "routing.http.request.x_amzn_tls_cipher_suite.header_name",
-        "X-Amzn-Tls-Cipher-Suite",
-        Values::HeaderName,
-    ),
-];
-
-pub(crate) fn of_balancer(kind: BalancerType) -> Vec<&'static Attribute> {
-    match kind {
-        BalancerType::Application => APPLICATION.iter().collect(),
-        BalancerType::Network => NETWORK.iter().collect(),
-    }
-}
-
-pub(crate) fn of_group(protocol: &str) -> Vec<&'static Attribute> {
-    match protocol {
-        "HTTP" | "HTTPS" => HTTP_GROUP.iter().collect(),
-        "UDP" | "TCP_UDP" => NETWORK_GROUP.iter().chain(UDP_GROUP).collect(),
-        _ => NETWORK_GROUP.iter().chain(TCP_GROUP).collect(),
-    }
-}
-
-pub(crate) fn of_listener(protocol: &str) -> Vec<&'static Attribute> {
-    match protocol {
-        "HTTP" => HTTP_LISTENER.iter().collect(),
-        "HTTPS" => HTTP_LISTENER.iter().chain(HTTPS_LISTENER).collect(),
-        "TCP" => TCP_LISTENER.iter().collect(),
-        _ => Vec::new(),
-    }
-}
 
 /// Every attribute with its value, set or as it comes.
 pub(crate) fn complete(known: &[&Attribute], set: &Attributes) -> Vec<(String, String)> {
@@ -320,7 +123,10 @@ pub(crate) fn check_balancer(kind: BalancerType, set: &Attributes) -> Result<(),
 
 /// … of one target group.
 pub(crate) fn check_group(group: &GroupRecord) -> Result<(), ApiError> {
-    let known = of_group(&group.protocol);
+    let known = of_group(group);
+    if group.target_type == TargetType::Alb && !group.attributes.is_empty() {
+        return Err(configuration("The provided target group attribute is not supported"));
+    }
     let value = |key: &str| value(&known, &group.attributes, key);
     let cookie = value("stickiness.app_cookie.cookie_name");
     if value("stickiness.enabled") == "true" && value("stickiness.type") == "app_cookie" {
@@ -410,40 +216,36 @@ mod tests {
 
     #[test]
     fn every_default_is_a_value_that_may_be_set() {
-        let lists = [
-            APPLICATION,
-            NETWORK,
-            HTTP_GROUP,
-            NETWORK_GROUP,
-            TCP_GROUP,
-            UDP_GROUP,
-            TCP_LISTENER,
-            HTTP_LISTENER,
-            HTTPS_LISTENER,
-        ];
-        for attribute in lists.into_iter().flatten() {
+        for attribute in table::TABLES.iter().copied().flatten() {
             attribute.check(attribute.default).unwrap();
         }
     }
 
     #[test]
     fn the_clients_address_is_kept_where_datagrams_are_and_where_it_is_asked_for() {
+        let of = |protocol: &str| {
+            let group = crate::plan::index::tests::group();
+            GroupRecord { protocol: protocol.to_owned(), ..group }
+        };
+        let comes = |protocol: &str, key: &str| is_on(&of_group(&of(protocol)), &Attributes::new(), key);
         let group = |protocol: &str, key: &str, to: &str| {
-            let mut group = crate::plan::index::tests::group();
-            group.protocol = protocol.to_owned();
+            let mut group = of(protocol);
+            let known = of_group(&group);
             let wanted = vec![(key.to_owned(), to.to_owned())];
-            change(&of_group(protocol), &mut group.attributes, wanted, "Target group")?;
-            check_group(&group).map(|()| is_on(&of_group(protocol), &group.attributes, key))
+            change(&known, &mut group.attributes, wanted, "Target group")?;
+            check_group(&group).map(|()| is_on(&known, &group.attributes, key))
         };
         let (client_ip, proxy) = ("preserve_client_ip.enabled", "proxy_protocol_v2.enabled");
         for protocol in ["TCP", "TLS"] {
-            assert!(!is_on(&of_group(protocol), &Attributes::new(), client_ip));
+            assert!(!comes(protocol, client_ip));
             assert!(group(protocol, client_ip, "true").unwrap());
         }
         for protocol in ["UDP", "TCP_UDP"] {
-            assert!(is_on(&of_group(protocol), &Attributes::new(), client_ip));
+            assert!(comes(protocol, client_ip));
             assert_eq!(group(protocol, client_ip, "false").unwrap_err().code, "InvalidConfigurationRequest");
         }
+        let balancers = GroupRecord { target_type: TargetType::Alb, ..of("TCP") };
+        assert!(is_on(&of_group(&balancers), &Attributes::new(), client_ip));
         assert!(group("TCP_UDP", proxy, "true").unwrap());
         assert!(group("UDP", proxy, "true").is_err());
     }

@@ -78,11 +78,14 @@ pub(crate) fn health(target: &TargetRecord, used: bool, zone_enabled: bool, seen
 
 #[cfg(test)]
 mod tests {
+    use ferrogate_nodeapi::Anomaly;
+
     use super::*;
+    use crate::state::TargetId;
 
     fn target(draining: bool) -> TargetRecord {
         TargetRecord {
-            ip: "10.0.0.1".parse().unwrap(),
+            id: TargetId::Ip("10.0.0.1".parse().unwrap()),
             port: 80,
             zone: None,
             outside_vpc: false,
@@ -93,7 +96,7 @@ mod tests {
 
     fn seen(state: TargetState) -> SeenRecord {
         let reason = (state == TargetState::Unhealthy).then(|| "Target.Timeout".to_owned());
-        SeenRecord { state, reason, description: None }
+        SeenRecord { state, reason, description: None, anomaly: Anomaly::None }
     }
 
     #[test]

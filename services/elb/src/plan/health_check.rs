@@ -4,7 +4,7 @@
 use ferrogate_api::ApiError;
 
 use crate::errors::{configuration, invalid, unsupported};
-use crate::state::HealthCheckRecord;
+use crate::state::{HealthCheckRecord, TargetType};
 
 const TRAFFIC_PORT: &str = "traffic-port";
 const INTERVAL_SECONDS: u32 = 30;
@@ -31,20 +31,27 @@ pub(crate) struct Wanted {
 pub(crate) fn decide(
     protocol: &str,
     version: Option<&str>,
+    target_type: TargetType,
     was: Option<&HealthCheckRecord>,
     wanted: Wanted,
 ) -> Result<HealthCheckRecord, ApiError> {
     if wanted.enabled == Some(false) {
-        return Err(configuration(
-            "Health check enabled must be true for target groups with target type 'ip'",
-        ));
+        let message = "Health check enabled must be true for target groups with target type";
+        return Err(configuration(format!("{message} '{}'", target_type.as_str())));
     }
     let of_http = matches!(protocol, "HTTP" | "HTTPS");
-    let default_protocol = if of_http { "HTTP" } else { "TCP" };
+    // A balancer is well when its targets are.
+    let of_balancer = target_type == TargetType::Alb;
+    let default_protocol = if of_http || of_balancer { "HTTP" } else { "TCP" };
     let before = was.map(|was| was.protocol.as_str());
     let check_protocol = wanted.protocol.as_deref().or(before).unwrap_or(default_protocol).to_owned();
     match check_protocol.as_str() {
         "HTTP" | "HTTPS" => {}
+        "TCP" if of_balancer => {
+            return Err(invalid(
+                "Health check protocol 'TCP' is not supported for target groups with target type 'alb'",
+            ));
+        }
         "TCP" if !of_http => {}
         "TCP" => {
             return Err(invalid(format!(
@@ -224,7 +231,7 @@ mod tests {
 
     fn new(protocol: &str, wanted: Wanted) -> Result<HealthCheckRecord, ApiError> {
         let version = matches!(protocol, "HTTP" | "HTTPS").then_some("HTTP1");
-        decide(protocol, version, None, wanted)
+        decide(protocol, version, TargetType::Ip, None, wanted)
     }
 
     #[test]
@@ -242,11 +249,23 @@ mod tests {
             assert_eq!((made.interval_seconds, made.healthy_threshold, made.unhealthy_threshold), (30, 5, 2));
             assert_eq!(made.port, "traffic-port");
         }
-        let grpc = decide("HTTP", Some("GRPC"), None, Wanted::default()).unwrap();
+        let grpc = decide("HTTP", Some("GRPC"), TargetType::Ip, None, Wanted::default()).unwrap();
         assert_eq!(grpc.path.as_deref(), Some(GRPC_PATH));
         assert_eq!(grpc.matcher.as_deref(), Some("12"));
         let http = new("TCP", Wanted { protocol: Some("HTTP".into()), ..Wanted::default() }).unwrap();
         assert_eq!((http.matcher.as_deref(), http.timeout_seconds), (Some("200-399"), 6));
+    }
+
+    #[test]
+    fn a_balancer_is_asked_for_its_targets() {
+        let of_balancer = |wanted| decide("TCP", None, TargetType::Alb, None, wanted);
+        let made = of_balancer(Wanted::default()).unwrap();
+        assert_eq!((made.protocol.as_str(), made.path.as_deref()), ("HTTP", Some("/")));
+        assert_eq!(made.matcher.as_deref(), Some("200-399"));
+        let tcp = Wanted { protocol: Some("TCP".into()), ..Wanted::default() };
+        assert!(of_balancer(tcp).unwrap_err().message.contains("target type 'alb'"));
+        let off = Wanted { enabled: Some(false), ..Wanted::default() };
+        assert!(of_balancer(off).unwrap_err().message.ends_with("with target type 'alb'"));
     }
 
     #[test]
@@ -292,11 +311,21 @@ mod tests {
             Wanted { protocol: Some("HTTP".into()), path: Some("/up".into()), ..Wanted::default() },
         );
         let was = was.unwrap();
-        let same =
-            decide("TCP", None, Some(&was), Wanted { interval_seconds: Some(10), ..Wanted::default() });
+        let same = decide(
+            "TCP",
+            None,
+            TargetType::Ip,
+            Some(&was),
+            Wanted { interval_seconds: Some(10), ..Wanted::default() },
+        );
         assert_eq!(same.unwrap().path.as_deref(), Some("/up"));
-        let other =
-            decide("TCP", None, Some(&was), Wanted { protocol: Some("TCP".into()), ..Wanted::default() });
+        let other = decide(
+            "TCP",
+            None,
+            TargetType::Ip,
+            Some(&was),
+            Wanted { protocol: Some("TCP".into()), ..Wanted::default() },
+        );
         assert_eq!(other.unwrap().path, None);
     }
 }

@@ -92,6 +92,10 @@ impl Index {
             rules.entry(&rule.listener_id).or_default().push(rule);
         }
         rules.values_mut().for_each(|rules| rules.sort_by_key(|rule| rule.priority));
+        let mut interfaces: HashMap<&str, Vec<&InterfaceRecord>> = HashMap::new();
+        for (balancer, interface) in self.zones() {
+            interfaces.entry(&balancer.id).or_default().push(interface);
+        }
         let mut all = Vec::new();
         for (balancer, interface) in self.zones() {
             let parts = Parts {
@@ -100,6 +104,7 @@ impl Index {
                 rules: &rules,
                 groups: &groups,
                 targets: &self.targets,
+                interfaces: &interfaces,
             };
             let mut made = assignment::assignment(&parts, interface);
             let was = before.get(&(made.load_balancer_arn.as_str(), made.availability_zone.as_str()));

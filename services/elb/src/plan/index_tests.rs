@@ -46,9 +46,11 @@ pub(crate) fn group() -> GroupRecord {
         name: "group".into(),
         protocol: "HTTP".into(),
         protocol_version: Some("HTTP1".into()),
+        target_type: TargetType::Ip,
         port: 80,
         vpc_id: "vpc-1".into(),
-        health_check: health_check::decide("HTTP", Some("HTTP1"), None, Default::default()).unwrap(),
+        health_check: health_check::decide("HTTP", Some("HTTP1"), TargetType::Ip, None, Default::default())
+            .unwrap(),
         attributes: Default::default(),
         tags: Default::default(),
     }
@@ -76,6 +78,7 @@ fn index(internal: bool) -> Index {
         alpn_policy: None,
         actions: actions::check(vec![forward], &place, |_| Ok(group())).unwrap(),
         default_rule_id: "d".into(),
+        mtls_passthrough: false,
         attributes: Default::default(),
         tags: Default::default(),
     };
@@ -100,7 +103,7 @@ fn index(internal: bool) -> Index {
 
 fn targets(count: u8) -> TargetsRecord {
     let target = |n: u8| TargetRecord {
-        ip: [10, 0, 2, n].into(),
+        id: TargetId::Ip([10, 0, 2, n].into()),
         port: 8080,
         zone: Some("us-east-1a".into()),
         outside_vpc: false,
@@ -161,7 +164,7 @@ fn zones_without_a_healthy_target_are_left_out_unless_all_are() {
         put(&mut index, &format!("/elb/1/us-east-1/node/b/us-east-1{zone}"), &active);
     }
     let seen = |state| {
-        let seen = SeenRecord { state, reason: None, description: None };
+        let seen = SeenRecord { state, reason: None, description: None, anomaly: Default::default() };
         HealthRecord { targets: BTreeMap::from([("10.0.2.1 8080".to_owned(), seen)]) }
     };
     let values = |index: &Index| index.names(1, |ip| ip).zones[0].records[0].values.clone();

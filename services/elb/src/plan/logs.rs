@@ -22,13 +22,15 @@ pub(crate) struct LogName<'a> {
     /// Of connections, not of requests.
     pub(crate) connection: bool,
     pub(crate) end: Timestamp,
-    pub(crate) node_ip: &'a str,
+    /// `None`: a network load balancer's, which does not tell.
+    pub(crate) node_ip: Option<&'a str>,
     /// Makes two files of one window two names.
     pub(crate) random: &'a str,
 }
 
 impl LogName<'_> {
-    /// `prefix/AWSLogs/account/elasticloadbalancing/region/yyyy/mm/dd/account_elasticloadbalancing_region_app.name.id_end_ip_random.log.gz`
+    /// `prefix/AWSLogs/account/elasticloadbalancing/region/yyyy/mm/dd/account_elasticloadbalancing_region_app.name.id_end_ip_random.log.gz`,
+    /// of a network load balancer without the address.
     pub(crate) fn key(&self) -> String {
         let Self { account, region, node_ip, random, .. } = self;
         let end = self.end.to_zoned(TimeZone::UTC);
@@ -38,9 +40,10 @@ impl LogName<'_> {
         let prefix = self.prefix.trim_end_matches('/');
         let prefix = if prefix.is_empty() { String::new() } else { format!("{prefix}/") };
         let kind = if self.connection { "conn_log." } else { "" };
+        let node = node_ip.map_or_else(String::new, |ip| format!("{ip}_"));
         format!(
             "{prefix}AWSLogs/{account}/elasticloadbalancing/{region}/{day}/\
-             {kind}{account}_elasticloadbalancing_{region}_{balancer}_{time}_{node_ip}_{random}.log.gz"
+             {kind}{account}_elasticloadbalancing_{region}_{balancer}_{time}_{node}{random}.log.gz"
         )
     }
 }
@@ -58,13 +61,20 @@ mod tests {
             balancer_path: "app/my-loadbalancer/1234567890abcdef",
             connection: false,
             end: window_end("2022-02-15T23:36:12Z".parse().unwrap()),
-            node_ip: "172.160.1.192",
+            node_ip: Some("172.160.1.192"),
             random: "20sg8hgm",
         };
         assert_eq!(
             name.key(),
             "logs/AWSLogs/123456789012/elasticloadbalancing/us-east-2/2022/02/15/\
              123456789012_elasticloadbalancing_us-east-2_app.my-loadbalancer.1234567890abcdef_20220215T2340Z_172.160.1.192_20sg8hgm.log.gz"
+        );
+        let network =
+            LogName { balancer_path: "net/my-loadbalancer/1234567890abcdef", node_ip: None, ..name };
+        assert!(
+            network
+                .key()
+                .ends_with("us-east-2_net.my-loadbalancer.1234567890abcdef_20220215T2340Z_20sg8hgm.log.gz")
         );
     }
 }

@@ -11,7 +11,7 @@ use ferrogate_api::{
 use ferrogate_api::{acm, ec2};
 use ferrogate_elb::{ElbOptions, ElbService};
 use ferrogate_model::{Clock, ManualClock};
-use ferrogate_nodeapi::{BalancerAssignment, BalancerReport, TargetObservation, TargetState};
+use ferrogate_nodeapi::{Anomaly, BalancerAssignment, BalancerReport, TargetObservation, TargetState};
 use ferrogate_store::{MemoryStore, Store};
 use tempfile::TempDir;
 
@@ -362,6 +362,7 @@ impl World {
                     state,
                     reason: (state == TargetState::Unhealthy).then(|| "Target.Timeout".to_owned()),
                     description: None,
+                    anomaly: Anomaly::None,
                 })
                 .collect(),
             metrics: Vec::new(),

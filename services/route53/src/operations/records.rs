@@ -1,5 +1,6 @@
 //! Record sets of a zone.
 
+use std::collections::BTreeMap;
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
 use std::sync::Arc;
@@ -8,15 +9,16 @@ use ferrogate_api::route53::*;
 use ferrogate_api::{ApiError, Context};
 use ferrogate_dns::{Index, Lookup, Vpc};
 use ferrogate_nodeapi::{Names, Zone};
+use ferrogate_store::{Json, range_json};
 
 use super::balancers;
 use super::changes::submitted;
 use super::page_size;
 use super::zones::check_owner;
-use crate::plan::batch::{self, Action};
+use crate::plan::batch::{self, Action, Known};
 use crate::plan::names::published;
 use crate::plan::set;
-use crate::state::{SetRecord, ZoneRecord, set_key};
+use crate::state::{SetRecord, ZoneRecord, set_key, sets_prefix};
 use crate::{Route53Service, errors};
 
 const PAGE_MAX: usize = 300;
@@ -40,8 +42,8 @@ pub(crate) async fn change(
     let comment = given.comment;
     let change_id = service
         .change_zone(cx, Some(&found.id), comment.clone(), |zone, mut txn| {
-            let before = service.sets(cx, &zone.id);
-            let outcome = batch::decide(zone, before, &changes, &balancers)
+            let known = known(service, cx, zone, &changes);
+            let outcome = batch::decide(zone, known, &changes, &balancers)
                 .map_err(|wrong| errors::invalid_batch(&wrong))?;
             if outcome.count > SETS_MAX {
                 return Err(errors::limit(format!("A hosted zone has {SETS_MAX} record sets at most.")));
@@ -54,10 +56,42 @@ pub(crate) async fn change(
                 };
             }
             let record_count = u32::try_from(outcome.count).unwrap_or(u32::MAX);
-            Ok((Some(ZoneRecord { record_count, ..zone.clone() }), txn))
+            let inner_aliases = outcome.inner_aliases.and_then(|count| u32::try_from(count).ok());
+            Ok((Some(ZoneRecord { record_count, inner_aliases, ..zone.clone() }), txn))
         })
         .await?;
     Ok(ChangeResourceRecordSetsResponse { change_info: Some(submitted(cx, &change_id, comment)) })
+}
+
+/// What a batch has to do with: as much of the zone as the batch is long. Only where something is removed and there are
+/// aliases within the zone, all keys are gone through for them.
+fn known(
+    service: &Route53Service,
+    cx: &Context,
+    zone: &ZoneRecord,
+    changes: &[(Action, SetRecord)],
+) -> Known {
+    let store = &*service.store;
+    let of_zone = sets_prefix(&cx.account, &zone.id);
+    let mut sets = BTreeMap::new();
+    for name in batch::names(zone, changes) {
+        let found = range_json::<SetRecord>(store, &format!("{of_zone}{name}/"));
+        // What follows a slash in a longer name is no type of this one.
+        let here = found.into_iter().map(|found| found.record).filter(|set| set.name == name);
+        sets.extend(here.map(|set| (set.id(), set)));
+    }
+    let count = zone.record_count as usize;
+    let mut inner_aliases = zone.inner_aliases.map(|count| count as usize);
+    if inner_aliases != Some(0) && batch::removes(changes) {
+        let all = store.range(&of_zone);
+        // Those that cannot be one are not read.
+        let may_be = all.iter().filter(|kv| memchr::memmem::find(&kv.value, b"\"alias\"").is_some());
+        let found = may_be.filter_map(Json::<SetRecord>::parse).map(|found| found.record);
+        let found: Vec<SetRecord> = found.filter(|set| batch::is_inner_alias(&zone.id, set)).collect();
+        inner_aliases = Some(found.len());
+        sets.extend(found.into_iter().map(|set| (set.id(), set)));
+    }
+    Known { sets, count, inner_aliases }
 }
 
 fn read(changes: Vec<Change>) -> Result<Vec<(Action, SetRecord)>, ApiError> {

@@ -110,6 +110,7 @@ fn record(
         vpcs: vpc.into_iter().collect(),
         linked_service,
         record_count: 2,
+        inner_aliases: Some(0),
         created_at: cx.now,
         tags: BTreeMap::new(),
     }

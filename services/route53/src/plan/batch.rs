@@ -15,12 +15,42 @@ pub(crate) enum Action {
     Upsert,
 }
 
+/// As much of a zone as a batch has to do with.
+#[derive(Debug, Default)]
+pub(crate) struct Known {
+    /// All sets of the [`names`] of the batch, and the aliases within the zone if it [`removes`] something.
+    pub sets: BTreeMap<SetId, SetRecord>,
+    /// How many sets there are in the zone.
+    pub count: usize,
+    /// How many of them are aliases within it.
+    pub inner_aliases: Option<usize>,
+}
+
 /// The sets to write (`None`: to delete). Nothing is changed unless all of it can be.
 #[derive(Debug, Default, PartialEq)]
 pub(crate) struct Outcome {
     pub puts: BTreeMap<SetId, Option<SetRecord>>,
-    /// How many sets the zone has then.
+    /// As in [`Known`], then.
     pub count: usize,
+    pub inner_aliases: Option<usize>,
+}
+
+/// Whether a set is an alias of another one in its own zone.
+pub(crate) fn is_inner_alias(zone_id: &str, set: &SetRecord) -> bool {
+    set.alias.as_ref().is_some_and(|alias| alias.zone_id == zone_id)
+}
+
+/// The names whose sets a batch depends on: those it changes, those its aliases lead to, the zone's own.
+pub(crate) fn names<'a>(zone: &'a ZoneRecord, changes: &'a [(Action, SetRecord)]) -> BTreeSet<&'a str> {
+    let changed = changes.iter().map(|(_, set)| set.name.as_str());
+    let aliases = changes.iter().filter(|(_, set)| is_inner_alias(&zone.id, set));
+    let targets = aliases.filter_map(|(_, set)| Some(set.alias.as_ref()?.name.as_str()));
+    changed.chain(targets).chain([zone.name.as_str()]).collect()
+}
+
+/// Whether aliases may lose what they lead to.
+pub(crate) fn removes(changes: &[(Action, SetRecord)]) -> bool {
+    changes.iter().any(|(action, _)| *action == Action::Delete)
 }
 
 /// Name of a load balancer, in normal form → the id of the zone that ELB has it in.
@@ -29,12 +59,12 @@ pub(crate) type Balancers = BTreeMap<String, String>;
 /// `balancers`: all those that a new alias may lead to.
 pub(crate) fn decide(
     zone: &ZoneRecord,
-    before: Vec<SetRecord>,
+    known: Known,
     changes: &[(Action, SetRecord)],
     balancers: &Balancers,
 ) -> Result<Outcome, Vec<String>> {
-    let mut sets: BTreeMap<SetId, SetRecord> = before.into_iter().map(|set| (set.id(), set)).collect();
-    let mut outcome = Outcome::default();
+    let Known { mut sets, count, inner_aliases } = known;
+    let mut outcome = Outcome { count, inner_aliases, ..Outcome::default() };
     let mut messages = Vec::new();
     let mut seen = HashSet::new();
     for (action, set) in changes {
@@ -72,7 +102,8 @@ pub(crate) fn decide(
                     continue;
                 }
                 Some(_) => {
-                    sets.remove(&id);
+                    let was = sets.remove(&id);
+                    outcome.replaced(zone, was.as_ref(), None);
                     outcome.puts.insert(id, None);
                     continue;
                 }
@@ -84,7 +115,8 @@ pub(crate) fn decide(
             continue;
         }
         outcome.puts.insert(id.clone(), Some(set.clone()));
-        sets.insert(id, set.clone());
+        let was = sets.insert(id, set.clone());
+        outcome.replaced(zone, was.as_ref(), Some(set));
     }
     let touched: BTreeSet<&str> = changes.iter().map(|(_, set)| set.name.as_str()).collect();
     let aliased = |name: &str| {
@@ -93,15 +125,28 @@ pub(crate) fn decide(
             .any(|(action, set)| *action != Action::Delete && set.kind == "CNAME" && set.name == name)
     };
     messages.extend(touched.iter().flat_map(|name| conflicts(zone, &sets, name, aliased(name))));
-    // A load balancer may be deleted before the alias to it.
-    let looked_at = |set: &&SetRecord| {
-        let inside = set.alias.as_ref().is_some_and(|alias| alias.zone_id == zone.id);
-        inside || outcome.puts.contains_key(&set.id())
+    let removed = outcome.puts.iter().filter(|(_, set)| set.is_none());
+    let removed: BTreeSet<(&str, &str)> =
+        removed.map(|((name, kind, _), _)| (name.as_str(), kind.as_str())).collect();
+    let loses = |set: &SetRecord| {
+        let alias = set.alias.as_ref().filter(|alias| alias.zone_id == zone.id);
+        alias.is_some_and(|alias| removed.contains(&(alias.name.as_str(), set.kind.as_str())))
     };
+    // Others lead where they led before. (A load balancer may be deleted before the alias to it.)
+    let looked_at = |set: &&SetRecord| loses(set) || outcome.puts.contains_key(&set.id());
     messages.extend(sets.values().filter(looked_at).flat_map(|set| target(zone, &sets, balancers, set)));
     messages.extend(apex(zone, &sets));
-    outcome.count = sets.len();
     if messages.is_empty() { Ok(outcome) } else { Err(messages) }
+}
+
+impl Outcome {
+    fn replaced(&mut self, zone: &ZoneRecord, was: Option<&SetRecord>, is: Option<&SetRecord>) {
+        let changed =
+            |count: usize, was: bool, is: bool| (count + usize::from(is)).saturating_sub(usize::from(was));
+        self.count = changed(self.count, was.is_some(), is.is_some());
+        let inner = |set: Option<&SetRecord>| set.is_some_and(|set| is_inner_alias(&zone.id, set));
+        self.inner_aliases = self.inner_aliases.map(|count| changed(count, inner(was), inner(is)));
+    }
 }
 
 fn described(set: &SetRecord) -> String {
@@ -266,3 +311,7 @@ fn apex(zone: &ZoneRecord, sets: &BTreeMap<SetId, SetRecord>) -> Vec<String> {
     }
     messages
 }
+
+#[cfg(test)]
+#[path = "batch_tests.rs"]
+mod tests;

@@ -3,18 +3,22 @@
 //! As in `attach.rs`, what is being registered is written down first. Endpoints have no health in Cloud Map: a task that fails
 //! its checks is taken away.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use ferrogate_api::servicediscovery as discovery;
+use ferrogate_nodeapi::{REVISION_ATTRIBUTE, SPLIT_ATTRIBUTE};
 
 use super::Worker;
 use super::observe::Observed;
 use super::writes::{ActError, TaskChange, Writes};
 use crate::controllers::clients;
 use crate::lifecycle::Desired;
+use crate::operations::namespaces::is_gone;
+use crate::plan::connect::split;
+use crate::plan::service::{Listener, Strategy};
 use crate::state::TaskRecord;
 use crate::state::connect::{Endpoint, EndpointInstance, look_at};
-use crate::state::service::{Scheduling, Spec};
+use crate::state::service::{DeploymentRecord, Scheduling, Spec};
 
 impl Worker {
     pub(super) async fn register_endpoints(
@@ -87,6 +91,89 @@ impl Worker {
         self.flush(writes).await
     }
 
+    /// Shifts the traffic of the endpoints that these deployments have, of one listener in ELB's words: all proxies of the namespace
+    /// hear of it at once.
+    pub(super) async fn shift_endpoints(
+        &self,
+        writes: &mut Writes,
+        observed: &Observed,
+        listener: Listener,
+        permille: &[(String, u32)],
+    ) -> Result<(), ActError> {
+        let service = &writes.service;
+        let noted = |of: fn(&DeploymentRecord) -> Option<u32>| -> Vec<(String, u32)> {
+            service.deployments.iter().filter_map(|one| Some((one.id.clone(), of(one)?))).collect()
+        };
+        let (production, test) = match listener {
+            Listener::Production => (permille.to_vec(), noted(|one| one.test_permille)),
+            Listener::Test => (noted(|one| one.production_permille), permille.to_vec()),
+        };
+        let revision =
+            |id: &str| service.deployments.iter().find(|one| one.id == id).map(|one| one.revision.as_str());
+        let ids: BTreeSet<&String> = permille
+            .iter()
+            .filter_map(|(id, _)| observed.specs.get(id))
+            .flat_map(Spec::endpoints)
+            .map(|endpoint| &endpoint.service_id)
+            .collect();
+        let mut told = Vec::new();
+        for service_id in ids {
+            let header = |id: &str| {
+                let own =
+                    observed.specs.get(id)?.endpoints().iter().find(|one| one.service_id == *service_id)?;
+                Some(own.test_header.clone().unwrap_or_default())
+            };
+            let split = split(&production, &test, revision, header);
+            told.push((service_id.clone(), serde_json::to_string(&split).unwrap_or_default()));
+        }
+        if !told.is_empty() && !writes.service.may_be_split {
+            writes.service.may_be_split = true;
+            self.flush(writes).await?;
+        }
+        let client = clients::discovery(&self.invoke, &writes.key().scope);
+        for (service_id, split) in told {
+            let request = discovery::UpdateServiceAttributesRequest {
+                service_id: Some(service_id.clone()),
+                attributes: Some([(SPLIT_ATTRIBUTE.to_owned(), split)].into()),
+            };
+            if let Err(error) = client.update_service_attributes(request).await
+                && !is_gone(&client, &service_id, &error).await
+            {
+                let arn = writes.key().scope.cloud_map_arn(format!("service/{service_id}"));
+                return self.refused(writes, &format!("failed to shift traffic of {arn}"), &error).await;
+            }
+        }
+        Ok(())
+    }
+
+    /// A service that rolls has one kind of traffic: what a former strategy has left is taken away.
+    pub(super) async fn end_split(&self, writes: &mut Writes, observed: &Observed) -> Result<(), ActError> {
+        let endpoints: BTreeSet<&String> =
+            observed.specs.values().flat_map(Spec::endpoints).map(|one| &one.service_id).collect();
+        let rolls = observed.snapshot.service.strategy == Strategy::Rolling;
+        if !rolls || endpoints.is_empty() || !writes.service.may_be_split {
+            return Ok(());
+        }
+        let client = clients::discovery(&self.invoke, &writes.key().scope);
+        for service_id in endpoints {
+            let request = discovery::DeleteServiceAttributesRequest {
+                service_id: Some(service_id.clone()),
+                attributes: Some(vec![SPLIT_ATTRIBUTE.to_owned()]),
+            };
+            if let Err(error) = client.delete_service_attributes(request).await
+                && !is_gone(&client, service_id, &error).await
+            {
+                let arn = writes.key().scope.cloud_map_arn(format!("service/{service_id}"));
+                return self.refused(writes, &format!("failed to shift traffic of {arn}"), &error).await;
+            }
+        }
+        for one in &mut writes.service.deployments {
+            (one.production_permille, one.test_permille) = (None, None);
+        }
+        writes.service.may_be_split = false;
+        self.flush(writes).await
+    }
+
     /// What this revision has may be nobody's any more, or be somebody's again.
     pub(super) fn look_at_endpoints(&self, writes: &mut Writes, revision: &str) {
         let key = writes.key().clone();
@@ -104,6 +191,7 @@ fn attributes(writes: &Writes, task: &TaskRecord, endpoint: &Endpoint, ip: &str)
         ("ECS_SERVICE_NAME", &writes.service.name),
         ("ECS_TASK_DEFINITION_FAMILY", &task.family),
         ("REGION", &task.region),
+        (REVISION_ATTRIBUTE, task.connect.as_ref().map_or("", |connect| &connect.revision)),
     ];
     all.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
 }

@@ -1,8 +1,12 @@
 //! Which tasks a service has, and which services have to be looked at: kept current from the store's watch, so that a
-//! change of one task costs nothing to the other services.
+//! change of one task costs nothing to the other services, and one record read to its own.
+//!
+//! No [`Follower`](ferrogate_control::Follower): a look has to see what the look before it has written, and so takes the
+//! changes itself when it begins.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use ferrogate_store::{Change, Json, Kv, Store, Watch, WatchError};
 use jiff::Timestamp;
@@ -23,13 +27,29 @@ struct Held {
     watch: Option<Watch>,
     /// The store is: there is nothing to come.
     is_closed: bool,
-    /// By task id; `None`: not read so far.
-    members: HashMap<ServiceKey, BTreeMap<String, Option<Arc<SeenTask>>>>,
+    members: HashMap<ServiceKey, Members>,
     /// By the task's key in the store.
     services: HashMap<Arc<str>, ServiceKey>,
+    /// To be looked at.
     dirty: HashSet<ServiceKey>,
+    /// In which order: all that are dirty, and some that are not any more.
+    queue: VecDeque<ServiceKey>,
+    /// Not to be looked at before then.
+    rests: HashMap<ServiceKey, Instant>,
     due: BTreeSet<(Timestamp, ServiceKey)>,
     due_at: HashMap<ServiceKey, Timestamp>,
+}
+
+/// By task id.
+pub(super) type Seen = BTreeMap<String, Arc<SeenTask>>;
+
+/// The tasks of one service.
+#[derive(Default)]
+struct Members {
+    /// As they were read last.
+    tasks: Arc<Seen>,
+    /// What has to be read again.
+    changed: HashSet<String>,
 }
 
 /// As much of a task as says whose it is.
@@ -57,24 +77,63 @@ impl Index {
         }
     }
 
-    /// What has to be looked at now.
-    pub(super) fn to_do(&self, now: Timestamp) -> Vec<ServiceKey> {
+    /// What has to be looked at now and `may` be, up to so many; what may not stays.
+    pub(super) fn to_do(
+        &self,
+        now: Timestamp,
+        max: usize,
+        mut may: impl FnMut(&ServiceKey) -> bool,
+    ) -> Vec<ServiceKey> {
         let mut held = self.held();
         while let Some((at, key)) = held.due.first().cloned().filter(|(at, _)| *at <= now) {
             held.due.remove(&(at, key.clone()));
             held.due_at.remove(&key);
-            held.dirty.insert(key);
+            held.set_dirty(&key);
         }
-        held.dirty.iter().cloned().collect()
+        let instant = Instant::now();
+        held.rests.retain(|_, until| *until > instant);
+        let mut ready = Vec::new();
+        for _ in 0..held.queue.len() {
+            if ready.len() == max {
+                break;
+            }
+            let Some(key) = held.queue.pop_front() else { break };
+            if !held.dirty.contains(&key) {
+                continue;
+            }
+            if held.rests.contains_key(&key) || !may(&key) {
+                held.queue.push_back(key);
+            } else {
+                held.dirty.remove(&key);
+                ready.push(key);
+            }
+        }
+        ready
     }
 
-    /// `true`: it had to be looked at, and whoever asks does it.
+    /// `true`: it has to be looked at again, and whoever asks does it.
     pub(super) fn take_dirty(&self, key: &ServiceKey) -> bool {
-        self.held().dirty.remove(key)
+        let mut held = self.held();
+        !held.rests.contains_key(key) && held.dirty.remove(key)
     }
 
     pub(super) fn set_dirty(&self, key: &ServiceKey) {
-        self.held().dirty.insert(key.clone());
+        self.held().set_dirty(key);
+    }
+
+    /// It was looked at: what changes in the meantime is seen by one look.
+    pub(super) fn rest(&self, key: &ServiceKey, pause: Duration) {
+        if !pause.is_zero() {
+            self.held().rests.insert(key.clone(), Instant::now() + pause);
+        }
+    }
+
+    /// How long until one that has to be looked at may be.
+    pub(super) fn next_rested(&self) -> Option<Duration> {
+        let held = self.held();
+        let until =
+            held.rests.iter().filter(|(key, _)| held.dirty.contains(*key)).map(|(_, until)| *until).min();
+        until.map(|until| until.saturating_duration_since(Instant::now()))
     }
 
     /// To be looked at then at the latest, and no longer when it was said before.
@@ -98,41 +157,29 @@ impl Index {
         (held.members.len(), held.dirty.len())
     }
 
-    /// A task that this service has from now on; the watch will say so later.
-    pub(super) fn add(&self, service: &ServiceKey, id: &str) {
-        self.held().members.entry(service.clone()).or_default().entry(id.to_owned()).or_default();
-    }
-
-    /// The service's tasks as they are now, without those that are over and done with.
-    pub(super) fn tasks(&self, store: &dyn Store, service: &ServiceKey) -> Vec<Arc<SeenTask>> {
-        let known = self.held().members.get(service).cloned().unwrap_or_default();
-        let mut seen = Vec::with_capacity(known.len());
-        let mut over = Vec::new();
+    /// The service's tasks as they are now, without those that are over and done with. Only what has changed is read.
+    pub(super) fn tasks(&self, store: &dyn Store, service: &ServiceKey) -> Arc<Seen> {
+        let changed =
+            self.held().members.get_mut(service).map(|members| std::mem::take(&mut members.changed));
         let prefix = service.scope.tasks(&service.cluster);
-        for (id, before) in known {
-            let Some(kv) = store.get(&format!("{prefix}{id}")) else {
-                over.push(id);
-                continue;
-            };
-            let task = match before {
-                Some(before) if before.mod_revision == kv.mod_revision => before,
-                _ => match SeenTask::of(&kv) {
-                    Some(task) => Arc::new(task),
-                    None => continue,
-                },
-            };
-            if task.is_over() { over.push(id) } else { seen.push(task) }
-        }
+        let read = |id: String| {
+            let task = store.get(&format!("{prefix}{id}")).and_then(|kv| SeenTask::of(&kv));
+            (id, task.filter(|task| !task.is_over()).map(Arc::new))
+        };
+        let read: Vec<_> = changed.unwrap_or_default().into_iter().map(read).collect();
         let mut held = self.held();
-        if let Some(members) = held.members.get_mut(service) {
-            for task in &seen {
-                members.insert(task.id.clone(), Some(Arc::clone(task)));
-            }
-            for id in &over {
-                members.remove(id);
+        let members = held.members.entry(service.clone()).or_default();
+        if !read.is_empty() {
+            // Nobody else has them: who looked at them before is done.
+            let tasks = Arc::make_mut(&mut members.tasks);
+            for (id, task) in read {
+                match task {
+                    Some(task) => drop(tasks.insert(id, task)),
+                    None => drop(tasks.remove(&id)),
+                }
             }
         }
-        seen
+        Arc::clone(&members.tasks)
     }
 
     /// The service is no more.
@@ -140,16 +187,26 @@ impl Index {
         self.set_due(service, None);
         let mut held = self.held();
         held.members.remove(service);
+        held.rests.remove(service);
         held.dirty.remove(service);
     }
 }
 
 impl Held {
+    fn set_dirty(&mut self, key: &ServiceKey) {
+        if !self.dirty.contains(key) {
+            self.dirty.insert(key.clone());
+            self.queue.push_back(key.clone());
+        }
+    }
+
     fn load(&mut self, store: &dyn Store) {
         let listing = store.range(PREFIX);
         let watch = store.watch(PREFIX, listing.revision);
-        self.members.clear();
         self.services.clear();
+        for members in self.members.values_mut() {
+            members.changed.extend(members.tasks.keys().cloned());
+        }
         for kv in &listing.kvs {
             self.put(kv);
         }
@@ -165,9 +222,9 @@ impl Held {
             Some(kv) => self.put(kv),
             None => {
                 if let Some(service) = self.services.remove(&change.key) {
-                    self.dirty.insert(service);
+                    self.has_changed(&service, &change.key);
                 } else if let Some(service) = ServiceKey::of_record(&change.key) {
-                    self.dirty.insert(service);
+                    self.set_dirty(&service);
                 }
             }
         }
@@ -175,20 +232,26 @@ impl Held {
 
     fn put(&mut self, kv: &Kv) {
         if let Some(service) = ServiceKey::of_record(&kv.key) {
-            self.dirty.insert(service);
+            self.set_dirty(&service);
             return;
         }
-        let Some((scope, cluster, id)) = task_of(&kv.key) else { return };
-        if let Some(service) = self.services.get(&kv.key) {
-            self.dirty.insert(service.clone());
+        let Some((scope, cluster, _)) = task_of(&kv.key) else { return };
+        if let Some(service) = self.services.get(&kv.key).cloned() {
+            self.has_changed(&service, &kv.key);
             return;
         }
         let Some(Json { record: Grouped { group }, .. }) = Json::<Grouped>::parse(kv) else { return };
         let Some(name) = group.strip_prefix("service:") else { return };
         let service = ServiceKey::new(&scope, cluster, name);
         self.services.insert(Arc::clone(&kv.key), service.clone());
-        self.members.entry(service.clone()).or_default().entry(id.to_owned()).or_default();
-        self.dirty.insert(service);
+        self.has_changed(&service, &kv.key);
+    }
+
+    /// The task of this key.
+    fn has_changed(&mut self, service: &ServiceKey, key: &str) {
+        let Some((_, _, id)) = task_of(key) else { return };
+        self.set_dirty(service);
+        self.members.entry(service.clone()).or_default().changed.insert(id.to_owned());
     }
 }
 

@@ -14,15 +14,14 @@ use crate::operations::{NO_CAPACITY, launch, network, overrides};
 use crate::plan::placement;
 use crate::plan::service::{Action, RolloutState, refused_launch};
 use crate::state::connect::TaskConnect;
-use crate::state::service::{Scheduling, ServiceEventsRecord, ServiceRecord, Spec};
+use crate::state::service::{Scheduling, ServiceEventRecord, ServiceRecord, Spec};
 use crate::state::{NetworkRecord, RevisionRecord, get_definition};
 
 /// Its attachment is each task's own.
 fn task_connect(service: &ServiceRecord, deployment: &str, spec: &Spec) -> Option<TaskConnect> {
     spec.membership()?;
     let revision = service.deployments.iter().find(|one| one.id == deployment)?.revision.clone();
-    let services = spec.connect.as_ref()?.configuration.services.clone().unwrap_or_default();
-    Some(TaskConnect { attachment_id: String::new(), revision, services })
+    Some(TaskConnect { attachment_id: String::new(), revision })
 }
 
 impl Worker {
@@ -97,11 +96,8 @@ impl Worker {
         started: &mut Vec<String>,
     ) -> Result<(), ActError> {
         writes.say(action.events(&writes.service.name, started));
-        self.flush(writes).await?;
-        for id in started.drain(..) {
-            self.index.add(writes.key(), &id);
-        }
-        Ok(())
+        started.clear();
+        self.flush(writes).await
     }
 
     /// A subnet of its zone for each; a task set that has none there takes those it has.
@@ -152,10 +148,8 @@ impl Worker {
                 one.failed_tasks = one.failed_tasks.saturating_add(refused.tasks);
             }
         }
-        let said = get_json::<ServiceEventsRecord>(&*self.store, &writes.key().events());
-        let is_last =
-            |said: ServiceEventsRecord| said.events.first().is_some_and(|last| last.message == text);
-        if !said.is_some_and(|said| is_last(said.record)) {
+        let said = ServiceEventRecord::newest(&*self.store, writes.key());
+        if said.is_none_or(|said| said.message != text) {
             let service = writes.service.clone();
             writes.say([text]);
             writes.also(|txn| events::service_action(txn, &service, named, Some(reason), refused.now));

@@ -7,7 +7,8 @@
 //! ```
 //!
 //! A change of one task has one service looked at. A service is looked at by one job at a time; what changes meanwhile
-//! has it looked at again. ELB and Cloud Map say nothing of themselves: what is behind a load balancer is asked for from
+//! has it looked at again, a large one not before it has rested: a look costs as much as the service is large, so that
+//! what changes in between is seen by one look. ELB and Cloud Map say nothing of themselves: what is behind a load balancer is asked for from
 //! time to time.
 
 mod act;
@@ -41,8 +42,14 @@ use crate::state::service::{ServiceKey, ServiceRecord, ServiceStatus};
 use crate::{EcsService, Node};
 
 const PERIOD: Duration = Duration::from_secs(30);
-/// While a service waits for its job.
+/// While there are jobs at work.
 const AGAIN: Duration = Duration::from_millis(200);
+/// While services wait for a job, or rest.
+const WAITING_AGAIN: Duration = Duration::from_millis(20);
+/// How long a service rests after a look, for each of its tasks: several times what the look took.
+const REST_PER_TASK: Duration = Duration::from_micros(20);
+/// Less is not worth waiting for.
+const REST_MIN: Duration = Duration::from_millis(2);
 /// How often a job looks at its service before others have their turn.
 const LOOKS_MAX: usize = 16;
 /// ELB is asked about targets that change, and about those that do not.
@@ -102,15 +109,10 @@ impl Controller for Services {
         let worker = &self.worker;
         worker.index.drain(&*worker.store);
         let now = worker.clock.now();
-        let mut waiting = false;
-        for key in worker.index.to_do(now) {
-            let name = key.record();
-            if self.jobs.is_at_work(&name) {
-                waiting = true;
-                continue;
-            }
+        let room = self.jobs.room();
+        for key in worker.index.to_do(now, room, |key| !self.jobs.is_at_work(&key.record())) {
             let worker = Arc::clone(worker);
-            self.jobs.begin(name, async move { Box::pin(worker.work(&key)).await });
+            self.jobs.begin(key.record(), async move { Box::pin(worker.work(&key)).await });
         }
         let (services, dirty) = worker.index.counts();
         let detail = json!({
@@ -119,26 +121,26 @@ impl Controller for Services {
         });
         let activation = Activation::done(detail);
         // A job that is at work sets when its service is due after this, and wakes nobody unless it writes.
-        if waiting || self.jobs.count() > 0 {
-            return activation.again_in(AGAIN);
-        }
-        match worker.index.next_due() {
-            Some(due) => activation.again_in(until(now, due)),
+        let at_work = match (dirty, self.jobs.count()) {
+            (0, 0) => None,
+            (0, _) => Some(AGAIN),
+            _ => Some(WAITING_AGAIN),
+        };
+        let due = worker.index.next_due().map(|due| until(now, due));
+        match [at_work, due, worker.index.next_rested()].into_iter().flatten().min() {
+            Some(pause) => activation.again_in(pause.max(Duration::from_millis(1))),
             None => activation,
         }
     }
 }
 
 fn until(now: Timestamp, due: Timestamp) -> Duration {
-    Duration::try_from(due.duration_since(now)).unwrap_or_default().max(Duration::from_millis(1))
+    Duration::try_from(due.duration_since(now)).unwrap_or_default()
 }
 
 impl Worker {
     async fn work(&self, key: &ServiceKey) {
         for _ in 0..LOOKS_MAX {
-            if !self.index.take_dirty(key) {
-                return;
-            }
             let Some(found) = get_json::<ServiceRecord>(&*self.store, &key.record()) else {
                 return self.index.forget(key);
             };
@@ -165,16 +167,26 @@ impl Worker {
                 }
             }
             self.index.drain(&*self.store);
+            if !self.index.take_dirty(key) {
+                return;
+            }
         }
+        // Others have their turn.
+        self.index.set_dirty(key);
     }
 
     /// Once. Gives when to look again though nothing has changed.
     async fn look(&self, found: Json<ServiceRecord>, now: Timestamp) -> Result<Option<Timestamp>, ActError> {
         self.looked.fetch_add(1, Ordering::Relaxed);
+        // With all that was written so far, by the look before this one too.
+        self.index.drain(&*self.store);
         let observed = Box::pin(self.observe(&found.record))
             .await
             .map_err(|error| ActError::Refused(format!("its targets cannot be seen: {error}")))?;
         let mut plan = plan(&observed.snapshot, now);
+        let tasks = u32::try_from(observed.tasks.len()).unwrap_or(u32::MAX);
+        let rest = REST_PER_TASK.saturating_mul(tasks);
+        self.index.rest(&found.record.key(), if rest < REST_MIN { Duration::ZERO } else { rest });
         if self.closing.load(Ordering::Relaxed) {
             plan.actions.retain(|action| !matches!(action, Action::StartTasks { .. }));
             let ending =
@@ -183,6 +195,7 @@ impl Worker {
         }
         let mut writes = Writes::new(found, now);
         Box::pin(self.act(&mut writes, &observed, &plan.actions, now)).await?;
+        Box::pin(self.end_split(&mut writes, &observed)).await?;
         let polled = self.next_poll(&writes.service, observed.unsettled, now);
         Ok([plan.wake_at, polled].into_iter().flatten().min())
     }

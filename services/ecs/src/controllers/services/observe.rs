@@ -1,12 +1,13 @@
 //! A service as the planner is told of it.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use ferrogate_api::{ApiError, ecs, elbv2};
 use ferrogate_store::get_json;
 
 use super::Worker;
+use super::index::Seen;
 use super::seen::SeenTask;
 use crate::controllers::clients;
 use crate::operations::services::configuration;
@@ -30,7 +31,7 @@ pub(super) struct Targets(HashMap<TargetKey, (TargetState, Option<String>)>);
 /// A service with what its deployments bring out.
 pub(super) struct Observed {
     pub snapshot: Snapshot,
-    pub tasks: BTreeMap<String, Arc<SeenTask>>,
+    pub tasks: Arc<Seen>,
     /// By deployment id.
     pub specs: HashMap<String, Spec>,
     /// Some target is on its way to or from being healthy.
@@ -47,15 +48,14 @@ impl Worker {
         let deployments: Vec<Deployment> =
             deployments.map(|one| deployment(one, specs.get(&one.id))).collect();
         let tasks: Vec<Task> =
-            seen.iter().map(|one| task(one, &targets, specs.get(&one.deployment))).collect();
+            seen.values().map(|one| task(one, &targets, specs.get(&one.deployment))).collect();
         let is_settled = |target: &Target| {
             matches!(target.state, TargetState::Healthy | TargetState::Unhealthy | TargetState::Unused)
         };
         let unsettled = tasks.iter().any(|task| task.targets.iter().any(|target| !is_settled(target)));
         let zones = zones(service, &specs);
         let snapshot = Snapshot { service: wanted(service, zones), deployments, tasks };
-        let tasks = seen.into_iter().map(|one| (one.id.clone(), one)).collect();
-        Ok(Observed { snapshot, tasks, specs, unsettled })
+        Ok(Observed { snapshot, tasks: seen, specs, unsettled })
     }
 
     fn specs(&self, key: &ServiceKey, service: &ServiceRecord) -> HashMap<String, Spec> {
@@ -66,9 +66,9 @@ impl Worker {
         service.deployments.iter().filter_map(read).collect()
     }
 
-    async fn targets(&self, scope: &Scope, seen: &[Arc<SeenTask>]) -> Result<Targets, ApiError> {
+    async fn targets(&self, scope: &Scope, seen: &Seen) -> Result<Targets, ApiError> {
         let groups: BTreeSet<&String> =
-            seen.iter().flat_map(|task| &task.scheduling.targets).map(|target| &target.group).collect();
+            seen.values().flat_map(|task| &task.scheduling.targets).map(|target| &target.group).collect();
         let each = groups.into_iter().map(|group| self.targets_of(scope, group));
         let each = futures_util::future::try_join_all(each).await?;
         Ok(Targets(each.into_iter().flatten().collect()))
@@ -215,8 +215,7 @@ fn wanted(service: &ServiceRecord, zones: Vec<String>) -> Service {
         bake_time_minutes: number(configuration.bake_time_in_minutes, 0),
         hooks: configuration.lifecycle_hooks.iter().flatten().map(hook).collect(),
         circuit_breaker: breaker(configuration.deployment_circuit_breaker.as_ref()),
-        // There is nobody who would raise one: an enabled alarm is refused.
-        alarms: Alarms::default(),
+        alarms: alarms(configuration.alarms.as_ref()),
         early_success: early_success(configuration),
         grace_period_seconds: number(service.grace_period_seconds, 0),
         rebalancing: service.rebalancing,
@@ -285,6 +284,17 @@ pub(crate) fn breaker(breaker: Option<&ecs::DeploymentCircuitBreaker>) -> Circui
             Some("UNBOUNDED_PERCENT") => Threshold::UnboundedPercent(value),
             _ => Threshold::BoundedPercent(value),
         },
+    }
+}
+
+/// `triggered` is what CloudWatch says of them, once there is one: until then an enabled alarm is refused
+/// (`operations/services/configuration.rs`).
+fn alarms(configured: Option<&ecs::DeploymentAlarms>) -> Alarms {
+    let configured = configured.cloned().unwrap_or_default();
+    Alarms {
+        enabled: configured.enable == Some(true),
+        rollback: configured.rollback == Some(true),
+        triggered: Vec::new(),
     }
 }
 

@@ -10,7 +10,6 @@ use crate::state::TaskRecord;
 use crate::state::service::Scheduling;
 
 pub(super) struct SeenTask {
-    pub mod_revision: u64,
     pub id: String,
     /// `ecs-svc/…`
     pub deployment: String,
@@ -27,8 +26,7 @@ pub(super) struct SeenTask {
 
 impl SeenTask {
     pub(super) fn of(kv: &Kv) -> Option<Self> {
-        let found = Json::<TaskRecord>::parse(kv)?;
-        let task = found.record;
+        let task = Json::<TaskRecord>::parse(kv)?.record;
         let life = &task.lifecycle;
         let scheduling = task.scheduling.clone().unwrap_or_else(Scheduling::new);
         let phase = match life.status() {
@@ -46,7 +44,6 @@ impl SeenTask {
             _ => End::Other,
         });
         Some(Self {
-            mod_revision: found.mod_revision,
             deployment: task.started_by.clone().unwrap_or_default(),
             zone: task.network.availability_zone.clone(),
             ip: task.eni.as_ref().map(|eni| eni.private_ip.to_string()),

@@ -1,5 +1,5 @@
 //! Shifts traffic between the deployments of a service: the rules and listeners it names, changed under the role it names
-//! for that.
+//! for that, and its endpoints of Service Connect.
 
 use std::sync::Arc;
 
@@ -38,6 +38,7 @@ impl Worker {
                 return self.refused(writes, &format!("failed to shift traffic of {arn}"), &error).await;
             }
         }
+        Box::pin(self.shift_endpoints(writes, observed, listener, permille)).await?;
         for one in &mut writes.service.deployments {
             let share = permille.iter().find(|(id, _)| *id == one.id).map(|(_, share)| *share);
             match listener {

@@ -11,7 +11,7 @@ use crate::lifecycle::{Desired, SERVICE_SCHEDULER_INITIATED};
 use crate::plan::service::Accounted;
 use crate::state::connect::EndpointInstance;
 use crate::state::service::{
-    InstanceRecord, Scheduling, ServiceEventsRecord, ServiceKey, ServiceRecord, TargetRecord,
+    InstanceRecord, Scheduling, ServiceEventRecord, ServiceKey, ServiceRecord, TargetRecord,
 };
 use crate::state::{TaskKey, TaskRecord};
 
@@ -162,7 +162,9 @@ impl Worker {
             for (id, changes) in &changes {
                 txn = self.with_task(txn, &writes.key, id, changes, writes.now);
             }
-            txn = self.with_events(txn, &writes.key, &said, writes.now);
+            if !said.is_empty() {
+                txn = ServiceEventRecord::say(&*self.store, &writes.key, &said, writes.now, txn);
+            }
             let changed = writes.service != writes.stored;
             if changed {
                 txn = txn.put_json(&key, &writes.service);
@@ -206,20 +208,5 @@ impl Worker {
             return txn;
         }
         task.put(txn.when_revision(&*found.key, found.mod_revision), Some(&found.record))
-    }
-
-    fn with_events(&self, txn: Txn, service: &ServiceKey, said: &[String], now: Timestamp) -> Txn {
-        if said.is_empty() {
-            return txn;
-        }
-        let key = service.events();
-        let found = get_json::<ServiceEventsRecord>(&*self.store, &key);
-        let (revision, mut record) =
-            found.map_or_else(Default::default, |found| (found.mod_revision, found.record));
-        let mut new = false;
-        for text in said {
-            new |= record.say(text.clone(), now);
-        }
-        if new { txn.when_revision(&key, revision).put_json(key, &record) } else { txn }
     }
 }

@@ -10,20 +10,23 @@ use ferrogate_nodeapi::{AppProtocol, ConnectClient, ConnectTimeouts};
 use ferrogate_store::{Store, Txn};
 use jiff::Timestamp;
 
-use super::configuration;
 use crate::call::Call;
 use crate::controllers::clients;
 use crate::definition::logs;
 use crate::errors::{client, invalid, refuse, unsupported};
 use crate::operations::namespaces::{self, Namespace};
+use crate::operations::one_of;
 use crate::plan::connect::{self, Conflict, ENDPOINTS_MAX};
-use crate::state::connect::{ConnectSpec, Endpoint, Membership, NamespaceRecord};
+use crate::state::connect::{ConnectSpec, Endpoint, Membership, NamespaceRecord, TestHeader};
 use crate::state::service::{ServiceKey, Spec};
 use crate::state::{ClusterRecord, Queue};
 
 /// ECS API reference, ServiceConnectService, ServiceConnectClientAlias.
 const DISCOVERY_NAME_CHARACTERS_MAX: usize = 64;
 const DNS_NAME_CHARACTERS_MAX: usize = 127;
+/// Of `testTrafficRules`: proxies are told of them by an attribute in Cloud Map, which takes 1,024 characters.
+const HEADER_NAME_CHARACTERS_MAX: usize = 128;
+const HEADER_VALUE_CHARACTERS_MAX: usize = 512;
 
 /// One of `services`, checked. Its alias has no default yet, and nobody has made its Cloud Map service.
 #[derive(Clone, Debug, PartialEq)]
@@ -36,21 +39,18 @@ pub(super) struct Draft {
 pub(super) fn check(
     asked: &ecs::ServiceConnectConfiguration,
     definition: &ecs::TaskDefinition,
-    deployment: &ecs::DeploymentConfiguration,
     before: Option<&Spec>,
 ) -> Result<Vec<Draft>, ApiError> {
     if asked.enabled != Some(true) {
         return Ok(Vec::new());
     }
-    refuse(&[
-        ("serviceConnectConfiguration.accessLogConfiguration", asked.access_log_configuration.is_some()),
-        ("serviceConnectConfiguration.containerConfigurations", asked.container_configurations.is_some()),
-    ])?;
+    let unsupported = asked.container_configurations.is_some();
+    refuse(&[("serviceConnectConfiguration.containerConfigurations", unsupported)])?;
     asked.log_configuration.as_ref().map_or(Ok(()), |logs| check_logs(logs, definition))?;
+    check_access_log(asked)?;
     let drafts: Vec<Draft> =
         asked.services.iter().flatten().map(|one| draft(one, definition)).collect::<Result<_, _>>()?;
     check_together(&drafts, definition)?;
-    check_strategy(!drafts.is_empty(), deployment)?;
     for draft in &drafts {
         check_protocol(&draft.endpoint, before)?;
     }
@@ -73,17 +73,50 @@ fn check_logs(asked: &ecs::LogConfiguration, definition: &ecs::TaskDefinition) -
     Ok(())
 }
 
-/// Two revisions of one endpoint side by side would need their share of its traffic.
-pub(super) fn check_strategy(
-    has_endpoints: bool,
-    deployment: &ecs::DeploymentConfiguration,
-) -> Result<(), ApiError> {
-    let strategy = configuration::strategy(deployment);
-    if has_endpoints && strategy != configuration::ROLLING {
-        let what = format!("'serviceConnectConfiguration.services' with the deployment strategy {strategy}");
-        return Err(unsupported(&what));
+/// ECS API reference, ServiceConnectAccessLogConfiguration: it has no stream of its own.
+fn check_access_log(asked: &ecs::ServiceConnectConfiguration) -> Result<(), ApiError> {
+    let Some(access) = &asked.access_log_configuration else { return Ok(()) };
+    if asked.log_configuration.is_none() {
+        return Err(invalid(
+            "To enable access logs, you must also specify a logConfiguration in the serviceConnectConfiguration.",
+        ));
     }
-    Ok(())
+    one_of("accessLogConfiguration.format", access.format.as_deref(), &["TEXT", "JSON"])?;
+    let query = access.include_query_parameters.as_deref();
+    one_of("accessLogConfiguration.includeQueryParameters", query, &["DISABLED", "ENABLED"])
+}
+
+/// Of `testTrafficRules`. A connection of TCP has no headers.
+fn test_header(
+    rules: Option<&ecs::ServiceConnectTestTrafficRules>,
+    protocol: AppProtocol,
+) -> Result<Option<TestHeader>, ApiError> {
+    let Some(rules) = rules else { return Ok(None) };
+    if protocol == AppProtocol::Tcp {
+        return Err(invalid(
+            "testTrafficRules can only be set if the appProtocol of the port mapping is not TCP.",
+        ));
+    }
+    let header = rules.header.clone().unwrap_or_default();
+    let name = header.name.unwrap_or_default();
+    let is_token = |c: char| c.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~".contains(c);
+    if name.is_empty() || name.len() > HEADER_NAME_CHARACTERS_MAX || !name.chars().all(is_token) {
+        return Err(invalid(format!(
+            "Invalid header name '{name}' in testTrafficRules: up to {HEADER_NAME_CHARACTERS_MAX} characters of a header's \
+             name (RFC 9110)."
+        )));
+    }
+    let exact = header.value.and_then(|value| value.exact);
+    let is_visible = |value: &String| value.chars().all(|c| c.is_ascii_graphic() || c == ' ');
+    // As it is written to the attribute.
+    let written = |value: &String| serde_json::to_string(value).map_or(0, |text| text.len() - 2);
+    let is_good = |value: &String| is_visible(value) && written(value) <= HEADER_VALUE_CHARACTERS_MAX;
+    if exact.as_ref().is_some_and(|value| !is_good(value)) {
+        return Err(invalid(format!(
+            "Invalid exact value in testTrafficRules: up to {HEADER_VALUE_CHARACTERS_MAX} visible characters of ASCII."
+        )));
+    }
+    Ok(Some(TestHeader { name, exact }))
 }
 
 fn draft(asked: &ecs::ServiceConnectService, definition: &ecs::TaskDefinition) -> Result<Draft, ApiError> {
@@ -95,8 +128,6 @@ fn draft(asked: &ecs::ServiceConnectService, definition: &ecs::TaskDefinition) -
     let [alias] = asked.client_aliases.as_deref().unwrap_or_default() else {
         return Err(invalid("clientAliases must have 1 element."));
     };
-    let of_alias = "serviceConnectConfiguration.services.clientAliases.testTrafficRules";
-    refuse(&[(of_alias, alias.test_traffic_rules.is_some())])?;
     let dns_name = alias.dns_name.clone().filter(|name| !name.is_empty());
     if let Some(name) = &dns_name {
         check_name("dnsName", name, DNS_NAME_CHARACTERS_MAX, ".")?;
@@ -115,6 +146,7 @@ fn draft(asked: &ecs::ServiceConnectService, definition: &ecs::TaskDefinition) -
             .transpose()?,
         protocol,
         timeouts: timeouts(asked.timeout.as_ref(), protocol)?,
+        test_header: test_header(alias.test_traffic_rules.as_ref(), protocol)?,
     };
     Ok(Draft { dns_name, endpoint })
 }

@@ -56,7 +56,7 @@ pub(crate) async fn create(
     let connect = input.service_connect_configuration.take().zip(definition.as_ref());
     let connect = connect
         .map(|(asked, found)| {
-            let drafts = connect::check(&asked, &found.definition, &configuration, None)?;
+            let drafts = connect::check(&asked, &found.definition, None)?;
             Ok::<_, ApiError>((asked, drafts))
         })
         .transpose()?;
@@ -97,6 +97,7 @@ pub(crate) async fn create(
         deployments: Vec::new(),
         steady: false,
         rebalancing_now: false,
+        may_be_split: true,
         blocked: false,
         ended_at: None,
     };
@@ -135,7 +136,7 @@ fn answer(call: &Call<'_>, made: &ServiceRecord) -> ecs::CreateServiceResponse {
 fn transaction(call: &Call<'_>, key: &ServiceKey, service: &ServiceRecord, txn: Txn) -> (Txn, ServiceRecord) {
     let before = find(call, key).map_or(0, |found| found.mod_revision);
     let mut service = service.clone();
-    let mut txn = txn.when_revision(key.record(), before).delete(key.events());
+    let mut txn = txn.when_revision(key.record(), before).delete_prefix(key.events());
     if service.controller == DeploymentController::Ecs {
         txn = begin::begin(&*call.service.store, &mut service, call.cx.now, txn);
     }

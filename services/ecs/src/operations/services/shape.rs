@@ -9,7 +9,7 @@ use crate::operations::tags;
 use crate::plan::service::DeploymentStatus;
 use crate::state::connect::Endpoint;
 use crate::state::service::{
-    DeploymentController, DeploymentRecord, ServiceEventsRecord, ServiceKey, ServiceRecord,
+    DeploymentController, DeploymentRecord, ServiceEventRecord, ServiceKey, ServiceRecord,
     ServiceRevisionRecord, Spec,
 };
 
@@ -111,14 +111,12 @@ fn current_revision(key: &ServiceKey, one: &DeploymentRecord) -> ecs::ServiceCur
 }
 
 fn events(store: &dyn Store, key: &ServiceKey) -> Vec<ecs::ServiceEvent> {
-    let found = get_json::<ServiceEventsRecord>(store, &key.events());
-    let events = found.map(|found| found.record.events).unwrap_or_default();
-    let shape = |event: crate::state::service::ServiceEventRecord| ecs::ServiceEvent {
+    let shape = |event: ServiceEventRecord| ecs::ServiceEvent {
         id: Some(event.id),
         created_at: Some(event.at),
         message: Some(event.message),
     };
-    events.into_iter().map(shape).collect()
+    ServiceEventRecord::all(store, key).into_iter().map(shape).collect()
 }
 
 fn deployment(store: &dyn Store, key: &ServiceKey, one: &DeploymentRecord) -> ecs::Deployment {

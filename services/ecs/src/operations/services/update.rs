@@ -49,13 +49,10 @@ pub(crate) async fn update(
     let connect = asked_of_connect(&mut input, &found, again).zip(definition.as_ref());
     let connect = connect
         .map(|(asked, of)| {
-            let drafts = connect::check(&asked, &of.definition, &configuration, Some(&found.spec))?;
+            let drafts = connect::check(&asked, &of.definition, Some(&found.spec))?;
             Ok::<_, ApiError>((asked, drafts))
         })
         .transpose()?;
-    if connect.is_none() {
-        connect::check_strategy(!wanted.endpoints().is_empty(), &configuration)?;
-    }
     spec::check_exec(input.enable_execute_command.unwrap_or(found.exec_enabled), definition.as_ref())?;
     if wants_network {
         spec::resolve(call, &mut wanted).await?;

@@ -90,11 +90,16 @@ fn others_live(world: &World<'_>, but: [Option<usize>; 2]) -> usize {
 pub(super) fn blue_of(world: &World<'_>, green: usize) -> Option<usize> {
     let serves = |&index: &usize| {
         let it = &world.deployments[index];
-        let can = world.groups[index].live() > 0 || it.rollout_state == RolloutState::InProgress;
-        index != green && can && it.production_permille > Some(0) && it.status != DeploymentStatus::Inactive
+        let group = &world.groups[index];
+        let can = group.live() > 0 || it.rollout_state == RolloutState::InProgress;
+        // Of one that was rolled out nothing is said: it serves with what is healthy.
+        let has_traffic = it.production_permille.map_or(!group.healthy.is_empty(), |permille| permille > 0);
+        index != green && can && has_traffic && it.status != DeploymentStatus::Inactive
     };
-    let best =
-        |&index: &usize| (world.groups[index].healthy.len(), world.deployments[index].production_permille);
+    let best = |&index: &usize| {
+        let permille = world.deployments[index].production_permille;
+        (permille.is_some(), world.groups[index].healthy.len(), permille)
+    };
     let serving = (0..world.deployments.len()).filter(serves);
     world.source(green).or_else(|| serving.max_by_key(best))
 }
@@ -255,7 +260,12 @@ fn shifted(
     if wanted.iter().all(|&(index, permille)| seen(world, index) == Some(permille)) {
         return true;
     }
-    let serves = |index| seen(world, index) > Some(0) && world.groups[index].live() > 0;
+    let takes = |index| wanted.iter().any(|&(it, permille)| it == index && permille > 0);
+    let serves = |index: usize| match seen(world, index) {
+        Some(permille) => permille > 0 && world.groups[index].live() > 0,
+        // It was rolled out, and would lose what it has.
+        None => !world.groups[index].healthy.is_empty() && !takes(index),
+    };
     let is_served = (0..world.deployments.len()).any(serves);
     if listener == Listener::Production && is_served {
         for &(index, permille) in &wanted {

@@ -1,0 +1,536 @@
+//! Snapshots of machines that have booted and were never used: one for each size, made in the background, so that the next
+//! machine of that size begins where the boot ends.
+//!
+//! ```text
+//! <dir>/<base>-<size>/memory     what all its machines share until they write to it
+//!                    /state      processors and devices
+//!                    /digest     of both; checked once by each agent that finds them
+//!      /making/                  the one under way, with its machine's task
+//! ```
+//!
+//! `base` is everything but the size that a machine's state depends on ([`identity`]): what an upgrade leaves behind has another
+//! name, is never used, and removed at the next start. A snapshot that fails a machine is removed and made anew; that
+//! machine is booted instead.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
+
+use ferrogate_shim::cgroup::Cgroups;
+use ferrogate_shim::machine::config::SnapshotFiles;
+use ferrogate_shim::protocol::Resources;
+use serde::{Serialize, Serializer};
+use tokio::sync::Notify;
+use tokio::task::AbortHandle;
+
+use super::{CPU_UNITS_PER_VCPU, GUEST_MEMORY_MIB, MEMORY_MIB_DEFAULT, MIB, Machines, identity};
+use crate::{ContainerSandbox, Error, Isolation, Sandbox, TaskSandboxSpec};
+
+const DIGEST_FILE: &str = "digest";
+const MAKING_DIR: &str = "making";
+const TASK_DIR: &str = "task";
+/// The least recently used go first: each takes some 60 MB of disk, and more for larger machines.
+const SNAPSHOTS_MAX: usize = 8;
+/// Sizes that wait for theirs; others ask again with their next task.
+const WANTED_MAX: usize = 8;
+/// A size whose snapshot fails so often is booted from then on.
+const FAILURES_MAX: u32 = 3;
+/// A machine has its interface when it is made, and that of a snapshot is nobody's.
+const NOBODYS_NAMESPACE: &str = "/nobody";
+const TASK_ID: &str = "snapshot";
+/// Of cgroup v1's scale, where all tasks of a node together have 1024: it is made while tasks run, and for none of them.
+/// Less, and an emulated guest is busy with nothing but its late clock.
+const CPU_SHARES: u64 = 128;
+
+/// What a snapshot is of, beside its base.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Size {
+    pub vcpus: u32,
+    /// Of the machine: the task's and what its guest takes.
+    pub memory_mib: u64,
+    pub has_interface: bool,
+}
+
+impl Size {
+    /// Of the smallest task there is in Fargate, and the most common.
+    const FIRST: Size =
+        Size { vcpus: 1, memory_mib: MEMORY_MIB_DEFAULT + GUEST_MEMORY_MIB, has_interface: true };
+
+    fn name(self) -> String {
+        let interface = if self.has_interface { "net" } else { "alone" };
+        format!("{}-{}-{interface}", self.vcpus, self.memory_mib)
+    }
+
+    fn parse(name: &str) -> Option<Size> {
+        let mut parts = name.split('-');
+        let size = Size {
+            vcpus: parts.next()?.parse().ok()?,
+            memory_mib: parts.next()?.parse().ok()?,
+            has_interface: parts.next()? == "net",
+        };
+        (size.name() == name && size.memory_mib > GUEST_MEMORY_MIB).then_some(size)
+    }
+}
+
+impl Serialize for Size {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let interface = if self.has_interface { "" } else { ", no interface" };
+        serializer.collect_str(&format_args!("{} vCPU, {} MiB{interface}", self.vcpus, self.memory_mib))
+    }
+}
+
+/// For people and programs to look at.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct SnapshotStatus {
+    /// Sizes whose machines begin from a snapshot.
+    pub ready: Vec<Size>,
+    pub making: Option<Size>,
+    pub wanted: Vec<Size>,
+    /// Why there is none yet, or will be none.
+    pub failed: BTreeMap<String, String>,
+}
+
+/// The snapshots of one host's machines.
+#[derive(Debug)]
+pub struct Snapshots {
+    dir: PathBuf,
+    shim: PathBuf,
+    /// Cgroup of the machines they are taken of.
+    instance: String,
+    machines: Machines,
+    state: Mutex<State>,
+    asked: Notify,
+    /// Of [`Snapshots::run`].
+    maker: Mutex<Option<AbortHandle>>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    ready: BTreeMap<Size, Ready>,
+    wanted: BTreeSet<Size>,
+    making: Option<Size>,
+    failed: BTreeMap<Size, (u32, String)>,
+}
+
+#[derive(Debug)]
+struct Ready {
+    files: SnapshotFiles,
+    /// Since when machines can have begun from it, and not from one before it.
+    since: SystemTime,
+    used: SystemTime,
+}
+
+impl Ready {
+    fn new(files: SnapshotFiles, used: SystemTime) -> Ready {
+        Ready { files, since: SystemTime::now(), used }
+    }
+}
+
+impl Snapshots {
+    pub(super) fn new(machines: Machines, dir: PathBuf, shim: PathBuf, instance: String) -> Self {
+        let (state, maker) = (Mutex::default(), Mutex::default());
+        Snapshots { dir, shim, instance, machines, state, asked: Notify::new(), maker }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn status(&self) -> SnapshotStatus {
+        let state = self.state();
+        SnapshotStatus {
+            ready: state.ready.keys().copied().collect(),
+            making: state.making,
+            wanted: state.wanted.iter().copied().collect(),
+            failed: state
+                .failed
+                .iter()
+                .filter(|(size, _)| !state.ready.contains_key(size))
+                .map(|(size, (_, why))| (size.name(), why.clone()))
+                .collect(),
+        }
+    }
+
+    /// What a machine of this size begins from; where there is nothing yet it is made, and this one is booted.
+    pub(super) fn take(&self, size: Size) -> Option<SnapshotFiles> {
+        let mut state = self.state();
+        if let Some(ready) = state.ready.get_mut(&size) {
+            ready.used = SystemTime::now();
+            return Some(ready.files.clone());
+        }
+        self.want(&mut state, size);
+        None
+    }
+
+    fn want(&self, state: &mut State, size: Size) {
+        let hopeless = state.failed.get(&size).is_some_and(|(times, _)| *times >= FAILURES_MAX);
+        if !hopeless && state.making != Some(size) && state.wanted.len() < WANTED_MAX {
+            state.wanted.insert(size);
+            self.asked.notify_one();
+        }
+    }
+
+    /// A machine that began at that time could not begin from the snapshot of its size. Heard more than once, and of several
+    /// machines: what is said of one that has been made anew since is passed over.
+    pub(super) fn failed(&self, size: Size, began: SystemTime, why: &str) {
+        let mut state = self.state();
+        if state.ready.get(&size).is_none_or(|ready| began < ready.since) {
+            return;
+        }
+        if let Some(gone) = state.ready.remove(&size) {
+            remove(&gone);
+            tracing::warn!(
+                size = size.name(),
+                why,
+                "a snapshot failed a machine, which was booted instead: it is made anew"
+            );
+            fail(&mut state, size, why);
+            self.want(&mut state, size);
+        }
+    }
+
+    /// … could: what failed before it was chance.
+    pub(super) fn restored(&self, size: Size, began: SystemTime) {
+        let mut state = self.state();
+        if state.ready.get(&size).is_some_and(|ready| ready.since <= began) {
+            state.failed.remove(&size);
+        }
+    }
+
+    /// From now on snapshots are made, in the background.
+    pub fn start(self: &Arc<Self>) {
+        let running = tokio::spawn(Arc::clone(self).run()).abort_handle();
+        *self.maker.lock().unwrap_or_else(PoisonError::into_inner) = Some(running);
+    }
+
+    /// No more are made; what was under way is removed.
+    pub async fn stop(&self) -> Result<(), Error> {
+        let running = self.maker.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(running) = running {
+            running.abort();
+            let sandbox = ContainerSandbox::with_shim(self.shim.clone())?;
+            sandbox.discard(&self.dir.join(MAKING_DIR).join(TASK_DIR), &self.instance, TASK_ID).await?;
+            ContainerSandbox::remove_instance(&self.instance).await?;
+        }
+        Ok(())
+    }
+
+    /// Finds what is there, then makes what is wanted, one at a time.
+    async fn run(self: Arc<Self>) {
+        let this = Arc::clone(&self);
+        let found = tokio::task::spawn_blocking(move || this.find()).await;
+        let base = match found {
+            Ok(Ok(base)) => base,
+            Ok(Err(error)) => {
+                tracing::warn!(%error, dir = %self.dir.display(), "no snapshots: machines are booted");
+                return;
+            }
+            Err(_) => return,
+        };
+        loop {
+            let next = {
+                let mut state = self.state();
+                state.making = state.wanted.pop_first();
+                state.making
+            };
+            let Some(size) = next else {
+                self.asked.notified().await;
+                continue;
+            };
+            let began = std::time::Instant::now();
+            let made = self.make(&base, size).await;
+            let mut state = self.state();
+            state.making = None;
+            match made {
+                Ok(files) => {
+                    let took_ms = began.elapsed().as_millis() as u64;
+                    tracing::info!(size = size.name(), took_ms, "snapshot of a booted machine made");
+                    state.ready.insert(size, Ready::new(files, SystemTime::now()));
+                    self.make_room(&mut state);
+                }
+                Err(why) => {
+                    tracing::warn!(size = size.name(), why, "a snapshot of a booted machine cannot be made");
+                    fail(&mut state, size, &why);
+                    self.want(&mut state, size);
+                }
+            }
+        }
+    }
+
+    /// The base of this host's machines. What is of another is removed, but its sizes are wanted again. Blocking.
+    fn find(&self) -> io::Result<String> {
+        use std::os::unix::fs::DirBuilderExt;
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.dir)?;
+        let base = identity::base(&self.machines.vmm, &self.shim)?;
+        let mut wanted = BTreeSet::new();
+        for entry in fs::read_dir(&self.dir)? {
+            let entry = entry?;
+            let name = entry.file_name().to_string_lossy().into_owned();
+            let Some((of, size)) = name.split_once('-') else { continue };
+            let Some(size) = Size::parse(size) else { continue };
+            match whole(&entry.path()) {
+                Ok(files) if of == base => {
+                    let used = entry.metadata()?.modified()?;
+                    self.state().ready.insert(size, Ready::new(files, used));
+                }
+                checked => {
+                    if let Err(why) = checked {
+                        tracing::warn!(snapshot = name, %why, "a snapshot is damaged: it is made anew");
+                    }
+                    wanted.insert(size);
+                    fs::remove_dir_all(entry.path())?;
+                }
+            }
+        }
+        let mut state = self.state();
+        if state.ready.is_empty() && wanted.is_empty() {
+            wanted.insert(Size::FIRST);
+        }
+        for size in wanted {
+            self.want(&mut state, size);
+        }
+        self.make_room(&mut state);
+        Ok(base)
+    }
+
+    fn make_room(&self, state: &mut State) {
+        while state.ready.len() > SNAPSHOTS_MAX {
+            let oldest = state.ready.iter().min_by_key(|(_, ready)| ready.used).map(|(size, _)| *size);
+            match oldest.and_then(|size| state.ready.remove(&size)) {
+                Some(gone) => remove(&gone),
+                None => return,
+            }
+        }
+    }
+
+    /// Boots a machine, and keeps what it is when it has booted.
+    async fn make(&self, base: &str, size: Size) -> Result<SnapshotFiles, String> {
+        let making = self.dir.join(MAKING_DIR);
+        let task = making.join(TASK_DIR);
+        let (instance, fresh) = (self.instance.as_str(), in_dir(&making));
+        let sandbox = ContainerSandbox::with_shim(self.shim.clone()).map_err(words)?;
+        // What a former agent left of one.
+        sandbox.discard(&task, instance, TASK_ID).await.map_err(words)?;
+        let prepared = fs::remove_dir_all(&making)
+            .or_else(|error| if error.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(error) })
+            .and_then(|()| fs::create_dir(&making));
+        prepared.map_err(|error| format!("{}: {error}", making.display()))?;
+        let lower = Resources { cpu_shares: Some(CPU_SHARES), ..Resources::default() };
+        let cgroup = Path::new("ferrogate").join(instance);
+        let made = Cgroups::detect().and_then(|cgroups| cgroups.create(&cgroup, &lower));
+        made.map_err(|error| format!("cgroup {}: {error}", cgroup.display()))?;
+        let machines = Machines { begin: super::Begin::Make(fresh.clone()), ..self.machines.clone() };
+        let sandbox = sandbox.with_machines(Arc::new(machines));
+        let spec = TaskSandboxSpec {
+            id: TASK_ID.into(),
+            instance: instance.to_owned(),
+            dir: task.clone(),
+            isolation: Isolation::MicroVm,
+            cpu_units: size.vcpus * CPU_UNITS_PER_VCPU,
+            memory_bytes: (size.memory_mib - GUEST_MEMORY_MIB) * MIB,
+            pids_max: None,
+            shared_pid_namespace: false,
+            network_namespace: size.has_interface.then(|| NOBODYS_NAMESPACE.into()),
+            hostname: TASK_ID.into(),
+            hosts: String::new(),
+            resolv_conf: String::new(),
+            ephemeral_storage: None,
+        };
+        let ended = match sandbox.create(spec).await {
+            // Never answered: its shim ends when the snapshot is taken, and knows otherwise why it cannot be.
+            Ok(machine) => machine.stats().await.err().map_or_else(String::new, words),
+            Err(error) => words(error),
+        };
+        sandbox.discard(&task, instance, TASK_ID).await.map_err(words)?;
+        let place = self.dir.join(format!("{base}-{}", size.name()));
+        let kept = tokio::task::spawn_blocking(move || keep(&making, &fresh, &place)).await;
+        match kept.map_err(|panic| panic.to_string())? {
+            Ok(files) => Ok(files),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Err(ended),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+}
+
+/// Machines that began from it keep what they have.
+fn remove(gone: &Ready) {
+    if let Some(dir) = gone.files.memory.parent()
+        && let Err(error) = fs::remove_dir_all(dir)
+    {
+        tracing::warn!(%error, dir = %dir.display(), "a snapshot that is not wanted stays");
+    }
+}
+
+fn words(error: Error) -> String {
+    error.to_string()
+}
+
+fn fail(state: &mut State, size: Size, why: &str) {
+    let failed = state.failed.entry(size).or_default();
+    *failed = (failed.0 + 1, why.to_owned());
+}
+
+fn in_dir(dir: &Path) -> SnapshotFiles {
+    SnapshotFiles { memory: dir.join("memory"), state: dir.join("state") }
+}
+
+/// Puts it where later agents find it; it is there whole, or not at all.
+fn keep(making: &Path, fresh: &SnapshotFiles, place: &Path) -> io::Result<SnapshotFiles> {
+    let digest = identity::digest(fresh)?;
+    let path = making.join(DIGEST_FILE);
+    fs::write(&path, digest)?;
+    fs::File::open(&path)?.sync_all()?;
+    if place.exists() {
+        fs::remove_dir_all(place)?;
+    }
+    fs::rename(making, place)?;
+    Ok(in_dir(place))
+}
+
+/// What is in it is what was put there.
+fn whole(dir: &Path) -> io::Result<SnapshotFiles> {
+    let files = in_dir(dir);
+    let expected = fs::read_to_string(dir.join(DIGEST_FILE))?;
+    if identity::digest(&files)? != expected {
+        return Err(io::Error::other("it is not what was written"));
+    }
+    Ok(files)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_read_as_they_are_written() {
+        let sizes = [
+            Size::FIRST,
+            Size { vcpus: 16, memory_mib: 122_944, has_interface: true },
+            Size { vcpus: 2, memory_mib: 192, has_interface: false },
+        ];
+        for size in sizes {
+            assert_eq!(Size::parse(&size.name()), Some(size));
+        }
+        for text in ["", "1", "1-576", "1-576-net-more", "01-576-net", "1-64-net", "x-576-net", "1-576-other"]
+        {
+            assert_eq!(Size::parse(text), None, "{text}");
+        }
+    }
+
+    fn machines(dir: &Path) -> Machines {
+        let file = |name: &str| {
+            let path = dir.join(name);
+            fs::write(&path, name).unwrap();
+            path
+        };
+        Machines::of(ferrogate_shim::machine::config::VmmConfig {
+            program: file("qemu"),
+            files: Vec::new(),
+            kernel: file("kernel"),
+            initramfs: file("initramfs"),
+            acpi: false,
+            accelerator: ferrogate_shim::machine::config::Accelerator::Tcg,
+            tsc_khz: None,
+        })
+    }
+
+    fn snapshots(dir: &Path) -> Snapshots {
+        let machines = machines(dir);
+        let shim = dir.join("shim");
+        fs::write(&shim, "shim").unwrap();
+        Snapshots::new(machines, dir.join("snapshots"), shim, "test".into())
+    }
+
+    /// As one that was made.
+    fn put(snapshots: &Snapshots, base: &str, size: Size) -> SnapshotFiles {
+        let making = snapshots.dir.join(MAKING_DIR);
+        fs::create_dir_all(&making).unwrap();
+        let fresh = in_dir(&making);
+        fs::write(&fresh.memory, "memory").unwrap();
+        fs::write(&fresh.state, "state").unwrap();
+        keep(&making, &fresh, &snapshots.dir.join(format!("{base}-{}", size.name()))).unwrap()
+    }
+
+    fn sized(vcpus: u32) -> Size {
+        Size { vcpus, ..Size::FIRST }
+    }
+
+    #[test]
+    fn a_later_agent_finds_what_is_whole_and_its_own() {
+        let home = tempfile::tempdir().unwrap();
+        let first = snapshots(home.path());
+        let base = first.find().unwrap();
+        assert_eq!(first.status().wanted, [Size::FIRST], "with nothing to go by the first size is made");
+        let files = put(&first, &base, sized(2));
+        let damaged = put(&first, &base, sized(3));
+        fs::write(&damaged.memory, "Memory").unwrap();
+        put(&first, "0123", sized(4));
+
+        let later = snapshots(home.path());
+        assert_eq!(later.find().unwrap(), base);
+        let status = later.status();
+        assert_eq!((status.ready, status.wanted), (vec![sized(2)], vec![sized(3), sized(4)]));
+        assert_eq!(later.take(sized(2)), Some(files));
+        assert_eq!(later.take(sized(5)), None);
+        assert!(later.status().wanted.contains(&sized(5)));
+        let left = fs::read_dir(&later.dir).unwrap().count();
+        assert_eq!(left, 1, "what cannot be used is removed");
+    }
+
+    #[test]
+    fn one_that_fails_machines_is_made_anew_and_given_up_in_the_end() {
+        let home = tempfile::tempdir().unwrap();
+        let snapshots = snapshots(home.path());
+        let base = snapshots.find().unwrap();
+        for attempt in 1..=FAILURES_MAX {
+            let files = put(&snapshots, &base, sized(2));
+            let before = SystemTime::now();
+            let ready = Ready::new(files, SystemTime::now());
+            snapshots.state().wanted.clear();
+            snapshots.state().ready.insert(sized(2), ready);
+            // One began from the one before it, two from this one, and each is heard of for every container.
+            snapshots.failed(sized(2), before, "it was another one");
+            assert!(snapshots.take(sized(2)).is_some());
+            for _ in 0..3 {
+                snapshots.failed(sized(2), SystemTime::now(), "it said nothing");
+            }
+            assert_eq!(snapshots.take(sized(2)), None);
+            assert_eq!(snapshots.status().wanted.is_empty(), attempt == FAILURES_MAX);
+        }
+        assert_eq!(snapshots.status().failed[&sized(2).name()], "it said nothing");
+    }
+
+    #[test]
+    fn failures_are_forgotten_with_a_success() {
+        let home = tempfile::tempdir().unwrap();
+        let snapshots = snapshots(home.path());
+        let base = snapshots.find().unwrap();
+        for _ in 0..2 * FAILURES_MAX {
+            let files = put(&snapshots, &base, sized(2));
+            snapshots.state().wanted.clear();
+            snapshots.state().ready.insert(sized(2), Ready::new(files, SystemTime::now()));
+            snapshots.restored(sized(2), SystemTime::now());
+            snapshots.failed(sized(2), SystemTime::now(), "the host was busy");
+            assert!(snapshots.status().wanted.contains(&sized(2)), "it is made anew");
+        }
+    }
+
+    #[test]
+    fn those_used_last_stay() {
+        let home = tempfile::tempdir().unwrap();
+        let snapshots = snapshots(home.path());
+        let base = snapshots.find().unwrap();
+        let all = SNAPSHOTS_MAX as u32 + 2;
+        for vcpus in 1..=all {
+            let files = put(&snapshots, &base, sized(vcpus));
+            let used = SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(u64::from(100 - vcpus));
+            snapshots.state().ready.insert(sized(vcpus), Ready::new(files, used));
+        }
+        snapshots.make_room(&mut snapshots.state());
+        assert_eq!(snapshots.status().ready, (1..=all - 2).map(sized).collect::<Vec<_>>());
+        assert_eq!(fs::read_dir(&snapshots.dir).unwrap().count(), SNAPSHOTS_MAX);
+    }
+}

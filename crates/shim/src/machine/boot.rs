@@ -1,0 +1,162 @@
+//! What the start of a machine took, step by step: [`BOOT_FILE`] in the task's directory.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+use std::time::Instant;
+
+use serde::{Deserialize, Serialize};
+
+use super::wire::BootStep;
+use crate::server::container::now_ns;
+
+/// A [`BootReport`], for whoever wants to know.
+pub const BOOT_FILE: &str = "boot.json";
+/// Step of a machine that began from a snapshot, instead of those of a kernel's boot.
+pub const RESTORED_STEP: &str = "snapshot restored";
+pub(super) const VMM_STEP: &str = "VMM started";
+const KERNEL_STEP: &str = "kernel started";
+pub(super) const DISKS_STEP: &str = "disks attached";
+pub(super) const FIRST_STEP: &str = "first container created";
+/// Of what a guest says.
+const STEPS_MAX: usize = 32;
+const NAME_LETTERS_MAX: usize = 40;
+
+/// How long the machine took, from its start.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BootReport {
+    /// Nanoseconds since 1970.
+    pub began_ns: i64,
+    /// It began from a snapshot.
+    pub restored: bool,
+    /// It was to begin from a snapshot, and why it was booted instead.
+    pub not_restored: Option<String>,
+    /// Until the guest spoke, and until it took calls.
+    pub hello_ms: u64,
+    pub ready_ms: u64,
+    /// When each was done, here counted from the machine's start.
+    pub steps: Vec<BootStep>,
+}
+
+/// The start of a machine that is under way.
+pub(super) struct Boot {
+    pub(super) began: Instant,
+    report: BootReport,
+    /// The first moment of the guest's clock, on ours.
+    guest_zero_us: i64,
+}
+
+impl Boot {
+    pub(super) fn begin() -> Boot {
+        let report = BootReport { began_ns: now_ns(), ..BootReport::default() };
+        Boot { began: Instant::now(), report, guest_zero_us: 0 }
+    }
+
+    /// A snapshot could not be used: the machine begins again.
+    pub(super) fn not_restored(&mut self, why: String) {
+        self.report.steps.clear();
+        self.report.restored = false;
+        self.report.not_restored = Some(why);
+    }
+
+    /// Now.
+    pub(super) fn done(&mut self, step: &str) {
+        self.first_done(step);
+    }
+
+    /// … once each: whether it was for the first time.
+    pub(super) fn first_done(&mut self, step: &str) -> bool {
+        let first = !self.report.steps.iter().any(|known| known.step == step);
+        if first {
+            self.report.restored |= step == RESTORED_STEP;
+            self.report.steps.push(BootStep { step: step.to_owned(), at_us: self.elapsed_us() });
+        }
+        first
+    }
+
+    pub(super) fn hello(&mut self, steps: &[BootStep]) {
+        let now_us = self.elapsed_us();
+        self.report.hello_ms = now_us / 1000;
+        self.heard(now_us, steps);
+    }
+
+    pub(super) fn ready(&mut self, steps: &[BootStep]) {
+        let now_us = self.elapsed_us();
+        self.report.ready_ms = now_us / 1000;
+        self.guest(now_us, steps);
+    }
+
+    pub(super) fn write(&self, directory: &Path) -> io::Result<()> {
+        super::replace(&directory.join(BOOT_FILE), &serde_json::to_vec(&self.report)?)
+    }
+
+    fn elapsed_us(&self) -> u64 {
+        self.began.elapsed().as_micros() as u64
+    }
+
+    /// The last of these is the moment before it was heard: so the two clocks are set against each other.
+    fn heard(&mut self, now_us: u64, steps: &[BootStep]) {
+        let last_us = steps.last().map_or(0, |step| step.at_us);
+        self.guest_zero_us = (now_us as i64).saturating_sub_unsigned(last_us);
+        if !self.report.restored {
+            self.guest(now_us, &[BootStep { step: KERNEL_STEP.into(), at_us: 0 }]);
+        }
+        self.guest(now_us, steps);
+    }
+
+    /// Never before the step before it, never after now, whatever the guest's clock shows.
+    fn guest(&mut self, now_us: u64, steps: &[BootStep]) {
+        for step in steps.iter().take(STEPS_MAX) {
+            let least = self.report.steps.last().map_or(0, |last| last.at_us).min(now_us);
+            let at_us = self.guest_zero_us.saturating_add_unsigned(step.at_us).max(0) as u64;
+            let letters = step.step.chars().filter(|letter| !letter.is_control());
+            let name = letters.take(NAME_LETTERS_MAX).collect();
+            self.report.steps.push(BootStep { step: name, at_us: at_us.clamp(least, now_us) });
+        }
+    }
+}
+
+/// Of a task that has one and whose machine has taken a call.
+pub fn read(directory: &Path) -> io::Result<BootReport> {
+    Ok(serde_json::from_slice(&fs::read(directory.join(BOOT_FILE))?)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn step(step: &str, at_us: u64) -> BootStep {
+        BootStep { step: step.into(), at_us }
+    }
+
+    #[test]
+    fn a_boots_steps_are_on_the_hosts_clock() {
+        let mut boot = Boot::begin();
+        boot.heard(1000, &[step("init", 300), step("hello", 400)]);
+        boot.guest(2000, &[step("ready", 900)]);
+        let expected =
+            [step("kernel started", 600), step("init", 900), step("hello", 1000), step("ready", 1500)];
+        assert_eq!(boot.report.steps, expected);
+    }
+
+    #[test]
+    fn a_restored_guests_clock_is_ahead() {
+        let mut boot = Boot::begin();
+        boot.report.restored = true;
+        boot.heard(100, &[step("hello", 5_000_000)]);
+        boot.guest(300, &[step("ready", 5_000_150)]);
+        assert_eq!(boot.report.steps, [step("hello", 100), step("ready", 250)]);
+    }
+
+    #[test]
+    fn a_guest_that_lies_stays_in_order_and_within_bounds() {
+        let mut boot = Boot::begin();
+        boot.heard(100, &[step("\u{1b}[2J", u64::MAX), step("b", 3), step(&"x".repeat(999), 7)]);
+        let many: Vec<BootStep> = (0..1000).map(|index| step("many", index)).collect();
+        boot.guest(200, &many);
+        let steps = &boot.report.steps;
+        assert!(steps.is_sorted_by_key(|step| step.at_us) && steps.len() <= 1 + 3 + STEPS_MAX, "{steps:?}");
+        assert_eq!(steps[1].step, "[2J");
+        assert!(steps.iter().all(|step| step.at_us <= 200 && step.step.len() <= NAME_LETTERS_MAX));
+    }
+}

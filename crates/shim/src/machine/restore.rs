@@ -1,0 +1,115 @@
+//! A machine that begins as the copy of another one: booted, and nobody's yet.
+//!
+//! The guest of a snapshot has said hello and waits for its set-up. It says hello again, to its new shim; what makes it
+//! another machine than all the other copies (clock, entropy, name, keys) comes with the set-up, before anything of the
+//! task's runs.
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::BorrowedFd;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use super::boot::{Boot, RESTORED_STEP};
+use super::config::{MachineConfig, SnapshotFiles};
+use super::qemu::{self, Memory, Place};
+use super::vmm::{Started, VmmError};
+use super::wire::{self, BootStep, Down, Kind, LINK_VERSION, Up, encode_json};
+
+/// From the machine's start to the guest's hello. Enough for an emulated one on a busy host, and with the begin of a boot
+/// instead, less than the agent waits for a shim.
+const DEADLINE: Duration = Duration::from_secs(9);
+const READ_BYTES: usize = 4 << 10;
+/// A hello is a few hundred bytes.
+const HELLO_BYTES_MAX: usize = 16 << 10;
+
+/// Returns when the guest has answered.
+pub(super) fn restore(
+    config: &MachineConfig,
+    files: &SnapshotFiles,
+    place: &Place<'_>,
+    tap: Option<BorrowedFd<'_>>,
+    boot: &mut Boot,
+) -> Result<Started, VmmError> {
+    let open = |path: &Path| File::open(path).map_err(VmmError::io("open the snapshot"));
+    let (memory, state) = (open(&files.memory)?, open(&files.state)?);
+    let until = boot.began + DEADLINE;
+    let memory = Memory::Restored { memory: &memory, state: &state, until };
+    let mut started = qemu::start(config, place, tap, &memory, boot)?;
+    boot.done(RESTORED_STEP);
+    let steps = hello(&mut started.link, until).map_err(VmmError::io("hear from the restored guest"))?;
+    boot.hello(&steps);
+    Ok(started)
+}
+
+fn hello(link: &mut UnixStream, until: Instant) -> io::Result<Vec<BootStep>> {
+    let mut asked = Vec::new();
+    encode_json(Kind::Control, &Down::Hello, &mut asked).map_err(io::Error::other)?;
+    link.write_all(&asked)?;
+    let mut input = Vec::new();
+    let mut buffer = [0; READ_BYTES];
+    while input.len() <= HELLO_BYTES_MAX {
+        if let Some((frame, used)) = wire::decode(&input).map_err(io::Error::other)? {
+            let up = serde_json::from_slice(frame.payload)?;
+            return match up {
+                Up::Hello { version: LINK_VERSION, steps }
+                    if frame.kind == Kind::Control && used == input.len() =>
+                {
+                    Ok(steps)
+                }
+                _ => Err(io::Error::other("it said something else than hello")),
+            };
+        }
+        let left = until.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            let why = format!("it was not there {} s after the machine's start", DEADLINE.as_secs());
+            return Err(io::Error::new(io::ErrorKind::TimedOut, why));
+        }
+        link.set_read_timeout(Some(left))?;
+        match link.read(&mut buffer) {
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(count) => input.extend_from_slice(&buffer[..count]),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Err(io::Error::other("it said more than a hello"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What the shim makes of a guest that answers with `said`.
+    fn heard(said: &[u8]) -> io::Result<Vec<BootStep>> {
+        let (mut ours, mut theirs) = UnixStream::pair()?;
+        theirs.write_all(said)?;
+        theirs.shutdown(std::net::Shutdown::Write)?;
+        hello(&mut ours, Instant::now() + DEADLINE)
+    }
+
+    fn said(up: &Up) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        encode_json(Kind::Control, up, &mut bytes).unwrap();
+        bytes
+    }
+
+    #[test]
+    fn only_a_hello_is_an_answer() {
+        let steps = vec![BootStep { step: "hello".into(), at_us: 7 }];
+        let right = said(&Up::Hello { version: LINK_VERSION, steps: steps.clone() });
+        assert_eq!(heard(&right).unwrap(), steps);
+        for wrong in [
+            said(&Up::Hello { version: LINK_VERSION + 1, steps }),
+            said(&Up::Ready { steps: Vec::new() }),
+            [right.clone(), right.clone()].concat(),
+            right[..right.len() - 1].to_vec(),
+            vec![0xff; 64],
+            Vec::new(),
+        ] {
+            assert!(heard(&wrong).is_err(), "{}", String::from_utf8_lossy(&wrong));
+        }
+    }
+}

@@ -1,0 +1,251 @@
+//! Machines that begin from a snapshot of one that has booted: each is another machine, and none begins from what it should not.
+
+mod common;
+
+use std::collections::BTreeSet;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use common::{DEADLINE, Task, machine_options};
+use ferrogate_sandbox::microvm::{
+    BOOT_FILE, BootReport, MACHINE_STEP, MachineOptions, Machines, RESTORED, Size, SnapshotStatus, Snapshots,
+};
+use ferrogate_sandbox::{ContainerSandbox, Isolation, Sandbox, TaskSandboxSpec};
+use tempfile::TempDir;
+
+/// Of the tests' machines: a task's memory, and what its guest takes.
+const SIZE: Size = Size { vcpus: 1, memory_mib: 128 + 96, has_interface: false };
+
+/// `O_ACCMODE`
+const ACCESS_MODE: i32 = 3;
+
+/// A host with snapshots; what makes them is gone when it is dropped.
+struct Host {
+    sandbox: ContainerSandbox,
+    snapshots: Arc<Snapshots>,
+    dir: PathBuf,
+}
+
+impl Host {
+    async fn of(home: &TempDir, change: impl FnOnce(&mut MachineOptions)) -> Host {
+        let dir = home.path().join("machines");
+        let mut options = machine_options(&dir);
+        change(&mut options);
+        let machines = tokio::task::spawn_blocking(move || Machines::new(&options)).await.unwrap().unwrap();
+        let (machines, snapshots) = machines.with_snapshots(&common::shim(), &dir, &common::instance());
+        let sandbox = ContainerSandbox::with_shim(common::shim()).unwrap().with_machines(Arc::new(machines));
+        snapshots.start();
+        Host { sandbox, snapshots, dir: dir.join("snapshots") }
+    }
+
+    async fn task(&self, hostname: &str) -> Task {
+        Task::of(&self.sandbox, |spec| of_size(spec, hostname)).await
+    }
+
+    /// Once the snapshot is there that a first task asked for.
+    async fn ready(&self) {
+        self.until("the snapshot is ready", |status| status.ready.contains(&SIZE)).await;
+    }
+
+    async fn until(&self, what: &str, reached: impl Fn(&SnapshotStatus) -> bool) {
+        let waited = async {
+            while !reached(&self.snapshots.status()) {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        let in_time = tokio::time::timeout(2 * DEADLINE, waited).await;
+        assert!(in_time.is_ok(), "{what}: {:?}", self.snapshots.status());
+    }
+
+    /// The snapshot of the tests' size: its directory.
+    fn snapshot(&self) -> PathBuf {
+        let size = format!("{}-{}-alone", SIZE.vcpus, SIZE.memory_mib);
+        let found = |path: &PathBuf| path.to_string_lossy().ends_with(&size);
+        let mut all = std::fs::read_dir(&self.dir).unwrap().map(|entry| entry.unwrap().path());
+        all.find(found).expect("there is a snapshot")
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        let snapshots = Arc::clone(&self.snapshots);
+        // Of a runtime of its own: the test's may be the one that unwinds.
+        let stopped = std::thread::spawn(move || {
+            tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .unwrap()
+                .block_on(snapshots.stop())
+        });
+        let stopped = stopped.join().unwrap();
+        assert!(stopped.is_ok() || std::thread::panicking(), "{stopped:?}");
+    }
+}
+
+fn home() -> TempDir {
+    TempDir::with_prefix("ferrogate-restore-test-").unwrap()
+}
+
+fn of_size(spec: &mut TaskSandboxSpec, hostname: &str) {
+    spec.isolation = Isolation::MicroVm;
+    spec.memory_bytes = 128 << 20;
+    spec.hostname = hostname.into();
+}
+
+fn report(task: &Task) -> BootReport {
+    serde_json::from_slice(&std::fs::read(task.dir.join(BOOT_FILE)).unwrap()).unwrap()
+}
+
+/// What a container says, in a machine that began as `restored` says.
+async fn says(task: &Task, restored: bool, script: &str) -> Vec<String> {
+    let (code, output) = task.run(&task.script("app", script)).await;
+    let report = report(task);
+    println!("{report:#?}");
+    assert_eq!((code, report.restored), (0, restored), "{output} {report:?}");
+    output.lines().map(str::to_owned).collect()
+}
+
+#[tokio::test]
+async fn machines_of_one_snapshot_are_different_machines() {
+    let home = home();
+    let host = Host::of(&home, |_| {}).await;
+    // The first of its size is booted, and asks for the snapshot.
+    let booted = host.task("first").await;
+    let script = "cat /proc/sys/kernel/random/boot_id; head -c 32 /dev/urandom | od -An -tx1 | tr -d ' \\n'; echo; \
+                  hostname; awk 'BEGIN { srand(); print srand() }'; cat /proc/sys/kernel/random/uuid";
+    let first = says(&booted, false, script).await;
+    drop(booted);
+    host.ready().await;
+
+    let (one, two) = tokio::join!(host.task("one"), host.task("two"));
+    let before = seconds();
+    let (one_said, two_said) = tokio::join!(says(&one, true, script), says(&two, true, script));
+    let after = seconds();
+    for (said, name) in [(&first, "first"), (&one_said, "one"), (&two_said, "two")] {
+        assert_eq!(said[2], name);
+    }
+    for line in [0, 1, 4] {
+        let seen: BTreeSet<&str> = [&first, &one_said, &two_said].map(|said| said[line].as_str()).into();
+        assert_eq!(seen.len(), 3, "{first:?} {one_said:?} {two_said:?}");
+    }
+    for said in [&one_said, &two_said] {
+        let guest: u64 = said[3].parse().unwrap();
+        assert!((before - 1..=after + 1).contains(&guest), "{guest} is not within {before} and {after}");
+    }
+    let steps = one.task.booted().await;
+    assert!(steps.iter().any(|step| step.step == RESTORED), "{steps:?}");
+    assert!(steps.iter().all(|step| step.step.starts_with(MACHINE_STEP) && step.began <= step.ended));
+    is_only_read(&host, &one);
+}
+
+fn seconds() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()
+}
+
+/// Whoever takes over a machine's program finds nothing by which to change what later machines begin with.
+fn is_only_read(host: &Host, task: &Task) {
+    let cgroups = ferrogate_shim::cgroup::Cgroups::detect().unwrap();
+    let instance = Path::new("ferrogate").join(&task.instance).join("task");
+    let files =
+        [instance.clone(), instance.join(".machine")].map(|cgroup| cgroups.join_files(&cgroup)).concat();
+    let members: BTreeSet<String> = files
+        .iter()
+        .filter_map(|file| std::fs::read_to_string(file).ok())
+        .flat_map(|text| text.lines().map(str::to_owned).collect::<Vec<String>>())
+        .collect();
+    assert_eq!(members.len(), 1, "one program: {members:?}");
+    let pid = members.first().unwrap();
+    let snapshot = host.snapshot();
+    let memory = std::fs::metadata(snapshot.join("memory")).unwrap();
+    assert_eq!((memory.mode() & 0o777, memory.uid()), (0o600, 0));
+    let mut seen = 0;
+    for entry in std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap() {
+        let path = entry.unwrap().path();
+        let Ok(meta) = std::fs::metadata(&path) else { continue };
+        if (meta.dev(), meta.ino()) == (memory.dev(), memory.ino()) {
+            let info = Path::new("/proc").join(pid).join("fdinfo").join(path.file_name().unwrap());
+            let info = std::fs::read_to_string(info).unwrap();
+            let flags = info.lines().find_map(|line| line.strip_prefix("flags:")).unwrap();
+            let flags = i32::from_str_radix(flags.trim(), 8).unwrap();
+            assert_eq!(flags & ACCESS_MODE, 0, "read-only: {info}");
+            seen += 1;
+        }
+    }
+    assert_eq!(seen, 1, "it has its memory's file");
+    let maps = std::fs::read_to_string(format!("/proc/{pid}/maps")).unwrap();
+    let inode = format!(" {} ", memory.ino());
+    let mapped: Vec<&str> = maps.lines().filter(|line| line.contains(&inode)).collect();
+    assert!(
+        !mapped.is_empty() && mapped.iter().all(|line| line.split(' ').nth(1).unwrap().ends_with('p')),
+        "{mapped:?}"
+    );
+}
+
+#[tokio::test]
+async fn one_that_is_damaged_fails_no_task() {
+    let home = home();
+    let host = Host::of(&home, |_| {}).await;
+    drop(host.task("first").await);
+    host.ready().await;
+    let state = host.snapshot().join("state");
+    let file = std::fs::File::options().write(true).open(&state).unwrap();
+    file.write_all_at(&[0xff; 4096], 0).unwrap();
+    drop(file);
+
+    let task = host.task("second").await;
+    assert_eq!(says(&task, false, "echo ran").await, ["ran"]);
+    let why = report(&task).not_restored.expect("it says why it was booted");
+    assert!(!why.is_empty());
+    // The agent learns it with the steps of the start.
+    assert!(task.task.booted().await.iter().all(|step| step.step != RESTORED));
+    host.ready().await;
+    let state = std::fs::read(host.snapshot().join("state")).unwrap();
+    assert_ne!(state[..4], [0xff; 4], "made anew");
+    assert_eq!(says(&host.task("third").await, true, "echo again").await, ["again"]);
+}
+
+#[tokio::test]
+async fn a_later_agent_takes_what_is_there_and_none_of_another_kernel() {
+    let home = home();
+    let first = Host::of(&home, |_| {}).await;
+    drop(first.task("first").await);
+    first.ready().await;
+    let made = first.snapshot();
+    drop(first);
+
+    let later = Host::of(&home, |_| {}).await;
+    later.ready().await;
+    assert_eq!(later.snapshot(), made);
+    let status = later.snapshots.status();
+    assert!(status.making.is_none() && status.failed.is_empty(), "{status:?}");
+    let task = later.task("second").await;
+    assert_eq!(says(&task, true, "echo ran").await, ["ran"]);
+    drop(later);
+
+    // The same kernel with a byte more, which it does not look at.
+    let kernel = home.path().join("kernel");
+    std::fs::create_dir(&kernel).unwrap();
+    let original = machine_options(home.path()).kernel;
+    for entry in std::fs::read_dir(&original).unwrap().map(Result::unwrap) {
+        if entry.file_name() != "vmlinux" {
+            std::os::unix::fs::symlink(entry.path(), kernel.join(entry.file_name())).unwrap();
+        }
+    }
+    let mut image = std::fs::read(original.join("vmlinux")).unwrap();
+    image.push(0);
+    std::fs::write(kernel.join("vmlinux"), image).unwrap();
+    let upgraded = Host::of(&home, |options| options.kernel = kernel).await;
+    upgraded.until("it has been found", |status| status.making.is_some() || !status.wanted.is_empty()).await;
+    assert!(!made.exists(), "what no machine can begin from is removed");
+    let third = upgraded.task("third").await;
+    assert_eq!(third.task.spec().hostname, "third");
+    drop(third);
+    // Asked for by its former size, without a task.
+    upgraded.ready().await;
+    assert_ne!(upgraded.snapshot(), made);
+    // What goes on is found again, whatever it began from.
+    let again = upgraded.sandbox.reattach(&task.dir).await.unwrap();
+    assert_eq!(again.state().await.unwrap().containers.len(), 1);
+}
