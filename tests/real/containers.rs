@@ -184,4 +184,4 @@ fn what_cannot_be() {
     assert_eq!(cluster.left_of_tasks(), Vec::<String>::new());
 }
 
-ferrogate_tests::machines!(what_containers_are_given);
+ferrogate_tests::machines!(how_containers_end, what_containers_are_given);

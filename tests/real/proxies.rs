@@ -194,3 +194,5 @@ fn a_proxy_outlives_the_program_and_comes_again_by_itself() {
 
     assert_eq!(world.cluster.down(), Vec::<String>::new());
 }
+
+ferrogate_tests::machines!(a_proxy_outlives_the_program_and_comes_again_by_itself);

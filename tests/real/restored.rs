@@ -96,3 +96,19 @@ fn without() {
     assert!(!cluster.data().join("machines/snapshots").exists());
     assert_eq!(cluster.down(), Vec::<String>::new());
 }
+
+#[test]
+fn what_a_kill_leaves_of_one_under_way_is_ended() {
+    with_machines(killed_while_making);
+}
+
+fn killed_while_making() {
+    let mut cluster = Cluster::start_with(Setup { arguments: in_machines(), ..Setup::default() });
+    let making = cluster.data().join("machines/snapshots/making");
+    until("the first of the smallest size is under way", || making.join("task").exists().then_some(()));
+    cluster.kill();
+    assert!(making.exists());
+    // `down` makes no snapshots, and runs no machine.
+    assert_eq!(cluster.down(), Vec::<String>::new());
+    assert!(!making.exists());
+}

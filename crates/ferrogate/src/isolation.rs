@@ -69,6 +69,8 @@ struct Found {
 }
 
 pub(crate) async fn choose(data: &DataDir, instance: &str, wanted: &Wanted) -> Result<Chosen> {
+    let (dir, snapshots_instance) = (data.join(DIR), format!("{instance}{SNAPSHOTS_INSTANCE}"));
+    Snapshots::discard_interrupted(&shim()?, &dir, &snapshots_instance).await?;
     let sandbox = ContainerSandbox::new()?;
     let containers = |sandbox, why: &str| Chosen {
         sandbox,
@@ -84,9 +86,13 @@ pub(crate) async fn choose(data: &DataDir, instance: &str, wanted: &Wanted) -> R
         return Ok(containers(sandbox, "micro-VMs need --guest-kernel"));
     };
     let accelerator = if wanted.emulate { MachineAccelerator::Tcg } else { MachineAccelerator::Kvm };
-    let dir = data.join(DIR);
-    let options =
-        MachineOptions { kernel: kernel.clone(), guest: None, accelerator, dir, boot_deadline: None };
+    let options = MachineOptions {
+        kernel: kernel.clone(),
+        guest: None,
+        accelerator,
+        dir: dir.clone(),
+        boot_deadline: None,
+    };
     // Emulation runs everywhere, and only who asks for it gets it.
     let why_not = if wanted.emulate { None } else { probed(&options, instance).await? };
     match (why_not, asked) {
@@ -95,11 +101,9 @@ pub(crate) async fn choose(data: &DataDir, instance: &str, wanted: &Wanted) -> R
         ),
         (Some(why), false) => Ok(containers(sandbox, &format!("no micro-VMs: {why}"))),
         (None, _) => {
-            let dir = options.dir.clone();
             let machines = tokio::task::spawn_blocking(move || Machines::new(&options)).await??;
             let (machines, snapshots) = if wanted.snapshots {
-                let instance = format!("{instance}{SNAPSHOTS_INSTANCE}");
-                let (machines, snapshots) = machines.with_snapshots(&shim()?, &dir, &instance);
+                let (machines, snapshots) = machines.with_snapshots(&shim()?, &dir, &snapshots_instance);
                 snapshots.start();
                 (machines, Some(snapshots))
             } else {

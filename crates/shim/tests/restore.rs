@@ -71,7 +71,7 @@ impl Host {
 impl Drop for Host {
     fn drop(&mut self) {
         let snapshots = Arc::clone(&self.snapshots);
-        // Of a runtime of its own: the test's may be the one that unwinds.
+        // Of a runtime of its own: the test's may be the one that unwinds. What makes them is waited for, in a thread of that one.
         let stopped = std::thread::spawn(move || {
             tokio::runtime::Builder::new_current_thread()
                 .enable_all()
@@ -107,7 +107,7 @@ async fn says(task: &Task, restored: bool, script: &str) -> Vec<String> {
     output.lines().map(str::to_owned).collect()
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn machines_of_one_snapshot_are_different_machines() {
     let home = home();
     let host = Host::of(&home, |_| {}).await;
@@ -183,7 +183,7 @@ fn is_only_read(host: &Host, task: &Task) {
     );
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn one_that_is_damaged_fails_no_task() {
     let home = home();
     let host = Host::of(&home, |_| {}).await;
@@ -206,7 +206,7 @@ async fn one_that_is_damaged_fails_no_task() {
     assert_eq!(says(&host.task("third").await, true, "echo again").await, ["again"]);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_later_agent_takes_what_is_there_and_none_of_another_kernel() {
     let home = home();
     let first = Host::of(&home, |_| {}).await;

@@ -1,6 +1,6 @@
 //! The listeners of an application load balancer, ready to route.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use ferrogate_nodeapi::{Action, BalancerAssignment, Listener, ListenerProtocol};
@@ -75,16 +75,7 @@ impl Compiled {
         certificates: &Certificates,
         groups: &HashMap<String, Arc<Group>>,
     ) -> Result<Compiled, ConfigurationError> {
-        let mut listeners = HashMap::new();
-        let mut claimed = Vec::new();
-        for listener in &assignment.listeners {
-            for name in HeaderAttributes::new(listener)?.claims() {
-                if !claimed.contains(name) {
-                    claimed.push(name.clone());
-                }
-            }
-        }
-        let claimed: Arc<[HeaderName]> = claimed.into();
+        let mut listeners: HashMap<u16, HttpListener> = HashMap::new();
         let http2 = assignment.attributes.http2_enabled;
         for listener in &assignment.listeners {
             let alpn: &[&[u8]] = if http2 { &[b"h2", b"http/1.1"] } else { &[b"http/1.1"] };
@@ -93,10 +84,15 @@ impl Compiled {
                 ListenerProtocol::Https => Some(TlsListener::new(listener, certificates, alpn)?),
                 _ => continue,
             };
-            let mut compiled = HttpListener::new(listener, tls, groups)?;
-            compiled.headers.claimed = Arc::clone(&claimed);
-            listeners.insert(listener.port, Arc::new(compiled));
+            listeners.insert(listener.port, HttpListener::new(listener, tls, groups)?);
         }
+        let claims = listeners.values().flat_map(|listener| listener.headers.claims().map(Clone::clone));
+        let claimed: HashSet<HeaderName> = claims.collect();
+        let claimed: Arc<[HeaderName]> = claimed.into_iter().collect();
+        for listener in listeners.values_mut() {
+            listener.headers.claimed = Arc::clone(&claimed);
+        }
+        let listeners = listeners.into_iter().map(|(port, listener)| (port, Arc::new(listener))).collect();
         let arn = &assignment.load_balancer_arn;
         let log_name = arn.split_once(":loadbalancer/").map_or(arn.as_str(), |(_, name)| name).to_owned();
         Ok(Compiled { listeners, sealer: Sealer::new(arn), log_name })

@@ -64,7 +64,6 @@ fn expected(mut bytes: &[u8]) -> Expected {
         request.parse(bytes).expect("what passed is a head");
         let method = request.method.unwrap_or_default().to_owned();
         let closes = request.version == Some(0)
-            || head.upgrade
             || head.verdict.class >= Class::Ambiguous
             || matches!(method.as_str(), "CONNECT" | "TRACE")
             || request.headers.iter().any(|field| field.name.eq_ignore_ascii_case("connection"));

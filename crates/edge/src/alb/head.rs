@@ -102,8 +102,6 @@ pub struct Head {
     pub bytes: usize,
     pub framing: Framing,
     pub verdict: Verdict,
-    /// Asks for another protocol: what follows may not be HTTP.
-    pub upgrade: bool,
     /// The client wants another answer on this connection.
     pub keep_alive: bool,
     /// The client waits for a word before it sends the body.
@@ -272,7 +270,6 @@ fn parse<'a, 'b>(
         bytes: head.len(),
         framing,
         verdict,
-        upgrade: seen.upgrade && framing == Framing::None,
         keep_alive: !seen.close && (!old || seen.keep_alive),
         expects: seen.expects && !old && framing != Framing::None,
     };
@@ -307,7 +304,6 @@ struct Findings {
     length: Option<u64>,
     chunked: bool,
     hosts: usize,
-    upgrade: bool,
     close: bool,
     keep_alive: bool,
     expects: bool,
@@ -352,8 +348,6 @@ impl Findings {
             }
         } else if name.eq_ignore_ascii_case("host") {
             self.hosts += 1;
-        } else if name.eq_ignore_ascii_case("upgrade") {
-            self.upgrade = true;
         } else if name.eq_ignore_ascii_case("connection") {
             self.close |= has_token(value, b"close");
             self.keep_alive |= has_token(value, b"keep-alive");

@@ -24,9 +24,9 @@ use ferrogate_shim::machine::config::SnapshotFiles;
 use ferrogate_shim::protocol::Resources;
 use serde::{Serialize, Serializer};
 use tokio::sync::Notify;
-use tokio::task::AbortHandle;
+use tokio::task::JoinHandle;
 
-use super::{CPU_UNITS_PER_VCPU, GUEST_MEMORY_MIB, MEMORY_MIB_DEFAULT, MIB, Machines, identity};
+use super::{CPU_UNITS_PER_VCPU, GUEST_MEMORY_MIB, MEMORY_MIB_DEFAULT, MIB, Machines, identity, io_error};
 use crate::{ContainerSandbox, Error, Isolation, Sandbox, TaskSandboxSpec};
 
 const DIGEST_FILE: &str = "digest";
@@ -104,7 +104,7 @@ pub struct Snapshots {
     state: Mutex<State>,
     asked: Notify,
     /// Of [`Snapshots::run`].
-    maker: Mutex<Option<AbortHandle>>,
+    maker: Mutex<Option<JoinHandle<()>>>,
 }
 
 #[derive(Debug, Default)]
@@ -202,8 +202,14 @@ impl Snapshots {
 
     /// From now on snapshots are made, in the background.
     pub fn start(self: &Arc<Self>) {
-        let running = tokio::spawn(Arc::clone(self).run()).abort_handle();
+        let running = tokio::spawn(Arc::clone(self).run());
         *self.maker.lock().unwrap_or_else(PoisonError::into_inner) = Some(running);
+    }
+
+    /// Ends and removes what an agent that was killed left under way below `dir`, as in [`Machines::with_snapshots`].
+    /// Whether snapshots are made from now on or not: it may still run.
+    pub async fn discard_interrupted(shim: &Path, dir: &Path, instance: &str) -> Result<(), Error> {
+        discard(shim, &dir.join(super::SNAPSHOTS_DIR), instance).await
     }
 
     /// No more are made; what was under way is removed.
@@ -211,9 +217,9 @@ impl Snapshots {
         let running = self.maker.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(running) = running {
             running.abort();
-            let sandbox = ContainerSandbox::with_shim(self.shim.clone())?;
-            sandbox.discard(&self.dir.join(MAKING_DIR).join(TASK_DIR), &self.instance, TASK_ID).await?;
-            ContainerSandbox::remove_instance(&self.instance).await?;
+            // It makes nothing more from here on.
+            let _ = running.await;
+            discard(&self.shim, &self.dir, &self.instance).await?;
         }
         Ok(())
     }
@@ -312,12 +318,8 @@ impl Snapshots {
         let task = making.join(TASK_DIR);
         let (instance, fresh) = (self.instance.as_str(), in_dir(&making));
         let sandbox = ContainerSandbox::with_shim(self.shim.clone()).map_err(words)?;
-        // What a former agent left of one.
-        sandbox.discard(&task, instance, TASK_ID).await.map_err(words)?;
-        let prepared = fs::remove_dir_all(&making)
-            .or_else(|error| if error.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(error) })
-            .and_then(|()| fs::create_dir(&making));
-        prepared.map_err(|error| format!("{}: {error}", making.display()))?;
+        discard(&self.shim, &self.dir, instance).await.map_err(words)?;
+        fs::create_dir(&making).map_err(|error| format!("{}: {error}", making.display()))?;
         let lower = Resources { cpu_shares: Some(CPU_SHARES), ..Resources::default() };
         let cgroup = Path::new("ferrogate").join(instance);
         let made = Cgroups::detect().and_then(|cgroups| cgroups.create(&cgroup, &lower));
@@ -352,6 +354,17 @@ impl Snapshots {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Err(ended),
             Err(error) => Err(error.to_string()),
         }
+    }
+}
+
+/// The one under way, with its machine and that machine's cgroup.
+async fn discard(shim: &Path, dir: &Path, instance: &str) -> Result<(), Error> {
+    let making = dir.join(MAKING_DIR);
+    let sandbox = ContainerSandbox::with_shim(shim.to_owned())?;
+    sandbox.discard(&making.join(TASK_DIR), instance, TASK_ID).await?;
+    match fs::remove_dir_all(&making) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(io_error("remove", &making)(error)),
+        _ => ContainerSandbox::remove_instance(instance).await,
     }
 }
 
