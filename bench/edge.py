@@ -6,6 +6,7 @@ ran, divided by the requests it answered. A machine is never quiet: the proxies 
 is compared within itself, and the median of the rounds is told with the least and the most.
 """
 
+import csv
 import json
 import pathlib
 import re
@@ -24,6 +25,9 @@ CONNECTIONS = 64
 SECONDS = 1
 ROUNDS, LATENCY_ROUNDS, STREAM_ROUNDS = 4, 3, 3
 FIXED_RATE = 2000
+# With a new connection each, which costs who asks as much as who answers.
+FIXED_RATE_NEW = 1000
+CLIENTS = 20
 # A tool that is not over this long after its time is ended, and what it found by then counts as nothing.
 LATE_SECONDS = 10
 BACKENDS = [18081, 18082]
@@ -210,10 +214,9 @@ def fixed_load(proxy, kind, home):
     """The 99th percentile, in milliseconds, at FIXED_RATE whatever the proxy could do."""
     scheme = "https" if kind == TLS else "http"
     log = home / f"h2load-{uuid.uuid4().hex}"
-    clients = 20
     before = processor_seconds(proxy.process.pid)
     said = bounded(
-        ["h2load", "--h1", "-t1", f"-c{clients}", f"--rps={FIXED_RATE // clients}", f"-D{SECONDS}", f"--log-file={log}",
+        ["h2load", "--h1", "-t1", f"-c{CLIENTS}", f"--rps={FIXED_RATE // CLIENTS}", f"-D{SECONDS}", f"--log-file={log}",
          f"{scheme}://127.0.0.1:{proxy.ports[kind]}/page"],
     )
     if said is None:
@@ -221,6 +224,23 @@ def fixed_load(proxy, kind, home):
     used = processor_seconds(proxy.process.pid) - before
     took = [int(line.split("\t")[2]) / 1000 for line in log.read_text().splitlines()]
     return p99(took), used / len(took) * 1e6
+
+
+def fixed_load_new(proxy, kind):
+    """… with a new connection for each request, its handshakes counted."""
+    scheme = "https" if kind == TLS else "http"
+    before = processor_seconds(proxy.process.pid)
+    said = bounded(
+        ["hey", "-z", f"{SECONDS}s", "-c", str(CLIENTS), "-q", str(FIXED_RATE_NEW // CLIENTS), "-disable-keepalive", "-o", "csv",
+         f"{scheme}://127.0.0.1:{proxy.ports[kind]}/page"],
+    )
+    if said is None:
+        return None
+    used = processor_seconds(proxy.process.pid) - before
+    answers = list(csv.DictReader(said.splitlines()))
+    if any(answer["status-code"] != "200" for answer in answers):
+        raise RuntimeError(f"{proxy.name}: {said[:2000]}")
+    return p99([float(answer["response-time"]) * 1000 for answer in answers]), used / len(answers) * 1e6
 
 
 def throughput(proxy):
@@ -288,6 +308,9 @@ def balancer(tasks, home):
                 rows += compared(what, found, lambda rate: f"{rate:,.0f}/s", each)
             found = in_turn(LATENCY_ROUNDS, proxies, lambda proxy: fixed_load(proxy, kind, home))
             what = f"p99 at {FIXED_RATE:,}/s, kept connections{secured}"
+            rows += compared(what, found, lambda worst: f"{worst:.2f} ms", each, more_is_better=False)
+            found = in_turn(LATENCY_ROUNDS, proxies, lambda proxy: fixed_load_new(proxy, kind))
+            what = f"p99 at {FIXED_RATE_NEW:,}/s, a new connection each{secured}"
             rows += compared(what, found, lambda worst: f"{worst:.2f} ms", each, more_is_better=False)
         found = in_turn(STREAM_ROUNDS, proxies[1:], throughput)
         rows += compared("one stream through a TCP balancer", found, lambda rate: f"{rate:,.0f} MiB/s", per_gib)

@@ -31,6 +31,6 @@ def run_task(tasks, home):
     took = [took for _, took in calls]
     what = f"RunTask at {RATE}/s for {SECONDS} s, each task started and ended"
     return [
-        Row(what, "Ferrogate, boto3's own time included", ms(median(took)), ms(p99(took))),
+        Row(what, "Ferrogate, boto3's own time included", ms(median(took)), f"p99 {ms(p99(took))}"),
         Row("… until the last of them is STOPPED", "Ferrogate", ms(behind * 1000)),
     ], []

@@ -52,8 +52,10 @@ class Answer:
             told = json.loads(self.body)
             return told["__type"].split("#")[-1], "json"
         if "cbor" in kind:
-            found = re.search(rb"f__type(?:[\x60-\x77]|x.)([\w.#]+?)[gm]", self.body)
-            return (found[1].decode().split("#")[-1] if found else None), "cbor"
+            at = self.body.index(b"f__type") + 7
+            head = self.body[at]
+            length, at = (head - 0x60, at + 1) if head < 0x78 else (self.body[at + 1], at + 2)
+            return self.body[at : at + length].decode().split("#")[-1], "cbor"
         if "xml" in kind:
             root = ElementTree.fromstring(self.body)
             name = re.sub(r"\{.*\}", "", root.tag)
@@ -237,6 +239,10 @@ def targets():
         "a thousand characters": "x" * 1000,
     }.items():
         check(f"target: {name}", call("ecs", target, b"{}"), unknown, "json", (400, 404))
+    not_served = ("NotImplementedException",)
+    check("target: one that only AWS has", call("ecs", f"{ECS}.ListDaemons", b"{}"), not_served, "json", (501,))
+    check("form: one that only AWS has", form("iam", b"Action=CreateSAMLProvider&Version=2010-05-08"), not_served, "query", (501,))
+    check("path: one that only AWS has", signed("route53", b"", method="GET", path="/2013-04-01/trafficpolicies"), not_served, "query", (501,))
     invalid = ("InvalidSignatureException", "SignatureDoesNotMatch")
     check("target: of a service that the signature is not for", call("iam", f"{ECS}.ListClusters", b"{}"), invalid, "json", (400, 403))
 
@@ -284,6 +290,129 @@ def forms():
     check("form: too many names", form("iam", wide), ("RequestEntityTooLarge", "MalformedInput"), "query", (400, 413))
     body = b"Action=ListRoles&" + iam.encode() + b"&a=" + b"x" * (9 << 20)
     check("form: too large", form("iam", body), ("RequestEntityTooLarge",), "query", (413,))
+
+
+def cbor_text(text):
+    data = text.encode()
+    assert len(data) < 24
+    return bytes([0x60 | len(data)]) + data
+
+
+def cbor(body):
+    """ListNamespaces of Cloud Map, which speaks CBOR."""
+    headers = {"smithy-protocol": "rpc-v2-cbor", "Content-Type": "application/cbor", "Accept": "application/cbor"}
+    path = "/service/Route53AutoNaming_v20170314/operation/ListNamespaces"
+    return signed("servicediscovery", body, headers, path=path)
+
+
+def cbor_bodies():
+    filters, most = cbor_text("Filters"), cbor_text("MaxResults")
+    one = b"\xa2" + cbor_text("Name") + cbor_text("TYPE") + cbor_text("Values") + b"\x81" + cbor_text("DNS_PRIVATE")
+    whole = b"\xa2" + most + b"\x0a" + filters + b"\x81" + one
+    served("CBOR", cbor(whole))
+    for length in range(1, len(whole)):
+        check(f"CBOR cut at {length}", cbor(whole[:length]), MALFORMED, "cbor")
+    for name, body in {
+        "something behind it": whole + b"\x00",
+        "two documents": b"\xa0\xa0",
+        "a break alone": b"\xff",
+        "a map without an end": b"\xbf" + most + b"\x0a",
+        "a map of more than there is": b"\xbb" + b"\xff" * 8 + most,
+        "a text of more than there is": b"\xa1" + filters + b"\x7b" + b"\xff" * 8 + b"x",
+        "a list of more than there is": b"\xa1" + filters + b"\x9b" + b"\xff" * 8,
+        "a name that is not UTF-8": b"\xa1\x62\xff\xfe\x0a",
+        "a value that is not UTF-8": b"\xa1" + cbor_text("NextToken") + b"\x62\xff\xfe",
+        "half a character": b"\xa1" + cbor_text("NextToken") + b"\x61\xc3",
+        "a number for a name": b"\xa1\x01\x0a",
+        "a reserved length": b"\xa1" + most + b"\x1c",
+        "a list for the whole": b"\x80",
+        "a text for the whole": cbor_text("Filters"),
+        "null for the whole": b"\xf6",
+        "a text for a number": b"\xa1" + most + cbor_text("10"),
+        "a number beyond 32 bits": b"\xa1" + most + b"\x1b" + b"\xff" * 8,
+        "a fraction": b"\xa1" + most + b"\xf9\x3e\x00",
+        "bytes for a text": b"\xa1" + cbor_text("NextToken") + b"\x41a",
+        "a map for a list": b"\xa1" + filters + b"\xa0",
+        "a list for a structure": b"\xa1" + filters + b"\x81\x80",
+        "a hole in a list": b"\xa1" + filters + b"\x81\xf6",
+        "deep lists": b"\xa1" + filters + b"\x81" * DEPTH + b"\x00",
+        "deep lists without an end": b"\x9f" * DEPTH,
+        "deep tags": b"\xa1" + most + b"\xc1" * DEPTH + b"\x0a",
+        "JSON": b'{"MaxResults":10}',
+    }.items():
+        check(f"CBOR: {name}", cbor(body), MALFORMED, "cbor")
+    large = ("RequestEntityTooLargeException",)
+    many = b"\xa1" + filters + b"\x9a" + (600_000).to_bytes(4, "big") + b"\xa0" * 600_000
+    check("CBOR: too many values", cbor(many), large, "cbor", (413,))
+    check("CBOR: too large", cbor(b"\xa1" + filters + b"\x5a\x01\x00\x00\x01" + b"x" * ((16 << 20) + 1)), large, "cbor", (413,))
+    for name, body in {
+        "nothing": b"",
+        "maps and texts in pieces": b"\xbf\x7f\x65MaxRe\x65sults\xff\x0a\xff",
+        "a member there is none of": b"\xa1" + cbor_text("colour") + b"\xa1\x00\x82\x01\xf6",
+        "deep where nothing is known": b"\xa1" + cbor_text("unknown") + b"\x81" * DEPTH + b"\x00",
+        "deep and in pieces where nothing is known": b"\xa1" + cbor_text("unknown") + b"\x9f" * DEPTH + b"\xff" * DEPTH,
+    }.items():
+        served(f"CBOR: {name}", cbor(body))
+
+
+NAMESPACE = 'xmlns="https://route53.amazonaws.com/doc/2013-04-01/"'
+ZONE = (
+    f'<?xml version="1.0" encoding="UTF-8"?><CreateHostedZoneRequest {NAMESPACE}><Name>bad-input.test</Name>'
+    "<CallerReference>a&amp;b</CallerReference><HostedZoneConfig><Comment><![CDATA[<é>]]></Comment>"
+    "<PrivateZone>false</PrivateZone></HostedZoneConfig></CreateHostedZoneRequest>"
+).encode()
+
+
+def xml(body, path="/2013-04-01/hostedzone"):
+    """To Route 53, whose bodies are XML."""
+    return signed("route53", body, {"Content-Type": "text/xml"}, path=path)
+
+
+def xml_bodies():
+    refused = ("InvalidInput",)
+    for length in range(len(ZONE)):
+        check(f"XML cut at {length}", xml(ZONE[:length]), refused, "query")
+
+    def zone(inside, head=b""):
+        return head + f"<CreateHostedZoneRequest {NAMESPACE}>".encode() + inside + b"</CreateHostedZoneRequest>"
+
+    good = b"<Name>bad-input.test</Name><CallerReference>a</CallerReference>"
+    entity = b'<!DOCTYPE x [<!ENTITY a "aaaaaaaaaa"><!ENTITY b "&a;&a;&a;&a;&a;&a;&a;&a;">]>'
+    outside = b'<!DOCTYPE x [<!ENTITY a SYSTEM "file:///etc/passwd">]>'
+    for name, body in {
+        "not UTF-8": zone(good + b"<HostedZoneConfig><Comment>\xff\xfe</Comment></HostedZoneConfig>"),
+        "half a character": zone(good + b"<HostedZoneConfig><Comment>\xc3</Comment></HostedZoneConfig>"),
+        "a name that is not UTF-8": zone(good + b"<\xff>a</\xff>"),
+        "UTF-16": zone(good).decode().encode("utf-16"),
+        "a null character": zone(b"<Name>a\0b</Name><CallerReference>a</CallerReference>"),
+        "a null character by its number": zone(b"<Name>a&#0;b</Name><CallerReference>a</CallerReference>"),
+        "an entity there is none of": zone(b"<Name>&name;</Name><CallerReference>a</CallerReference>"),
+        "entities of its own": zone(b"<Name>&b;</Name><CallerReference>a</CallerReference>", entity),
+        "an entity of a file": zone(b"<Name>&a;</Name><CallerReference>a</CallerReference>", outside),
+        "something behind it": zone(good) + b"x",
+        "two documents": zone(good) * 2,
+        "an end of another name": zone(b"<Name>bad-input.test</name><CallerReference>a</CallerReference>"),
+        "ends that cross": zone(good + b"<HostedZoneConfig><Comment>a</HostedZoneConfig></Comment>"),
+        "an element without its end": zone(good + b"<HostedZoneConfig>"),
+        "an attribute without its quote": zone(good + b"<HostedZoneConfig a=b/>"),
+        "a text for a boolean": zone(good + b"<HostedZoneConfig><PrivateZone>perhaps</PrivateZone></HostedZoneConfig>"),
+        "a structure for a text": zone(b"<Name><a/></Name><CallerReference>a</CallerReference>"),
+        "a text for a structure": zone(good + b"<HostedZoneConfig>a</HostedZoneConfig>"),
+        "a text for the whole": b"bad-input.test",
+        "JSON": b'{"Name":"bad-input.test"}',
+        "deep structures": zone(good + b"<HostedZoneConfig>" * DEPTH + b"</HostedZoneConfig>" * DEPTH),
+        "deep structures without an end": b"<a>" * DEPTH,
+    }.items():
+        check(f"XML: {name}", xml(body), refused, "query")
+    large = ("RequestEntityTooLargeException",)
+    check("XML: too large", xml(zone(good + b" " * (16 << 20))), large, "query", (413,))
+    changes = b"<ChangeBatch><Changes>" + b"<Change/>" * 600_000 + b"</Changes></ChangeBatch>"
+    body = f"<ChangeResourceRecordSetsRequest {NAMESPACE}>".encode() + changes + b"</ChangeResourceRecordSetsRequest>"
+    check("XML: too many values", xml(body, "/2013-04-01/hostedzone/Z0/rrset/"), large, "query", (413,))
+    # None of them has made a zone.
+    zones = SESSION.client("route53").list_hosted_zones()["HostedZones"]
+    if zones:
+        wrong.append(f"XML: zones were made: {zones}")
 
 
 def other_protocols():
@@ -517,7 +646,7 @@ def registry():
 
 def main():
     begun = time.monotonic()
-    for part in (json_bodies, targets, forms, other_protocols, encodings, chunked_signatures, http, signatures, registry):
+    for part in (json_bodies, targets, forms, cbor_bodies, xml_bodies, other_protocols, encodings, chunked_signatures, http, signatures, registry):
         before, at = sent, time.monotonic()
         part()
         print(f"{sent - before:5} {part.__name__} in {time.monotonic() - at:.1f} s")

@@ -26,7 +26,7 @@ import threading
 import time
 
 CHILDREN_MAX = 8
-ATTEMPT_SECONDS_MAX = 60
+ATTEMPT_SECONDS_MAX = 180
 # Silence is a refusal; what must answer has longer to do it.
 PATIENCE_SECONDS = 1.5
 PATIENCE_LONG_SECONDS = 15
@@ -727,6 +727,9 @@ def run(program, out):
 
 def collect(running):
     child, code = os.wait()
+    if child not in running:
+        # What an attempt left: the container's first process, which this may be, inherits it.
+        return
     name, pipe = running.pop(child)
     with os.fdopen(pipe) as file:
         said = file.read()
@@ -750,7 +753,7 @@ def main():
         attempts = json.load(file)
     running = {}
     for name, program in attempts:
-        if len(running) >= CHILDREN_MAX:
+        while len(running) >= CHILDREN_MAX:
             collect(running)
         pipe, out = os.pipe()
         child = os.fork()

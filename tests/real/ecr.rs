@@ -6,10 +6,10 @@ use serde_json::{Value, json};
 use crate::task_role::role;
 
 const IMAGE: &str = "123456789012.dkr.ecr.us-east-1.amazonaws.com/team/app:1";
-const PULL: [&str; 3] =
+pub(crate) const PULL: [&str; 3] =
     ["ecr:BatchCheckLayerAvailability", "ecr:GetDownloadUrlForLayer", "ecr:BatchGetImage"];
 
-fn skopeo(cluster: &Cluster, password: &str, to: &str) -> (bool, String) {
+pub(crate) fn skopeo(cluster: &Cluster, password: &str, more: &[&str], to: &str) -> (bool, String) {
     let output = cluster
         .command("skopeo")
         .args([
@@ -20,13 +20,14 @@ fn skopeo(cluster: &Cluster, password: &str, to: &str) -> (bool, String) {
             "--dest-creds",
         ])
         .arg(format!("AWS:{password}"))
+        .args(more)
         .args(["docker://127.0.0.1:5000/library/busybox:latest", &format!("docker://{to}")])
         .output()
         .expect("skopeo: scripts/deps test");
     (output.status.success(), String::from_utf8_lossy(&output.stderr).into_owned())
 }
 
-fn execution_role(cluster: &Cluster, name: &str, actions: &[&str]) -> Value {
+pub(crate) fn execution_role(cluster: &Cluster, name: &str, actions: &[&str]) -> Value {
     role(cluster, name, json!({ "Effect": "Allow", "Action": actions, "Resource": "*" }))
 }
 
@@ -46,11 +47,11 @@ fn an_image_is_pushed_and_run() {
         again.stderr
     );
     let password = cluster.aws(&["ecr", "get-login-password"]).ok().trim().to_owned();
-    let (pushed, said) = skopeo(&cluster, "v1.forged", "127.0.0.1:4566/team/app:1");
+    let (pushed, said) = skopeo(&cluster, "v1.forged", &[], "127.0.0.1:4566/team/app:1");
     assert!(!pushed && said.contains("authentication required") || said.contains("nauthorized"), "{said}");
-    let (pushed, said) = skopeo(&cluster, &password, "127.0.0.1:4566/none:1");
+    let (pushed, said) = skopeo(&cluster, &password, &[], "127.0.0.1:4566/none:1");
     assert!(!pushed && said.contains("The repository with name 'none' does not exist"), "{said}");
-    let (pushed, said) = skopeo(&cluster, &password, "127.0.0.1:4566/team/app:1");
+    let (pushed, said) = skopeo(&cluster, &password, &[], "127.0.0.1:4566/team/app:1");
     assert!(pushed, "{said}");
     let images = cluster.aws(&["ecr", "describe-images", "--repository-name", "team/app"]).json();
     assert_eq!(images["imageDetails"][0]["imageTags"], json!(["1"]), "{images:#}");
@@ -139,7 +140,7 @@ fn who_pushes_comes_from_where_they_are() {
         let keys = boto.ok("iam", "create_access_key", json!({ "UserName": name }));
         let keys = Keys::of(&keys["AccessKey"]);
         let password = cluster.aws_as(&keys, &["ecr", "get-login-password", "--region", "us-east-1"]);
-        let (pushed, said) = skopeo(&cluster, password.ok().trim(), "127.0.0.1:4566/team/app:1");
+        let (pushed, said) = skopeo(&cluster, password.ok().trim(), &[], "127.0.0.1:4566/team/app:1");
         assert_eq!(pushed, may, "{name}: {said}");
         assert!(may || said.contains("403 (Forbidden)"), "{said}");
     }
@@ -150,7 +151,7 @@ fn a_repository_policy_lets_a_role_pull() {
     let cluster = Cluster::start();
     cluster.aws(&["ecr", "create-repository", "--repository-name", "team/app"]).json();
     let password = cluster.aws(&["ecr", "get-login-password"]).ok().trim().to_owned();
-    let (pushed, said) = skopeo(&cluster, &password, "127.0.0.1:4566/team/app:1");
+    let (pushed, said) = skopeo(&cluster, &password, &[], "127.0.0.1:4566/team/app:1");
     assert!(pushed, "{said}");
     let role = execution_role(&cluster, "guest", &["ecr:GetAuthorizationToken"]);
     let policy = json!({ "Version": "2012-10-17", "Statement": [

@@ -198,6 +198,7 @@ fn tried(arguments: &[String], inside: Inside) {
             }
         }
     }
+    println!("not in the guest's kernel, {}: {absent_in_guest:?}", absent_in_guest.len());
     if absent_in_guest.len() > ABSENT_IN_GUEST_MAX {
         wrong.push(format!("not in the guest's kernel: {absent_in_guest:?}"));
     }

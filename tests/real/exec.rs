@@ -28,7 +28,7 @@ fn start(cluster: &Cluster, network: &Network, definition: &str, enabled: bool) 
 }
 
 /// A busybox task with ECS Exec whose agent runs.
-fn with_exec(cluster: &Cluster) -> String {
+pub(crate) fn with_exec(cluster: &Cluster) -> String {
     let network = cluster.network();
     let role = role(cluster, "exec", json!({ "Effect": "Allow", "Action": AGENT_RIGHTS, "Resource": "*" }));
     let containers = json!([
@@ -92,7 +92,7 @@ fn bytes(said: &Value) -> Vec<u8> {
     all
 }
 
-fn text(said: &Value) -> String {
+pub(crate) fn text(said: &Value) -> String {
     String::from_utf8_lossy(&bytes(said)).into_owned()
 }
 

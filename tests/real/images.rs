@@ -35,6 +35,15 @@ fn failed(cluster: &Cluster, arn: &str, reason: &str) -> Value {
     task
 }
 
+/// The first that `ferrogate explain` finds, which has to be a cause.
+#[track_caller]
+fn cause(cluster: &Cluster, arn: &str) -> Value {
+    let explanation = cluster.ferrogate(&["explain", arn, "--output", "json"]).json();
+    let first = explanation["findings"][0].clone();
+    assert_eq!(first["weight"], "cause", "{explanation:#}");
+    first
+}
+
 fn text(value: &Value) -> String {
     value.as_str().unwrap_or_else(|| panic!("no text: {value}")).to_owned()
 }
@@ -70,14 +79,16 @@ fn without_a_way_out_there_is_no_image() {
         assert_eq!(task["containers"][0]["reason"], NO_WAY, "{task:#}");
     }
 
-    // Each is mended by what was missing.
-    let gateways = boto.ok("ec2", "describe_internet_gateways", json!({}));
-    let gateway = &gateways["InternetGateways"][0]["InternetGatewayId"];
-    boto.ok(
-        "ec2",
-        "create_route",
-        json!({ "RouteTableId": table, "DestinationCidrBlock": "0.0.0.0/0", "GatewayId": gateway }),
+    // Each is mended by what was missing; the route by what `ferrogate explain` says, as it stands.
+    let found = cause(&cluster, &no_route);
+    assert_eq!(found["about"], "route", "{found:#}");
+    let what = format!(
+        "Subnet {subnet} has no way to the internet: its route table {table} has no route for 0.0.0.0/0."
     );
+    assert_eq!(found["what"], what);
+    let fixes = found["fix"].as_array().expect("fixes").iter().filter_map(Value::as_str);
+    let fix = fixes.filter_map(|fix| fix.strip_prefix("aws ")).next().expect("a command");
+    cluster.aws(&fix.split(' ').collect::<Vec<_>>()).ok();
     let https = json!([{ "IpProtocol": "tcp", "FromPort": 443, "ToPort": 443, "IpRanges": [{ "CidrIp": "0.0.0.0/0" }] }]);
     boto.ok("ec2", "authorize_security_group_egress", json!({ "GroupId": closed, "IpPermissions": https }));
     let mended = [
@@ -120,7 +131,11 @@ fn network_acls_have_to_let_the_answers_in() {
             "CidrBlock": "0.0.0.0/0", "PortRange": { "From": from, "To": to } })
     };
     boto.ok("ec2", "create_network_acl_entry", deny(50, 1024, 65535));
-    failed(&cluster, &run(&cluster, "box", &network.subnet, &[], true), NO_WAY);
+    let refused = run(&cluster, "box", &network.subnet, &[], true);
+    failed(&cluster, &refused, NO_WAY);
+    let found = cause(&cluster, &refused);
+    let what = format!("Network ACL {acl} of subnet {} refuses tcp 32768 in (rule 50).", network.subnet);
+    assert_eq!((&found["about"], &found["what"]), (&json!("network-acl"), &json!(what)), "{found:#}");
     boto.ok(
         "ec2",
         "delete_network_acl_entry",

@@ -241,14 +241,22 @@ fn order_and_health() {
     );
 
     let task = cluster.stopped(&hopeless);
-    assert_eq!(task["stopCode"], "TaskFailedToStart", "{task:#}");
+    let unresolved = |task: &Value, why: &str| {
+        assert_eq!(
+            (&task["stopCode"], &task["stoppedReason"]),
+            (&json!("TaskFailedToStart"), &json!("Task failed to start")),
+            "{task:#}"
+        );
+        let app = container(task, "app");
+        let reason = format!("TaskDependencyError: container app depends on first, which {why}");
+        assert_eq!((&app["reason"], &app["exitCode"]), (&json!(reason), &Value::Null), "{task:#}");
+        assert!(container(task, "first")["reason"].is_null(), "{task:#}");
+    };
+    unresolved(&task, "ended without meeting the condition");
     assert_eq!(container(&task, "first")["exitCode"], 4, "{task:#}");
-    let reason = container(&task, "app")["reason"].as_str().unwrap_or_default();
-    assert!(reason.starts_with("TaskDependencyError: "), "{task:#}");
-    assert!(container(&task, "app")["exitCode"].is_null(), "{task:#}");
 
     let task = cluster.stopped(&late);
-    assert_eq!(task["stopCode"], "TaskFailedToStart", "{task:#}");
+    unresolved(&task, "did not meet the condition within its startTimeout");
     assert_eq!(container(&task, "first")["exitCode"], 137, "{task:#}");
     assert!(!cluster.output(&late).contains("never"));
 
@@ -279,6 +287,14 @@ fn order_and_health() {
     });
     // A task that nobody's service watches goes on.
     assert_eq!(cluster.task(&sick)["lastStatus"], "RUNNING");
+    let explanation = cluster.ferrogate(&["explain", &sick, "--output", "json"]).json();
+    let found = &explanation["findings"][0];
+    assert_eq!((&found["weight"], &found["about"]), (&json!("cause"), &json!("health")), "{explanation:#}");
+    assert!(
+        found["what"].as_str().is_some_and(|what| what.starts_with("Container app is UNHEALTHY")),
+        "{found:#}"
+    );
+    assert_eq!(found["evidence"], json!([r#"healthCheck.command ["CMD-SHELL", "echo no; exit 1"]"#]));
     cluster.boto().ok("ecs", "stop_task", json!({ "task": sick }));
     cluster.stopped(&sick);
     assert_eq!(cluster.left_of_tasks(), Vec::<String>::new());

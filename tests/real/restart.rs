@@ -2,7 +2,7 @@
 
 use std::os::unix::process::ExitStatusExt;
 
-use ferrogate_tests::{Cluster, TaskRun, eventually};
+use ferrogate_tests::{Cluster, TaskRun, eventually, until};
 use serde_json::{Value, json};
 
 const LINES: usize = 600;
@@ -198,19 +198,78 @@ fn killed_at_every_step() {
     assert_eq!(interfaces["NetworkInterfaces"], json!([]));
 }
 
-/// A shim that is killed takes its task with it, and the task is told to be over.
+/// kill -9 of tasks' shims at the same moments: what they held goes with them, and each task is told to be over as it is.
 #[test]
 fn a_task_whose_shim_is_killed_is_stopped() {
     let cluster = Cluster::start();
     let network = cluster.network();
     cluster.define_busybox("box");
-    let arn = cluster.run_task(&network, &TaskRun::of("box"));
-    cluster.running(&arn);
-    let shims = cluster.shims();
-    assert_eq!(shims.len(), 1);
-    let killed = cluster.command("kill").args(["-9", &shims[0].to_string()]).status().expect("kill");
-    assert!(killed.success() && killed.signal().is_none());
-    let task = cluster.stopped(&arn);
-    assert_eq!(task["stopCode"], "EssentialContainerExited", "{task:#}");
-    assert_eq!(cluster.left_of_tasks(), Vec::<String>::new());
+    // One runs, and the other waits for it without end: ACTIVATING, with a container that was never started.
+    let first = json!({ "name": "first", "image": "busybox", "essential": false, "command": ["sleep", "3600"],
+        "healthCheck": { "command": ["CMD", "true"], "interval": 5 } });
+    let app = json!({ "name": "app", "image": "busybox",
+        "dependsOn": [{ "containerName": "first", "condition": "COMPLETE" }] });
+    cluster.define("waits", json!([first, app]), Value::Null);
+    // Its stop is not over before its shim is killed.
+    let stubborn =
+        json!([{ "name": "app", "image": "busybox", "command": ["sleep", "3600"], "stopTimeout": 120 }]);
+    cluster.define("stubborn", stubborn, Value::Null);
+    let exited = ("EssentialContainerExited", "Essential container in task exited");
+    let not_started = ("TaskFailedToStart", "Task failed to start");
+    for moment in ["made", "a process runs", "ACTIVATING", "RUNNING", "stop asked for"] {
+        let family = match moment {
+            "ACTIVATING" => "waits",
+            "stop asked for" => "stubborn",
+            _ => "box",
+        };
+        let arns: Vec<String> = (0..2).map(|_| cluster.run_task(&network, &TaskRun::of(family))).collect();
+        for arn in &arns {
+            let id = arn.rsplit('/').next().expect("an id");
+            let shim = until("its shim is there", || cluster.shim_of(id));
+            match moment {
+                "made" => {}
+                "a process runs" => {
+                    eventually("a process runs", || !cluster.task_processes(id).is_empty());
+                }
+                // By its health it is known to be running.
+                "ACTIVATING" => eventually("the first one runs", || {
+                    let task = cluster.task(arn);
+                    let healthy = task["containers"][0]["healthStatus"] == "HEALTHY";
+                    assert!(!healthy || task["lastStatus"] == "ACTIVATING", "{task:#}");
+                    healthy
+                }),
+                _ => drop(cluster.running(arn)),
+            }
+            if moment == "stop asked for" {
+                cluster.boto().ok("ecs", "stop_task", json!({ "task": arn, "reason": "the end" }));
+            }
+            let killed = cluster.command("kill").args(["-9", &shim.to_string()]).status().expect("kill");
+            assert!(killed.success() && killed.signal().is_none(), "{moment}: {killed}");
+        }
+        for arn in &arns {
+            let task = cluster.stopped(arn);
+            let told =
+                (task["stopCode"].as_str().unwrap_or(""), task["stoppedReason"].as_str().unwrap_or(""));
+            let codes: Vec<&Value> =
+                task["containers"].as_array().expect("containers").iter().map(|of| &of["exitCode"]).collect();
+            match moment {
+                "RUNNING" => assert_eq!((told, codes), (exited, vec![&json!(137)]), "{task:#}"),
+                "stop asked for" => {
+                    assert_eq!((told, codes), (("UserInitiated", "the end"), vec![&json!(137)]), "{task:#}");
+                }
+                "ACTIVATING" => {
+                    assert_eq!((told, codes), (not_started, vec![&json!(137), &Value::Null]), "{task:#}");
+                }
+                // It may have been started in the moment before.
+                _ => assert!(
+                    told == exited && codes == [&json!(137)] || told.0 == not_started.0 && !told.1.is_empty(),
+                    "{task:#}"
+                ),
+            }
+        }
+        eventually("nothing is left", || cluster.left_of_tasks().is_empty());
+        assert_eq!(cluster.shims(), Vec::<u32>::new());
+    }
+    let interfaces = cluster.boto().ok("ec2", "describe_network_interfaces", json!({}));
+    assert_eq!(interfaces["NetworkInterfaces"], json!([]));
 }

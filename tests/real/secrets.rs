@@ -202,6 +202,22 @@ fn what_cannot_be_had_is_said_in_awss_words() {
         assert_eq!(stopped["stoppedReason"], format!("{PREFIX}{expected}"));
         assert_eq!(stopped["stopCode"], "TaskFailedToStart");
     }
+    // And `ferrogate explain` says which of it is missing: a right, a key, a version, a parameter.
+    let not_there = "A secret or parameter of the task definition is not there.";
+    let may_not = format!("The execution role exec may not secretsmanager:GetSecretValue on {other}.");
+    for (task, about, what) in [
+        (&tasks[0], "role", &*may_not),
+        (&tasks[1], "secret", "The secret has no such JSON key."),
+        (&tasks[2], "secret", not_there),
+        (&tasks[3], "secret", not_there),
+    ] {
+        let explanation = cluster.ferrogate(&["explain", task, "--output", "json"]).json();
+        let found = &explanation["findings"][0];
+        let told = (&found["weight"], &found["about"], &found["what"]);
+        assert_eq!(told, (&json!("cause"), &json!(about), &json!(what)), "{explanation:#}");
+        let reason = found["evidence"][0].as_str().unwrap_or_default();
+        assert!(reason.starts_with(PREFIX) && found["fix"][0].is_string(), "{found:#}");
+    }
     let stopped = cluster.stopped(&private);
     assert_eq!(stopped["stoppedReason"], format!("{PREFIX}{}", denied(&private)));
 }

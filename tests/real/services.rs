@@ -1,5 +1,6 @@
 //! Services with real containers: kept, rolled out, rolled back, scaled, deleted.
 
+mod images;
 mod zones;
 
 use std::process::Child;

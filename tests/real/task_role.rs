@@ -47,6 +47,33 @@ fn a_task_uses_its_role() {
     assert!(cluster.output(&without).contains("NoCredentialsError"), "{}", cluster.output(&without));
 }
 
+/// SDKs that know AWS_ENDPOINT_URL (those of the tests' own environment) need nothing but the environment of a
+/// container: here in a task's network with what its container has told of its environment.
+#[test]
+fn sdks_find_all_they_need_in_the_environment() {
+    let cluster = Cluster::start();
+    let network = cluster.network();
+    let role =
+        role(&cluster, "app", json!({ "Effect": "Allow", "Action": "ecs:ListClusters", "Resource": "*" }));
+    let tells = ["sh", "-c", "env; echo told; sleep 3600"];
+    let container = json!([{ "name": "app", "image": "busybox", "command": tells, "stopTimeout": 2 }]);
+    cluster.define("app", container, json!({ "taskRoleArn": role }));
+    let arn = cluster.run_task(&network, &TaskRun::of("app"));
+    cluster.running(&arn);
+    let told = until("its environment", || {
+        let output = cluster.output(&arn);
+        output.lines().any(|line| line == "told").then_some(output)
+    });
+    let id = arn.rsplit('/').next().expect("an id");
+    let mut command = cluster.python_in_task(id, "bare_sdk.py");
+    command
+        .envs(told.lines().filter(|line| line.starts_with("AWS_")).filter_map(|line| line.split_once('=')));
+    let output = command.output().expect("python");
+    let me = format!("arn:aws:sts::123456789012:assumed-role/app/{id}\n");
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(String::from_utf8_lossy(&output.stdout), me.repeat(2), "{errors}");
+}
+
 /// Fetches with the credentials URI that it is told, and says code and body.
 const STEAL: &str = r#"
 import json, os, urllib.request, urllib.error

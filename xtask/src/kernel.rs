@@ -20,7 +20,8 @@ pub(crate) const USAGE: &str = "\
 cargo xtask kernel            a minimal guest kernel from the distribution's source, in .cache/kernel/minimal
                               (minutes; needs scripts/deps kernel; cached by source version and crates/guest/kernel.config)
 cargo xtask kernel --cloud    the distribution's cloud kernel in .cache/kernel/cloud: no build, a slower boot
-cargo xtask guest             the guest's static program: target/debug/ferrogate-guest (--release: target/release)
+cargo xtask guest             the guest's static program: target/debug/ferrogate-guest, and one for tests beside it
+cargo xtask guest --release   the program alone, to be installed: target/release/ferrogate-guest
 ";
 
 const SOURCE_PACKAGE: &str = "linux-source-6.1";
@@ -58,27 +59,23 @@ pub(crate) fn run(args: &[String]) -> Result<()> {
     }
 }
 
-/// The guest's program is linked statically, which an ordinary build of the workspace is not.
+/// The guest's programs are linked statically, which an ordinary build of the workspace is not. What tests need beside the one
+/// is never built where it could be installed.
 pub(crate) fn guest(args: &[String]) -> Result<()> {
-    let release = match args {
-        [] => false,
-        [flag] if flag == "--release" => true,
+    match args.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
+        [] => {
+            build_guest("program", "ferrogate-guest", &[])?;
+            build_guest("panics", "ferrogate-guest-panics", &[])
+        }
+        ["--release"] => build_guest("program", "ferrogate-guest", &["--release"]),
         other => bail!("unknown option '{}'\n{USAGE}", other.join(" ")),
-    };
-    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    cargo.args([
-        "rustc",
-        "--package",
-        "ferrogate-guest",
-        "--features",
-        "program",
-        "--bin",
-        "ferrogate-guest",
-    ]);
-    if release {
-        cargo.arg("--release");
     }
-    cargo.args(["--", "-C", "target-feature=+crt-static", "-C", "strip=symbols"]);
+}
+
+fn build_guest(feature: &str, program: &str, profile: &[&str]) -> Result<()> {
+    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo.args(["rustc", "--package", "ferrogate-guest", "--features", feature, "--bin", program]);
+    cargo.args(profile).args(["--", "-C", "target-feature=+crt-static", "-C", "strip=symbols"]);
     succeed(cargo.current_dir(crate::root()))
 }
 

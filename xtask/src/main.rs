@@ -5,6 +5,7 @@ mod compatibility;
 mod images;
 mod kernel;
 mod models;
+mod refusals;
 mod tidy;
 
 use anyhow::{Result, bail};

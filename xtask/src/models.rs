@@ -1,4 +1,5 @@
-//! `api/models/*.json`: botocore's service models without prose, cut to the operations we serve.
+//! `api/models/*.json`: botocore's service models without prose, cut to the operations we serve; `api/names.json`: the
+//! names of all their operations.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -67,14 +68,30 @@ pub(crate) fn run() -> Result<()> {
     let data = botocore(&root)?;
     let table: BTreeMap<String, Vec<String>> =
         serde_json::from_slice(&fs::read(root.join("api/operations.json"))?)?;
+    let mut names = BTreeMap::new();
     for (service, operations) in &table {
-        let model =
-            strip(&load(&data, service)?, operations).with_context(|| format!("model of {service}"))?;
+        let whole = load(&data, service)?;
+        names.insert(service, named(&whole).with_context(|| format!("names of {service}"))?);
+        let model = strip(&whole, operations).with_context(|| format!("model of {service}"))?;
         let file = root.join(format!("api/models/{service}.json"));
         fs::write(&file, format!("{:#}\n", model))?;
         println!("{service}: {} operations", operations.len());
     }
+    fs::write(root.join("api/names.json"), format!("{:#}\n", json!(names)))?;
     Ok(())
+}
+
+/// All operations there are; where their path says which is meant, with `METHOD /path` behind.
+fn named(model: &Value) -> Result<Vec<String>> {
+    let is_rest = text(&model["metadata"], "protocol")?.starts_with("rest-");
+    let line = |(name, operation): (&String, &Value)| {
+        let http = &operation["http"];
+        match is_rest {
+            true => Ok(format!("{name} {} {}", text(http, "method")?, text(http, "requestUri")?)),
+            false => Ok(name.clone()),
+        }
+    };
+    model["operations"].as_object().context("operations")?.iter().map(line).collect()
 }
 
 /// A folder with botocore's data, installed into a virtual environment of our own.

@@ -59,8 +59,8 @@ pub struct LogGroup {
 /// What only the node knows.
 #[derive(Clone, Debug, Default)]
 pub struct NodeFacts {
-    /// Nodes that take tasks of this task's architecture.
-    pub nodes: usize,
+    /// Memory of the largest node of the task's architecture, in MiB; `None`: there is no such node.
+    pub largest_mib: Option<u64>,
     /// `pulling nginx:latest: 2 of 4 layers, 3.1 of 6.5 MB`
     pub progress: Option<String>,
     /// What the task's processes listen on; `None`: not looked, for it does not run here.

@@ -13,6 +13,7 @@ use crate::{About, Finding};
 const ANYWHERE: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
 /// Linux picks source ports from here on.
 const EPHEMERAL_PORT: u16 = 32_768;
+const HTTPS: u16 = 443;
 
 /// Who may reach one port of an interface.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -44,8 +45,8 @@ fn route<'a>(vpc: &'a VpcFabric, subnet: &SubnetFabric) -> Option<&'a RouteTarge
     matching.max_by_key(|route| route.destination.prefix_len()).map(|route| &route.target)
 }
 
-/// What stands between a subnet and the internet, for a task whose interface is gone; `None`: nothing that its route
-/// table could tell.
+/// What stands between a subnet and HTTPS in the internet, for a task whose interface is gone; `None`: nothing that its
+/// route table or its network ACL could tell.
 pub(crate) fn no_way_out(fabric: &Fabric, subnet_id: &str) -> Option<Finding> {
     let (vpc, subnet) = subnet(fabric, subnet_id)?;
     let table = &subnet.route_table_id;
@@ -71,7 +72,12 @@ pub(crate) fn no_way_out(fabric: &Fabric, subnet_id: &str) -> Option<Finding> {
                 "aws ec2 replace-route --route-table-id {table} --destination-cidr-block 0.0.0.0/0 --gateway-id {gateway}"
             )))
         }
-        Some(_) => None,
+        Some(_) => {
+            let text = acl(vpc, subnet, ANYWHERE, HTTPS, EPHEMERAL_PORT)?;
+            Some(Finding::cause(About::NetworkAcl, text).fix(
+                "Network ACLs know no connections: allow tcp 443 out, and its answers, tcp 1024-65535, in.",
+            ))
+        }
     }
 }
 

@@ -4,7 +4,7 @@ use ferrogate_api::ecs;
 
 use crate::facts::Facts;
 use crate::sizes::next_memory;
-use crate::{About, Finding};
+use crate::{About, Finding, starting};
 
 pub(crate) fn findings(facts: &Facts) -> Vec<Finding> {
     let reason = facts.reason();
@@ -59,12 +59,20 @@ fn failed_start(facts: &Facts, reason: &str) -> Finding {
     if reason.starts_with("CannotStartContainerError") || reason.starts_with("CannotCreateContainerError") {
         return command(reason).because(reason);
     }
-    if has("startTimeout") || reason.starts_with("TaskDependencyError") {
+    if has("Capacity is unavailable at this time") {
+        let finding = starting::no_node(facts).unwrap_or_else(|| {
+            Finding::cause(About::Capacity, "There was no node for it.").fix("Run it again.")
+        });
+        return finding.because(reason);
+    }
+    let mut reasons = facts.containers().iter().filter_map(|container| container.reason.as_deref());
+    if let Some(unresolved) = reasons.find(|reason| reason.starts_with("TaskDependencyError")) {
         return Finding::cause(
             About::Start,
             "A container did not become what its dependents wait for (dependsOn).",
         )
         .because(reason)
+        .because(unresolved)
         .fix("Look at that container's output (`ferrogate logs`), or give it a longer startTimeout.");
     }
     Finding::cause(About::Start, "It failed to start.").because(reason)

@@ -54,7 +54,7 @@ fn facts(status: &str) -> Facts {
             ..Default::default()
         }),
         fabric: fabric(),
-        node: NodeFacts { nodes: 1, ..Default::default() },
+        node: NodeFacts { largest_mib: Some(512), ..Default::default() },
         ..Default::default()
     }
 }
@@ -175,6 +175,31 @@ fn a_pull_that_timed_out_is_the_route_tables_fault() {
 }
 
 #[test]
+fn a_pull_that_timed_out_may_be_the_network_acls_fault() {
+    let reason = "CannotPullContainerError: pull image manifest has been retried 5 time(s): failed to resolve ref docker.io/library/nginx:latest: failed to do request: Head: dial tcp: i/o timeout";
+    let mut facts = stopped("TaskFailedToStart", reason);
+    let denied = |ports: (u16, u16)| AclEntry {
+        rule_number: 50,
+        allow: false,
+        protocol: IpProtocol::TCP,
+        cidr: block("0.0.0.0/0"),
+        ports: Some(ports),
+        icmp: None,
+    };
+    facts.fabric.vpcs[0].network_acls[0].ingress.insert(0, denied((1024, 65535)));
+    let found = cause(&facts);
+    let what = "Network ACL acl-1 of subnet subnet-1 refuses tcp 32768 in (rule 50).";
+    assert_eq!((found.about, found.what.as_str()), (About::NetworkAcl, what));
+    facts.fabric.vpcs[0].network_acls[0].egress.insert(0, denied((443, 443)));
+    assert_eq!(cause(&facts).what, "Network ACL acl-1 of subnet subnet-1 refuses tcp 443 out (rule 50).");
+    // Answers come to high ports.
+    let acl = &mut facts.fabric.vpcs[0].network_acls[0];
+    acl.egress.remove(0);
+    acl.ingress[0] = denied((1, 1023));
+    assert_eq!(cause(&facts).about, About::Route);
+}
+
+#[test]
 fn what_the_interface_is_kept_from_counts_before_the_subnets_route() {
     let mut facts = facts("ACTIVATING");
     facts.no_way_out = Some(Finding::cause(About::NetworkAcl, "rule 90 denies it").fix("let it through"));
@@ -282,8 +307,38 @@ fn a_running_task_that_does_not_answer() {
 fn a_task_that_does_not_come_up() {
     let mut pending = facts("PENDING");
     assert!(explain(&pending).is_well());
-    pending.node.nodes = 0;
-    assert_eq!(cause(&pending).about, About::Capacity);
+    pending.node.largest_mib = Some(511);
+    let found = cause(&pending);
+    assert_eq!(
+        (found.about, found.what.as_str()),
+        (About::Capacity, "The task has 512 MiB of memory and the largest node 511 MiB.")
+    );
+    pending.node.largest_mib = None;
+    let found = cause(&pending);
+    assert_eq!(
+        (found.about, found.what.as_str()),
+        (About::Capacity, "There is no node of the architecture X86_64.")
+    );
+
+    let mut refused = stopped(
+        "TaskFailedToStart",
+        "Capacity is unavailable at this time. Please try again later or in a different availability zone",
+    );
+    assert_eq!(
+        (cause(&refused).about, cause(&refused).what.as_str()),
+        (About::Capacity, "There was no node for it.")
+    );
+    refused.node.largest_mib = Some(256);
+    assert_eq!(cause(&refused).what, "The task has 512 MiB of memory and the largest node 256 MiB.");
+
+    let mut unresolved = stopped("TaskFailedToStart", "Task failed to start");
+    let reason = "TaskDependencyError: container web depends on db, which did not meet the condition within its startTimeout";
+    unresolved.task.containers.as_mut().unwrap()[0].reason = some(reason);
+    let found = cause(&unresolved);
+    assert!(
+        found.what.contains("dependsOn") && found.evidence.iter().any(|said| said == reason),
+        "{found:#?}"
+    );
 
     let mut provisioning = facts("PROVISIONING");
     assert_eq!(cause(&provisioning).about, About::Capacity);

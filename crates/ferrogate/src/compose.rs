@@ -36,6 +36,7 @@ use crate::balancer_door::BalancerDoor;
 use crate::data::{DataDir, RUN_DIR, RootKey};
 use crate::exec::ExecDoor;
 use crate::explain;
+use crate::machine_memory;
 use crate::plane::{Plane, edge};
 use crate::pre_pull;
 
@@ -108,8 +109,9 @@ impl Ferrogate {
         let secrets =
             Arc::new(SecretsService::new(Arc::clone(&store), Arc::clone(&sealer), Arc::clone(&invoke)));
         let ssm = Arc::new(SsmService::new(Arc::clone(&store), Arc::clone(&sealer)));
+        let this_node = ferrogate_ecs::Node::here(NODE_ID, machine_memory::total_mib()?);
         let ecs = Arc::new(EcsService::new(
-            ferrogate_ecs::Config { nodes: vec![NODE_ID.into()] },
+            ferrogate_ecs::Config { nodes: vec![this_node.clone()] },
             Arc::clone(&store),
             Arc::clone(&invoke),
             Arc::clone(&clock),
@@ -183,6 +185,7 @@ impl Ferrogate {
             identity: Arc::clone(&identity),
             clock: Arc::clone(&clock),
             root: root_principal(&account),
+            node: this_node,
         };
         let plane = Plane {
             node_id: NODE_ID.into(),
@@ -269,7 +272,7 @@ impl Ferrogate {
         let summary = self.agent.tasks().into_iter().find(|task| task.task_arn == task_arn);
         let listeners = self.agent.listeners(task_arn).await;
         let known = explain::Known {
-            fabric: ferrogate_nodeapi::Fabric::clone(&self.ec2.fabric().borrow()),
+            fabric: self.ec2.whole_fabric(),
             progress: summary.and_then(|task| task.progress),
             output: self.agent.output_dirs(id).into_iter().collect(),
             listeners,

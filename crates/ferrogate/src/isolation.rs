@@ -2,10 +2,13 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use ferrogate_sandbox::ContainerSandbox;
-use ferrogate_sandbox::microvm::{MachineAccelerator, MachineOptions, Machines, Snapshots, probe};
+use ferrogate_sandbox::microvm::{
+    MachineAccelerator, MachineOptions, Machines, NoMachine, Snapshots, discard_probe, parts, probe,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::data::DataDir;
@@ -58,19 +61,22 @@ pub(crate) struct Chosen {
     pub(crate) snapshots: Option<Arc<Snapshots>>,
 }
 
-/// What a probe found. It holds for this boot of the host, this kernel and this program.
+/// What a probe found that lasts. It holds for this boot of the host, this program and what machines are made of.
 #[derive(Serialize, Deserialize, PartialEq)]
 struct Found {
     host_boot: String,
-    kernel: PathBuf,
     version: String,
+    parts: Vec<String>,
     /// Why machines do not run; `None`: they do.
     why_not: Option<String>,
 }
 
 pub(crate) async fn choose(data: &DataDir, instance: &str, wanted: &Wanted) -> Result<Chosen> {
     let (dir, snapshots_instance) = (data.join(DIR), format!("{instance}{SNAPSHOTS_INSTANCE}"));
+    let probe_instance = format!("{instance}{PROBE_INSTANCE}");
+    // Of a program that was killed. They may still run, whatever is asked for now.
     Snapshots::discard_interrupted(&shim()?, &dir, &snapshots_instance).await?;
+    discard_probe(&shim()?, &dir, &probe_instance).await?;
     let sandbox = ContainerSandbox::new()?;
     let containers = |sandbox, why: &str| Chosen {
         sandbox,
@@ -94,7 +100,12 @@ pub(crate) async fn choose(data: &DataDir, instance: &str, wanted: &Wanted) -> R
         boot_deadline: None,
     };
     // Emulation runs everywhere, and only who asks for it gets it.
-    let why_not = if wanted.emulate { None } else { probed(&options, instance).await? };
+    let why_not = if wanted.emulate {
+        None
+    } else {
+        let shim = shim()?;
+        remembered(&options, probe(&shim, &options, &probe_instance, None)).await?
+    };
     match (why_not, asked) {
         (Some(why), true) => bail!(
             "--isolation microvm: this host cannot run a machine: {why}. --emulate runs them without KVM, slowly"
@@ -119,12 +130,16 @@ pub(crate) async fn choose(data: &DataDir, instance: &str, wanted: &Wanted) -> R
     }
 }
 
-/// Why no machine runs here. Found out once, by booting one.
-async fn probed(options: &MachineOptions, instance: &str) -> Result<Option<String>> {
+/// Why no machine runs here: what is known of it, else what `probe` finds. Once found, it is known; but neither what is
+/// missing nor a host that was too slow is what will be found the next time.
+async fn remembered(
+    options: &MachineOptions,
+    probe: impl Future<Output = Result<Duration, NoMachine>>,
+) -> Result<Option<String>> {
     let mut found = Found {
         host_boot: std::fs::read_to_string(BOOT_ID).unwrap_or_default(),
-        kernel: options.kernel.clone(),
         version: env!("CARGO_PKG_VERSION").into(),
+        parts: parts(options),
         why_not: None,
     };
     let file = options.dir.join(PROBE_FILE);
@@ -134,10 +149,13 @@ async fn probed(options: &MachineOptions, instance: &str) -> Result<Option<Strin
             return Ok(known.why_not);
         }
     }
-    found.why_not = probe(&shim()?, options, &format!("{instance}{PROBE_INSTANCE}"), None).await.err();
-    std::fs::create_dir_all(&options.dir)
-        .and_then(|()| std::fs::write(&file, serde_json::to_vec(&found)?))
-        .with_context(|| format!("{} cannot be written", file.display()))?;
+    let failed = probe.await.err();
+    found.why_not = failed.as_ref().map(NoMachine::to_string);
+    if failed.is_none_or(|why| why.lasts()) {
+        std::fs::create_dir_all(&options.dir)
+            .and_then(|()| std::fs::write(&file, serde_json::to_vec(&found)?))
+            .with_context(|| format!("{} cannot be written", file.display()))?;
+    }
     Ok(found.why_not)
 }
 
@@ -147,4 +165,55 @@ fn shim() -> Result<PathBuf> {
 
 fn read(file: &Path) -> Option<Found> {
     serde_json::from_slice(&std::fs::read(file).ok()?).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What the next start would know, and whether it probed.
+    async fn start(options: &MachineOptions, found: Result<Duration, NoMachine>) -> (Option<String>, bool) {
+        let mut probed = false;
+        let why_not = remembered(options, async {
+            probed = true;
+            found
+        });
+        (why_not.await.unwrap(), probed)
+    }
+
+    #[tokio::test]
+    async fn only_what_lasts_is_remembered() {
+        let home = tempfile::tempdir().unwrap();
+        let kernel = home.path().join("kernel");
+        std::fs::create_dir(&kernel).unwrap();
+        let options = MachineOptions {
+            kernel: kernel.clone(),
+            guest: Some(home.path().join("guest")),
+            accelerator: MachineAccelerator::Kvm,
+            dir: home.path().join("machines"),
+            boot_deadline: None,
+        };
+        let late = || NoMachine::Late(Duration::from_secs(5));
+        let words = |text: &str| Some(text.to_owned());
+        for found in [NoMachine::NotBegun("no vmlinux".into()), late(), NoMachine::NotBegun("no QEMU".into())]
+        {
+            let why = found.to_string();
+            assert_eq!(start(&options, Err(found)).await, (words(&why), true));
+        }
+        assert_eq!(start(&options, Ok(Duration::ZERO)).await, (None, true));
+        assert_eq!(start(&options, Err(late())).await, (None, false), "a guest was up");
+
+        // Whatever of it is another one is found out about anew.
+        for part in [kernel.join("vmlinux"), home.path().join("guest")] {
+            for (content, why) in [("one", "it panicked"), ("other", "it ended")] {
+                std::fs::write(&part, content).unwrap();
+                assert_eq!(start(&options, Err(late())).await, (words(&late().to_string()), true));
+                let ended = NoMachine::Ended(why.into());
+                assert_eq!(start(&options, Err(ended)).await, (words(why), true), "{}", part.display());
+                assert_eq!(start(&options, Ok(Duration::ZERO)).await, (words(why), false));
+            }
+        }
+        std::fs::remove_file(kernel.join("vmlinux")).unwrap();
+        assert_eq!(start(&options, Ok(Duration::ZERO)).await, (None, true));
+    }
 }

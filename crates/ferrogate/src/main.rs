@@ -8,6 +8,7 @@ mod data;
 mod exec;
 mod explain;
 mod isolation;
+mod machine_memory;
 mod plane;
 mod pre_pull;
 mod preflight;

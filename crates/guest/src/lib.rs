@@ -1,7 +1,7 @@
 //! PID 1 inside a micro-VM, and the whole of its user space: a static program in an initramfs of its own.
 //!
 //! ```text
-//! mounts ─ modules ─ port ─ Hello ▶ … ◀ Setup: clock, entropy, name, disks, interface ─ shim ─ Ready ▶ calls, streams
+//! mounts ─ modules ─ port ─ timer ─ Hello ▶ … ◀ Setup: clock, entropy, name, disks, interface ─ shim ─ Ready ▶ calls, streams
 //! ```
 //!
 //! It becomes a task's only with [`Setup`](ferrogate_shim::machine::wire::Setup): until then nothing in it belongs to
@@ -19,6 +19,7 @@ mod output;
 mod setup;
 mod shim;
 mod storage;
+mod timer;
 
 use std::convert::Infallible;
 

@@ -23,7 +23,7 @@ use crate::boot::Steps;
 use crate::disks::Disks;
 use crate::output::Outputs;
 use crate::shim::Shim;
-use crate::{interface, setup};
+use crate::{interface, setup, timer};
 
 const READ_BYTES: usize = 64 << 10;
 /// Ids of PID 1's own calls; the host's are below.
@@ -90,7 +90,14 @@ pub(crate) fn serve(port: File, steps: Steps) -> Result<Infallible, String> {
         steps,
         task: None,
     };
-    link.hello()?;
+    match timer::check() {
+        Ok(()) => link.hello()?,
+        // The host ends it.
+        Err(why) => {
+            eprintln!("ferrogate-guest: {why}");
+            link.up(&Up::Unfit { why })?;
+        }
+    }
     loop {
         link.turn()?;
     }
@@ -257,7 +264,10 @@ impl Link {
                 task.own(Call::AckLogs { container, offset })?;
                 self.send_output()
             }
-            Down::Clock { now_ns } => setup::correct_clock(now_ns),
+            Down::Clock { now_ns } => {
+                setup::correct_clock(now_ns)?;
+                self.up(&Up::Clock)
+            }
             Down::Interface(wanted) => interface::configure(&wanted)
                 .map_err(|error| format!("cannot set up the network interface: {error}")),
         }

@@ -8,7 +8,7 @@ static MEMORY: ferrogate_shim::memory::Wiping = ferrogate_shim::memory::Wiping;
 /// For the console to be read before the machine is gone.
 const LAST_WORDS: Duration = Duration::from_millis(50);
 
-fn main() {
+pub(crate) fn main() {
     if std::process::id() != 1 {
         eprintln!("ferrogate-guest: this is PID 1 of a micro-VM; it is started by its kernel");
         std::process::exit(2);

@@ -95,6 +95,12 @@ impl ImageRef {
         self.digest.as_ref()
     }
 
+    /// The image that had this digest, whatever its tag says now. A digest it has itself stays.
+    pub fn at(self, digest: &str) -> Result<Self, ReferenceError> {
+        let digest = self.digest.map_or_else(|| Digest::parse(digest), Ok)?;
+        Ok(ImageRef { digest: Some(digest), ..self })
+    }
+
     /// Host and port of the registry's API, mirrors left aside: `registry-1.docker.io`, 443.
     pub fn endpoint(&self) -> (&str, u16) {
         let (host, port) = match self.api_host().rsplit_once(':') {

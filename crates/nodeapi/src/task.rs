@@ -100,6 +100,8 @@ pub struct ContainerAssignment {
     /// `<task id>-<ten digits>`, as on Fargate.
     pub runtime_id: String,
     pub image: String,
+    /// What it is to be, whatever its tag says now.
+    pub image_digest: Option<String>,
     pub essential: bool,
     /// `None`: the image's.
     pub entry_point: Option<Vec<String>>,

@@ -59,7 +59,7 @@ pub fn managed_policies() -> &'static [ManagedPolicy] {
     &MANAGED
 }
 
-static MANAGED: [ManagedPolicy; 20] = [
+static MANAGED: [ManagedPolicy; 21] = [
     ManagedPolicy::new(
         "/",
         "AWSXRayDaemonWriteAccess",
@@ -119,6 +119,12 @@ static MANAGED: [ManagedPolicy; 20] = [
         "AmazonEC2ReadOnlyAccess",
         "v5",
         r#"{"Version":"2012-10-17","Statement":[{"Effect":"Allow","Action":["ec2:Describe*","ec2:GetSecurityGroupsForVpc"],"Resource":"*"},{"Effect":"Allow","Action":"elasticloadbalancing:Describe*","Resource":"*"},{"Effect":"Allow","Action":["cloudwatch:ListMetrics","cloudwatch:GetMetricStatistics","cloudwatch:Describe*"],"Resource":"*"},{"Effect":"Allow","Action":"autoscaling:Describe*","Resource":"*"}]}"#,
+    ),
+    ManagedPolicy::new(
+        "/",
+        "AmazonECSInfrastructureRolePolicyForLoadBalancers",
+        "v6",
+        r#"{"Version":"2012-10-17","Statement":[{"Sid":"ELBReadOperations","Effect":"Allow","Action":["elasticloadbalancing:DescribeListeners","elasticloadbalancing:DescribeRules","elasticloadbalancing:DescribeTargetGroups","elasticloadbalancing:DescribeTargetHealth"],"Resource":"*"},{"Sid":"TargetGroupOperations","Effect":"Allow","Action":["elasticloadbalancing:RegisterTargets","elasticloadbalancing:DeregisterTargets"],"Resource":"arn:aws:elasticloadbalancing:*:*:targetgroup/*/*"},{"Sid":"ALBModifyListeners","Effect":"Allow","Action":"elasticloadbalancing:ModifyListener","Resource":["arn:aws:elasticloadbalancing:*:*:listener/app/*/*/*"]},{"Sid":"NLBModifyListeners","Effect":"Allow","Action":"elasticloadbalancing:ModifyListener","Resource":["arn:aws:elasticloadbalancing:*:*:listener/net/*/*/*"]},{"Sid":"ALBModifyRules","Effect":"Allow","Action":"elasticloadbalancing:ModifyRule","Resource":["arn:aws:elasticloadbalancing:*:*:listener-rule/app/*/*/*/*"]}]}"#,
     ),
     ManagedPolicy::new(
         "/service-role/",

@@ -3,13 +3,14 @@
 mod common;
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use common::machines::{home, machine_pid, sandbox, small};
 use common::{DEADLINE, Task};
-use ferrogate_sandbox::microvm::MachineOptions;
+use ferrogate_sandbox::microvm::{MachineOptions, Machines};
 use ferrogate_sandbox::{
-    ContainerSpec, EphemeralStorage, Events, ExecSpec, Exited, Sandbox, Status, TaskEvent,
+    ContainerSandbox, ContainerSpec, EphemeralStorage, Events, ExecSpec, Exited, Sandbox, Status, TaskEvent,
 };
 use tempfile::TempDir;
 
@@ -64,7 +65,7 @@ async fn a_guest_that_panics_or_never_comes_up_says_why() {
     let (kernel, program) = (options.kernel.clone(), options.guest.clone().unwrap());
     let cases = [
         (&kernel, no_program, None, "Kernel panic - not syncing: "),
-        // A program that is none of ours, and says nothing.
+        // A program that is none of ours, and says nothing, however often it is booted again.
         (&kernel, busybox, Some(Duration::from_secs(4)), "not up within 4000 ms"),
         (&no_kernel, program, None, "qemu-system-x86_64: "),
     ];
@@ -117,6 +118,71 @@ async fn a_machine_that_stands_still_can_be_ended() {
     common::kill(pid, libc::SIGSTOP);
     tokio::time::timeout(DEADLINE, task.task.destroy()).await.unwrap().unwrap();
     assert!(!common::is_alive(pid) && !task.dir.exists());
+}
+
+/// One that only runs, and wants nothing, is told the time and says that it heard it.
+#[tokio::test]
+async fn a_machine_that_stands_still_is_noticed() {
+    let (_home, options) = home();
+    let machines = tokio::task::spawn_blocking(move || Machines::new(&options)).await.unwrap().unwrap();
+    let machines = machines.with_clock_interval(Duration::from_secs(2));
+    let sandbox = ContainerSandbox::with_shim(common::shim()).unwrap().with_machines(Arc::new(machines));
+    let task = Task::of(&sandbox, small).await;
+    task.task
+        .create_container(&task.script("app", "echo up; sleep 10; echo later; sleep 1000"))
+        .await
+        .unwrap();
+    task.task.start("app").await.unwrap();
+    let events = task.task.events();
+    // As long as it answers it lives.
+    task.wait_for_line("app", "later").await;
+    let pid = machine_pid(&task);
+    common::kill(pid, libc::SIGSTOP);
+    let exited = next_exit(events).await;
+    assert_eq!(exited.exit_code, 137);
+    let state = task.task.state().await.unwrap();
+    let why = state.containers[0].error.clone().unwrap();
+    assert!(why.contains("the guest has not answered for 6 s"), "{why}");
+    task.task.destroy().await.unwrap();
+    assert!(!common::is_alive(pid));
+}
+
+/// As a guest whose timer was measured on a busy host, and which waits for ever.
+#[tokio::test]
+async fn a_guest_that_does_not_come_up_is_booted_again() {
+    let (_home, options) = home();
+    let options = MachineOptions { boot_deadline: Some(Duration::from_secs(60)), ..options };
+    let task = Task::of(&sandbox(options).await, small).await;
+    let first = machine_pid(&task);
+    common::kill(first, libc::SIGSTOP);
+    let (code, output) = task.run(&task.script("app", "echo ran")).await;
+    assert_eq!((code, output.as_str()), (0, "ran\n"));
+    assert_ne!(machine_pid(&task), first);
+    assert!(!common::is_alive(first));
+    let steps = task.task.booted().await;
+    let (again, rest) = steps.split_first().unwrap();
+    assert_eq!(again.step, "machine: booted again, the guest said nothing within 15000 ms");
+    assert!(again.ended.duration_since(again.began).unwrap() >= Duration::from_secs(15));
+    assert!(rest.iter().any(|step| step.step == "machine: ready"), "{steps:?}");
+    let log = std::fs::read_to_string(task.dir.join("console.log")).unwrap();
+    assert!(log.contains("the machine is booted again"), "{log}");
+}
+
+/// What a kernel keeps of its pages grows with them. A machine's memory is only taken when it is used.
+#[tokio::test]
+async fn a_larger_task_has_all_of_its_memory_too() {
+    const TASK: u64 = 4096 * MIB;
+    let (_home, options) = home();
+    let sandbox = sandbox(options).await;
+    let task = Task::of(&sandbox, |spec| {
+        small(spec);
+        spec.memory_bytes = TASK;
+    });
+    let task = task.await;
+    let (code, output) = task.run(&task.script("app", "grep MemTotal /proc/meminfo")).await;
+    assert_eq!(code, 0, "{output}");
+    let total: u64 = output.split_whitespace().nth(1).unwrap().parse().unwrap();
+    assert!(total * 1024 >= TASK, "{output}");
 }
 
 /// All of a task's memory is its containers': the guest's own is beside it. What they want more ends a container, and

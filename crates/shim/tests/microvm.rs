@@ -9,7 +9,9 @@ use std::time::Duration;
 
 use common::machines::{home, machine_pid, sandbox, small};
 use common::{DEADLINE, Task};
-use ferrogate_sandbox::microvm::{BOOT_FILE, BootReport, MachineAccelerator, MachineOptions, probe};
+use ferrogate_sandbox::microvm::{
+    BOOT_FILE, BootReport, MachineAccelerator, MachineOptions, NoMachine, discard_probe, parts, probe,
+};
 use ferrogate_sandbox::{
     BindMount, ContainerSpec, EphemeralStorage, Error, ExecSpec, VolumeMount, WindowSize,
 };
@@ -258,24 +260,90 @@ async fn a_directory_of_the_host_is_refused() {
 /// Either way it ends in time, says why not, and leaves nothing.
 #[tokio::test]
 async fn a_probe_answers_in_time() {
-    let (home, options) = home();
+    let (_home, options) = home();
     let instance = common::instance();
     let kvm = MachineOptions { accelerator: MachineAccelerator::Kvm, ..options };
     let answer = probe(&common::shim(), &kvm, &instance, None).await;
     println!("{answer:?}");
     if let Err(why) = answer {
-        assert!(!why.is_empty());
+        assert!(!why.to_string().is_empty());
     }
-    let left: Vec<_> = std::fs::read_dir(home.path().join("machines"))
-        .into_iter()
-        .flatten()
-        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-        .filter(|name| name.starts_with("probe"))
-        .collect();
-    assert!(left.is_empty(), "{left:?}");
+    nothing_is_left(&kvm, &instance);
+}
+
+fn nothing_is_left(options: &MachineOptions, instance: &str) {
+    assert!(!options.dir.join("probe").exists());
     let cgroups = ferrogate_shim::cgroup::Cgroups::detect().unwrap();
-    let members: Vec<PathBuf> = cgroups.join_files(&Path::new("ferrogate").join(&instance));
+    let members: Vec<PathBuf> = cgroups.join_files(&Path::new("ferrogate").join(instance));
     assert!(members.iter().all(|file| !file.exists()), "{members:?}");
+}
+
+/// What is not there may come to be there, and a guest that was too slow may have time.
+#[tokio::test]
+async fn a_probe_tells_what_lasts_from_what_may_change() {
+    // More than a machine's own deadline.
+    const PLENTY: Duration = Duration::from_secs(180);
+    let (home, options) = home();
+    let instance = common::instance();
+    let kernel = home.path().join("kernel");
+    std::fs::create_dir(&kernel).unwrap();
+    let vmlinux = options.kernel.join("vmlinux");
+    let options = MachineOptions { kernel: kernel.clone(), ..options };
+    let probed = async |options: &MachineOptions, deadline| {
+        let found = probe(&common::shim(), options, &instance, Some(deadline)).await;
+        nothing_is_left(options, &instance);
+        found
+    };
+    let missing = parts(&options);
+    let found = probed(&options, PLENTY).await;
+    assert!(
+        matches!(&found, Err(why @ NoMachine::NotBegun(words)) if words.contains("vmlinux") && !why.lasts())
+    );
+
+    for entry in std::fs::read_dir(vmlinux.parent().unwrap()).unwrap().flatten() {
+        std::os::unix::fs::symlink(entry.path(), kernel.join(entry.file_name())).unwrap();
+    }
+    let there = parts(&options);
+    assert!(there != missing && there == parts(&options));
+    let found = probed(&options, Duration::from_millis(100)).await;
+    assert!(matches!(&found, Err(why @ NoMachine::Late(_)) if !why.lasts()), "{found:?}");
+    let found = probed(&options, PLENTY).await;
+    assert!(found.is_ok(), "{found:?}");
+
+    let none = home.path().join("no-program");
+    std::fs::write(&none, "text").unwrap();
+    let panics = MachineOptions { guest: Some(none), ..options };
+    assert_ne!(parts(&panics), there);
+    let found = probed(&panics, PLENTY).await;
+    let Err(why) = found else { panic!("it is up") };
+    assert!(why.lasts() && why.to_string().contains("Kernel panic - not syncing"), "{why}");
+}
+
+/// As by a `ferrogate` that is killed while it finds out.
+#[tokio::test]
+async fn what_a_killed_probe_leaves_is_ended() {
+    let (_home, options) = home();
+    let instance = common::instance();
+    let (wanted, of) = (options.clone(), instance.clone());
+    let probing = tokio::spawn(async move { probe(&common::shim(), &wanted, &of, Some(DEADLINE)).await });
+    let pid = async {
+        loop {
+            if let Some(pid) = common::machines::pid_of(&instance, "probe") {
+                return pid;
+            }
+            assert!(!probing.is_finished(), "it is over before it could be killed");
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    let pid = tokio::time::timeout(DEADLINE, pid).await.unwrap();
+    probing.abort();
+    assert!(probing.await.unwrap_err().is_cancelled());
+    assert!(common::is_alive(pid) && options.dir.join("probe").exists());
+    discard_probe(&common::shim(), &options.dir, &instance).await.unwrap();
+    assert!(!common::is_alive(pid));
+    nothing_is_left(&options, &instance);
+    // With nothing there it does nothing.
+    discard_probe(&common::shim(), &options.dir, &instance).await.unwrap();
 }
 
 /// Two namespaces as the fabric makes them: a router, and a task's with its interface. Gone when dropped.

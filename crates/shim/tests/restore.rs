@@ -12,11 +12,13 @@ use common::{DEADLINE, Task, machine_options};
 use ferrogate_sandbox::microvm::{
     BOOT_FILE, BootReport, MACHINE_STEP, MachineOptions, Machines, RESTORED, Size, SnapshotStatus, Snapshots,
 };
-use ferrogate_sandbox::{ContainerSandbox, Isolation, Sandbox, TaskSandboxSpec};
+use ferrogate_sandbox::{ContainerSandbox, EphemeralStorage, Isolation, Sandbox, TaskSandboxSpec};
 use tempfile::TempDir;
 
 /// Of the tests' machines: a task's memory, and what its guest takes.
-const SIZE: Size = Size { vcpus: 1, memory_mib: 128 + 96, has_interface: false };
+const SIZE: Size = Size { vcpus: 1, memory_mib: 128 + 96 + 128 / 56, has_interface: false };
+
+const BLOCK_BYTES: usize = 4096;
 
 /// `O_ACCMODE`
 const ACCESS_MODE: i32 = 3;
@@ -46,7 +48,11 @@ impl Host {
 
     /// Once the snapshot is there that a first task asked for.
     async fn ready(&self) {
-        self.until("the snapshot is ready", |status| status.ready.contains(&SIZE)).await;
+        self.ready_of(SIZE).await;
+    }
+
+    async fn ready_of(&self, size: Size) {
+        self.until("the snapshot is ready", |status| status.ready.contains(&size)).await;
     }
 
     async fn until(&self, what: &str, reached: impl Fn(&SnapshotStatus) -> bool) {
@@ -138,6 +144,108 @@ async fn machines_of_one_snapshot_are_different_machines() {
     assert!(steps.iter().any(|step| step.step == RESTORED), "{steps:?}");
     assert!(steps.iter().all(|step| step.step.starts_with(MACHINE_STEP) && step.began <= step.ended));
     is_only_read(&host, &one);
+}
+
+/// A task's interface as the fabric makes it, in a namespace of its own with nobody at its other end. Gone when dropped.
+struct Interface {
+    namespace: String,
+    number: u8,
+}
+
+impl Interface {
+    fn new(number: u8) -> Interface {
+        let interface = Interface { namespace: common::instance(), number };
+        let (name, mac, address) = (&interface.namespace, interface.mac(), interface.address());
+        for step in [
+            format!("netns add {name}"),
+            format!("-n {name} link set lo up"),
+            format!("-n {name} link add eth0 address {mac} type veth peer name r0"),
+            format!("-n {name} link set r0 up"),
+            format!("-n {name} link set eth0 up mtu 1400"),
+            format!("-n {name} addr add {address} dev eth0"),
+            format!("-n {name} route add default via 10.9.0.1"),
+        ] {
+            let output = std::process::Command::new("ip").args(step.split(' ')).output().unwrap();
+            assert!(output.status.success(), "ip {step}: {output:?}");
+        }
+        interface
+    }
+
+    fn mac(&self) -> String {
+        format!("02:00:00:00:00:{:02x}", self.number)
+    }
+
+    fn address(&self) -> String {
+        format!("10.9.0.{}/24", self.number)
+    }
+
+    fn path(&self) -> PathBuf {
+        Path::new("/run/netns").join(&self.namespace)
+    }
+}
+
+impl Drop for Interface {
+    fn drop(&mut self) {
+        let _ = std::process::Command::new("ip").args(["netns", "del", &self.namespace]).output();
+    }
+}
+
+/// What of a disk has been written, in blocks; those of nothing but zeroes are holes to a file system.
+fn written(disk: &Path) -> BTreeSet<Vec<u8>> {
+    use rustix::fs::SeekFrom;
+    let file = std::fs::File::open(disk).unwrap();
+    let mut blocks = BTreeSet::new();
+    let mut end = 0;
+    while let Ok(begin) = rustix::fs::seek(&file, SeekFrom::Data(end)) {
+        end = rustix::fs::seek(&file, SeekFrom::Hole(begin)).unwrap();
+        let mut bytes = vec![0; usize::try_from(end - begin).unwrap()];
+        file.read_exact_at(&mut bytes, begin).unwrap();
+        blocks.extend(bytes.chunks(BLOCK_BYTES).map(<[u8]>::to_vec));
+    }
+    blocks.remove(&vec![0; BLOCK_BYTES]);
+    blocks
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn machines_of_one_snapshot_have_addresses_and_disks_of_their_own() {
+    const TEXT: &str = "the same text on both disks";
+    const WRITTEN: usize = 4 << 20;
+    let home = home();
+    let host = Host::of(&home, |_| {}).await;
+    let interfaces = [4, 5, 6].map(Interface::new);
+    let storage = EphemeralStorage { size_bytes: 20 << 30, templates: home.path().join("templates") };
+    let task = |interface: &Interface| {
+        let (namespace, storage) = (interface.path(), storage.clone());
+        Task::of(&host.sandbox, move |spec| {
+            of_size(spec, "task");
+            spec.network_namespace = Some(namespace);
+            spec.ephemeral_storage = Some(storage);
+        })
+    };
+    drop(task(&interfaces[0]).await);
+    host.ready_of(Size { has_interface: true, ..SIZE }).await;
+
+    let script = format!(
+        "ip addr show eth0; yes '{TEXT}' | dd of=/file bs=4096 count={} iflag=fullblock && sync",
+        WRITTEN / BLOCK_BYTES
+    );
+    let mut disks = Vec::new();
+    for interface in &interfaces[1..] {
+        let task = task(interface).await;
+        let (code, said) = task.run(&task.script("app", &script)).await;
+        assert_eq!(code, 0, "{said}");
+        assert!(report(&task).restored, "{:?}", report(&task));
+        for (other, is_own) in interfaces.iter().map(|other| (other, other.number == interface.number)) {
+            assert_eq!(said.contains(&other.mac()), is_own, "{said}");
+            assert_eq!(said.contains(&other.address()), is_own, "{said}");
+        }
+        disks.push(written(&task.dir.join("storage.img")));
+    }
+    let [one, two] = &disks[..] else { panic!("two disks") };
+    assert!(one.len().min(two.len()) >= WRITTEN / BLOCK_BYTES, "{} {} blocks", one.len(), two.len());
+    assert!(one.is_disjoint(two), "what is the same is not seen to be");
+    let shows = |block: &&Vec<u8>| block.windows(TEXT.len()).any(|part| part == TEXT.as_bytes());
+    assert_eq!(one.iter().chain(two).filter(shows).count(), 0);
 }
 
 fn seconds() -> u64 {

@@ -17,6 +17,7 @@ mod failure;
 mod fault;
 mod json;
 mod limits;
+mod names;
 mod pattern;
 mod query;
 mod request;

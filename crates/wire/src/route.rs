@@ -10,6 +10,7 @@ use http::request::Parts;
 use http::{Method, header};
 
 use crate::fault::Fault;
+use crate::names;
 use crate::request;
 use crate::template::{Fit, Template};
 
@@ -42,12 +43,15 @@ struct Templates {
     model: &'static Model,
     protocol: Protocol,
     of: Vec<(Template, &'static Operation)>,
+    /// What AWS has and the table has not.
+    others: Vec<(Template, &'static str)>,
 }
 
 /// [`Catalog::detect`] among the services the program ships.
 ///
 /// # Errors
-/// AWS's own for a request that names no operation there is: UnknownOperationException, InvalidAction, …
+/// AWS's own for a request that names no operation there is: UnknownOperationException, InvalidAction, …;
+/// NotImplementedException for one that AWS has and nobody serves here.
 pub fn detect(parts: &Parts, body: &[u8], signing_name: Option<&str>) -> Result<Route, WireError> {
     static SHIPPED: OnceLock<Catalog> = OnceLock::new();
     SHIPPED
@@ -62,7 +66,8 @@ impl Catalog {
         let templates = models.iter().filter_map(|model| {
             let protocol = *model.protocols.iter().find(|protocol| rest(protocol))?;
             let of = |operation: &'static Operation| (Template::new(model, operation), operation);
-            Some(Templates { model, protocol, of: model.operations.iter().map(of).collect() })
+            let of = model.operations.iter().map(of).collect();
+            Some(Templates { model, protocol, of, others: names::templates(model) })
         });
         Self {
             targets: models.iter().filter_map(|model| Some((model.target_prefix?, *model))).collect(),
@@ -132,21 +137,30 @@ impl Catalog {
     fn by_template(&self, parts: &Parts, meant: &[&'static Model]) -> Result<Route, WireError> {
         let query: Vec<(Cow<'_, str>, Cow<'_, str>)> =
             form_urlencoded::parse(parts.uri.query().unwrap_or_default().as_bytes()).collect();
-        let mut best: Option<(Fit, Route)> = None;
-        for Templates { model, protocol, of } in &self.templates {
+        let fit = |template: &Template| {
+            template.fit(parts.method.as_str(), parts.uri.path(), &query, &parts.headers)
+        };
+        let mut best: Option<(Fit, Result<Route, WireError>)> = None;
+        for Templates { model, protocol, of, others } in &self.templates {
             if !meant.iter().any(|meant| std::ptr::eq(*meant, *model)) {
                 continue;
             }
             for (template, operation) in of {
-                let fit = template.fit(parts.method.as_str(), parts.uri.path(), &query, &parts.headers);
-                if let Some(fit) = fit
+                if let Some(fit) = fit(template)
                     && best.as_ref().is_none_or(|(found, _)| fit > *found)
                 {
-                    best = Some((fit, Route { model, protocol: *protocol, operation }));
+                    best = Some((fit, Ok(Route { model, protocol: *protocol, operation })));
+                }
+            }
+            for (template, name) in others {
+                if let Some(fit) = fit(template)
+                    && best.as_ref().is_none_or(|(found, _)| fit > *found)
+                {
+                    best = Some((fit, Err(not_served(model, *protocol, name))));
                 }
             }
         }
-        best.map(|(_, route)| route).ok_or_else(|| no_operation(parts, meant))
+        best.map_or_else(|| Err(no_operation(parts, meant)), |(_, route)| route)
     }
 }
 
@@ -154,12 +168,18 @@ impl Catalog {
 fn named(model: &'static Model, protocol: Protocol, name: &str) -> Result<Route, WireError> {
     match model.operation(name) {
         Some(operation) => Ok(Route { model, protocol, operation }),
+        None if names::is_known(model.service, name) => Err(not_served(model, protocol, name)),
         None => {
             let error =
                 unknown_operation(format!("The service {} has no operation '{name}'.", model.service));
             Err(WireError { model: Some(model), protocol, error })
         }
     }
+}
+
+/// As the front answers for an operation of the table that its service does not have.
+fn not_served(model: &'static Model, protocol: Protocol, name: &str) -> WireError {
+    WireError { model: Some(model), protocol, error: ApiError::not_implemented(model.service, name) }
 }
 
 fn unknown_operation(message: String) -> ApiError {
@@ -231,6 +251,9 @@ fn by_action(meant: &[&'static Model], form: &Form) -> Result<Route, WireError> 
         if let Some(operation) = model.operation(action) {
             return Ok(Route { model, protocol, operation });
         }
+    }
+    if let Some((model, protocol)) = versioned().find(|(model, _)| names::is_known(model.service, action)) {
+        return Err(not_served(model, protocol, action));
     }
     if protocol == Protocol::Ec2 {
         return refuse("InvalidAction", format!("The action {action} is not valid for this web service."));

@@ -58,6 +58,12 @@ impl Template {
         }
     }
 
+    /// Of an operation whose members are not known here.
+    pub(crate) fn bare(method: &'static str, uri: &'static str) -> Self {
+        let (segments, constants) = take_apart(uri);
+        Self { segments, constants, required_keys: Vec::new(), required_headers: Vec::new(), method }
+    }
+
     /// How well the request fits; `None`: not at all.
     pub(crate) fn fit(
         &self,

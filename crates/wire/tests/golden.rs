@@ -274,6 +274,30 @@ fn what_is_no_operation_is_refused_as_on_aws() {
     );
 }
 
+/// Operations that AWS has, beyond the table: not as if there were none, in every way to name one.
+#[test]
+fn what_only_aws_has_is_said_to_be_not_served() {
+    let refused = |(parts, body): (Parts, Vec<u8>), signing: &str| {
+        let error = detect(&parts, &body, Some(signing)).unwrap_err();
+        (error.protocol, error.error)
+    };
+    let path = |method, path| request(method, path, &[], "");
+    for (protocol, service, operation, sent) in [
+        (Protocol::Json11, "ecs", "ListDaemons", json("AmazonEC2ContainerServiceV20141113.ListDaemons", "")),
+        (Protocol::Json11, "ssm", "SendCommand", json("AmazonSSM.SendCommand", "{}")),
+        (Protocol::Query, "iam", "CreateSAMLProvider", form("Action=CreateSAMLProvider&Version=2010-05-08")),
+        (Protocol::Ec2, "ec2", "RunInstances", form("Action=RunInstances&Version=2016-11-15")),
+        (Protocol::RestXml, "route53", "GetTrafficPolicy", path("GET", "/2013-04-01/trafficpolicy/a/1")),
+        (Protocol::RestXml, "route53", "CreateKeySigningKey", path("POST", "/2013-04-01/keysigningkey")),
+    ] {
+        assert_eq!(refused(sent, service), (protocol, ApiError::not_implemented(service, operation)));
+    }
+    // What is in the table stays what it is, also where a member that must be there is not.
+    let (parts, body) = path("GET", "/2013-04-01/hostedzonesbyvpc");
+    assert_eq!(detect(&parts, &body, Some("route53")).unwrap().operation.name, "ListHostedZonesByVPC");
+    assert_eq!(refused(path("GET", "/2013-04-01/coffee"), "route53").1.code, "UnknownOperationException");
+}
+
 /// Found by sending them: a form that could not be read was taken for one without an action.
 #[test]
 fn a_form_that_cannot_be_read_says_why() {
@@ -442,6 +466,28 @@ fn rest_binds_path_query_headers_and_body() {
         (name, as_json(&value).as_str()),
         ("Upload", r#"{"Body":"cmF3","Bucket":"b","Key":"k/e//y"}"#)
     );
+}
+
+/// Found by sending them: what stood behind the root, and in the wrong place, was passed over.
+#[test]
+fn xml_of_another_form_is_refused() {
+    for (body, problem) in [
+        (
+            "<Put><count>1</count></Put>x",
+            "The body is not XML that can be read: text stands outside its root element.",
+        ),
+        ("<Put>x<count>1</count></Put>", "The body must be elements, not text."),
+        ("<Put><count><a/></count></Put>", "Member 'Count' must be text, not elements."),
+        (
+            "<Put><Ratio>\u{1}1</Ratio></Put>",
+            "The body is not XML that can be read: it holds the character U+0001.",
+        ),
+    ] {
+        let (parts, body) = request("PUT", "/things/n", &[], body);
+        let route = Catalog::new([tiny("rest-xml")]).detect(&parts, &body, Some("tiny")).unwrap();
+        let error = decode(route.model, route.protocol, route.operation, &parts, &body).unwrap_err();
+        assert_eq!((error.code.as_str(), error.message.as_str()), ("InvalidInput", problem));
+    }
 }
 
 #[test]

@@ -98,7 +98,7 @@ pub(crate) struct ServiceRecord {
 pub(crate) struct DnsSettings {
     /// Else multivalue.
     pub weighted: bool,
-    /// `A`, `AAAA`, `SRV`, `CNAME` → seconds.
+    /// `A`, `AAAA`, `SRV`, `CNAME` → seconds; none once an update has left them all out.
     pub records: BTreeMap<String, u32>,
 }
 
@@ -129,6 +129,21 @@ pub(crate) struct OperationRecord {
     pub targets: BTreeMap<String, String>,
     pub created_at: Timestamp,
     pub updated_at: Timestamp,
+    /// Of an update of a namespace whose caller named it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub update: Option<UpdateRecord>,
+}
+
+/// What an update of a namespace asked for.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct UpdateRecord {
+    /// UpdaterRequestId
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request_id: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub description: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub soa_ttl_seconds: Option<i64>,
 }
 
 /// What is left to be done by Route 53's API.
@@ -308,9 +323,21 @@ impl DiscoveryService {
     pub(crate) fn begin(
         &self,
         cx: &Context,
+        txn: Txn,
+        what: (&str, &[(&str, &str)]),
+        work: Option<(&str, Work)>,
+    ) -> (String, Txn) {
+        self.begin_update(cx, txn, what, work, None)
+    }
+
+    /// … that is found again by the name which its caller gave it.
+    pub(crate) fn begin_update(
+        &self,
+        cx: &Context,
         mut txn: Txn,
         (kind, targets): (&str, &[(&str, &str)]),
         work: Option<(&str, Work)>,
+        update: Option<UpdateRecord>,
     ) -> (String, Txn) {
         let scope = Scope::of(cx);
         let id = ferrogate_model::hex_id();
@@ -324,6 +351,7 @@ impl DiscoveryService {
             targets: targets.iter().map(|(kind, id)| ((*kind).to_owned(), (*id).to_owned())).collect(),
             created_at: cx.now,
             updated_at: cx.now,
+            update,
         };
         if let Some((namespace_id, task)) = work {
             let namespace_id = namespace_id.to_owned();

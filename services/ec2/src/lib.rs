@@ -25,7 +25,7 @@ use std::collections::{HashMap, HashSet};
 use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use ferrogate_control::Published;
+use ferrogate_control::{Index, Published};
 use ferrogate_nodeapi::Fabric;
 use ferrogate_store::Store;
 use ipnet::Ipv4Net;
@@ -80,6 +80,17 @@ impl Ec2Service {
     /// All VPCs that hold an interface, complete; a new value within milliseconds of each commit.
     pub fn fabric(&self) -> watch::Receiver<Arc<Fabric>> {
         self.fabric.subscribe()
+    }
+
+    /// All VPCs as they are now, also those that hold no interface (any more).
+    pub fn whole_fabric(&self) -> Fabric {
+        let records = self.store.range(state::PREFIX);
+        let mut index = FabricIndex::default();
+        for kv in records.iter().filter(|kv| FabricIndex::concerns(&kv.key)) {
+            // What cannot be read changes nothing, as in what is published.
+            let _ = index.put(&kv.key, &kv.value);
+        }
+        index.whole(records.revision)
     }
 
     fn knows_region(&self, scope: &Scope) -> bool {

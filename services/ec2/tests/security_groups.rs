@@ -136,7 +136,26 @@ async fn rules_come_and_go() {
         code(ec2.revoke_security_group_egress(&cx, by_id(&rule.security_group_rule_id)).await),
         "InvalidSecurityGroupRuleId.NotFound"
     );
-    ec2.revoke_security_group_egress(&cx, by_id(&ping.security_group_rule_id)).await.unwrap();
+    // By id, or by what the rule is.
+    let ingress = RevokeSecurityGroupIngressRequest {
+        group_id: some(&id),
+        security_group_rule_ids: Some(vec![ping.security_group_rule_id.clone().unwrap()]),
+        cidr_ip: some("10.0.0.0/8"),
+        ..Default::default()
+    };
+    assert_eq!(code(ec2.revoke_security_group_ingress(&cx, ingress).await), "InvalidParameterCombination");
+    let egress = by_id(&ping.security_group_rule_id);
+    for egress in [
+        RevokeSecurityGroupEgressRequest { ip_protocol: some("icmp"), ..egress.clone() },
+        RevokeSecurityGroupEgressRequest { from_port: Some(8), ..egress.clone() },
+        RevokeSecurityGroupEgressRequest {
+            ip_permissions: Some(vec![permission("icmp", 8, -1, "10.0.0.0/8")]),
+            ..egress.clone()
+        },
+    ] {
+        assert_eq!(code(ec2.revoke_security_group_egress(&cx, egress).await), "InvalidParameterCombination");
+    }
+    ec2.revoke_security_group_egress(&cx, egress).await.unwrap();
 }
 
 #[tokio::test]
@@ -307,6 +326,13 @@ async fn rules_by_their_ids() {
         description: some("inside"),
         ..Default::default()
     };
+    let mut nothing = update(wanted.clone());
+    nothing.security_group_rules.as_mut().unwrap()[0].security_group_rule = None;
+    let (code_, message) = refused(ec2.modify_security_group_rules(&cx, nothing).await);
+    assert_eq!(
+        (code_.as_str(), message.as_str()),
+        ("MissingParameter", "The request must contain the parameter SecurityGroupRule")
+    );
     ec2.modify_security_group_rules(&cx, update(wanted.clone())).await.unwrap();
     let to_group = SecurityGroupRuleRequest { cidr_ipv4: None, referenced_group_id: some(&id), ..wanted };
     assert_eq!(code(ec2.modify_security_group_rules(&cx, update(to_group)).await), "InvalidParameterValue");

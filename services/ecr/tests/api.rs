@@ -492,6 +492,37 @@ async fn nothing_is_said_to_be_scanned() {
     assert_eq!(error.code, "ImageNotFoundException");
     let enhanced = PutRegistryScanningConfigurationRequest { scan_type: name("ENHANCED"), rules: None };
     assert!(service.put_registry_scanning_configuration(&cx, enhanced).await.is_err());
+
+    // Where it should have been, it is said that it was not: by the repository's setting, and by the registry's rules.
+    let said = async |is: Option<&str>| {
+        for ids in [None, Some(vec![by_tag("1")])] {
+            let status = describe(&world, ids).await.remove(0).image_scan_status;
+            assert_eq!(status.as_ref().and_then(|status| status.status.as_deref()), is);
+            let words = status.and_then(|status| status.description).unwrap_or_default();
+            assert_eq!(words.contains("no image scanner"), is.is_some(), "{words}");
+        }
+    };
+    said(None).await;
+    for (on_push, is) in [(true, Some("FAILED")), (false, None)] {
+        let input = PutImageScanningConfigurationRequest {
+            repository_name: name("app"),
+            image_scanning_configuration: Some(ImageScanningConfiguration { scan_on_push: Some(on_push) }),
+            registry_id: None,
+        };
+        service.put_image_scanning_configuration(&cx, input).await.unwrap();
+        said(is).await;
+    }
+    for (filter, is) in [("other*", None), ("ap*", Some("FAILED"))] {
+        let filter = ScanningRepositoryFilter { filter: name(filter), filter_type: name("WILDCARD") };
+        let rule = RegistryScanningRule {
+            scan_frequency: name("SCAN_ON_PUSH"),
+            repository_filters: Some(vec![filter]),
+        };
+        let input =
+            PutRegistryScanningConfigurationRequest { scan_type: name("BASIC"), rules: Some(vec![rule]) };
+        service.put_registry_scanning_configuration(&cx, input).await.unwrap();
+        said(is).await;
+    }
 }
 
 #[tokio::test]

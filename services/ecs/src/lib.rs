@@ -61,13 +61,16 @@ pub use sessions::{
 pub struct Node {
     pub id: String,
     pub architecture: Architecture,
+    /// All the machine has. No task larger than this is placed here; tasks are not added up.
+    pub memory_mib: u64,
 }
 
-impl From<&str> for Node {
-    /// A node like this machine.
-    fn from(id: &str) -> Self {
+impl Node {
+    /// Of this machine's architecture.
+    pub fn here(id: &str, memory_mib: u64) -> Self {
         let arm = cfg!(target_arch = "aarch64");
-        Self { id: id.to_owned(), architecture: if arm { Architecture::Arm64 } else { Architecture::X86_64 } }
+        let architecture = if arm { Architecture::Arm64 } else { Architecture::X86_64 };
+        Self { id: id.to_owned(), architecture, memory_mib }
     }
 }
 
@@ -122,12 +125,7 @@ impl EcsService {
         self.zone_cursor.fetch_add(tasks, Ordering::Relaxed)
     }
 
-    /// Of an architecture as tasks show it.
-    fn has_node_of(&self, architecture: &str) -> bool {
-        has_node_of(&self.nodes, architecture)
-    }
-
-    /// The images of Fargate task definitions registered from now on. A hint: a listener that lags misses some.
+    /// The images of task definitions that can run on Fargate, registered from now on. A hint: a listener that lags misses some.
     pub fn registered_images(&self) -> tokio::sync::broadcast::Receiver<RegisteredImages> {
         self.registrations.subscribe()
     }
@@ -142,9 +140,4 @@ impl EcsService {
     pub fn controllers(&self) -> Vec<Arc<dyn Controller>> {
         controllers::all(self)
     }
-}
-
-fn has_node_of(nodes: &[Node], architecture: &str) -> bool {
-    let wanted = if architecture == "arm64" { Architecture::Arm64 } else { Architecture::X86_64 };
-    nodes.iter().any(|node| node.architecture == wanted)
 }

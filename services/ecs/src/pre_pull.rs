@@ -3,13 +3,13 @@
 use ferrogate_api::ecs;
 use tokio::sync::broadcast;
 
-use crate::definition::{FARGATE, requires};
+use crate::definition::fits_fargate;
 use crate::state::Scope;
 
 /// Registrations kept for a listener that lags. What it misses is pulled when a task needs it.
 const REGISTRATIONS_KEPT_MAX: usize = 256;
 
-/// A Fargate task definition that has just been registered.
+/// A task definition that can run on Fargate and that has just been registered.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RegisteredImages {
     pub account: String,
@@ -43,7 +43,7 @@ impl Registrations {
     }
 
     pub(crate) fn tell(&self, scope: &Scope, definition: &ecs::TaskDefinition) {
-        if self.0.receiver_count() == 0 || !requires(definition, FARGATE) {
+        if self.0.receiver_count() == 0 || !fits_fargate(definition) {
             return;
         }
         let mut images: Vec<RegisteredImage> = Vec::new();

@@ -406,6 +406,9 @@ pub(crate) struct ContainerRecord {
     /// The end of its ARN, a UUID.
     pub id: String,
     pub image: String,
+    /// What it is to be, whatever its tag says now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image_digest: Option<String>,
     /// `<task id>-<ten digits>`
     pub runtime_id: String,
     pub essential: bool,

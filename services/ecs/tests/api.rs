@@ -62,9 +62,21 @@ async fn clusters() {
     let list = service.list_clusters(&cx, input(json!({ "maxResults": 1 }))).await.unwrap();
     assert_eq!(list.cluster_arns.unwrap(), ["arn:aws:ecs:us-east-1:123456789012:cluster/api"]);
     assert!(list.next_token.is_some());
+    let of = async |request: Json| {
+        let answer = service.describe_capacity_providers(&cx, input(request)).await.unwrap();
+        assert_eq!(answer.failures, Some(Vec::new()));
+        answer.capacity_providers.unwrap().into_iter().filter_map(|one| one.name).collect::<Vec<String>>()
+    };
+    assert_eq!(of(json!({ "cluster": "api" })).await, Vec::<String>::new());
     let put = json!({ "cluster": "api", "capacityProviders": ["FARGATE"], "defaultCapacityProviderStrategy": [{ "capacityProvider": "FARGATE", "weight": 1 }] });
     let put = service.put_cluster_capacity_providers(&cx, input(put)).await.unwrap().cluster.unwrap();
     assert_eq!(put.capacity_providers.unwrap(), ["FARGATE"]);
+    assert_eq!(of(json!({ "cluster": "api" })).await, ["FARGATE"]);
+    assert_eq!(
+        of(json!({ "cluster": "api", "capacityProviders": ["FARGATE_SPOT"] })).await,
+        Vec::<String>::new()
+    );
+    assert_eq!(of(json!({ "capacityProviders": ["FARGATE_SPOT"] })).await, ["FARGATE_SPOT"]);
     let gone =
         service.delete_cluster(&cx, input(json!({ "cluster": "api" }))).await.unwrap().cluster.unwrap();
     assert_eq!(gone.status.as_deref(), Some("INACTIVE"));

@@ -41,6 +41,11 @@ fn refused() -> Vec<(Json, &'static str, &'static str)> {
             "PlatformUnknownException",
             "The specified platform version does not exist.",
         ),
+        (
+            task(json!({ "platformVersion": "1.3.0" })),
+            "UnsupportedFeatureException",
+            "This version of Ferrogate does not support the platform version '1.3.0' yet: leave it out.",
+        ),
         // Network
         (
             task(json!({ "networkConfiguration": null })),
@@ -108,6 +113,30 @@ fn refused() -> Vec<(Json, &'static str, &'static str)> {
             task(json!({ "overrides": { "containerOverrides": [{ "name": "sample-app", "memory": 600 }] } })),
             invalid,
             "The 'memory' setting for container 'sample-app' is greater than for the task.",
+        ),
+        (
+            task(json!({ "overrides": { "containerOverrides": [{ "name": "sample-app", "memory": 0 }] } })),
+            invalid,
+            "Invalid 'memory' setting for container 'sample-app': 0. It is between 6 and 2147483647.",
+        ),
+        (
+            task(
+                json!({ "overrides": { "containerOverrides": [{ "name": "sample-app", "memoryReservation": 5 }] } }),
+            ),
+            invalid,
+            "Invalid 'memoryReservation' setting for container 'sample-app': 5. It is between 6 and 2147483647.",
+        ),
+        (
+            task(json!({ "overrides": { "containerOverrides": [{ "name": "sample-app", "cpu": -1 }] } })),
+            invalid,
+            "Invalid 'cpu' setting for container 'sample-app': -1. It is between 0 and 10485760.",
+        ),
+        // Each by itself would do.
+        (
+            task(json!({ "taskDefinition": "two", "overrides": { "containerOverrides": [
+                { "name": "a", "memory": 300 }, { "name": "b", "memory": 300 }] } })),
+            invalid,
+            "The sum of all container 'memory' values cannot be greater than the value of the task 'memory'.",
         ),
         (
             task(
@@ -187,9 +216,14 @@ async fn prepared() -> World {
         .await
         .unwrap();
     world
-        .register(with(sample(), json!({ "family": "ec2", "requiresCompatibilities": null })))
+        .register(with(
+            sample(),
+            json!({ "family": "ec2", "requiresCompatibilities": null, "networkMode": "host" }),
+        ))
         .await
         .unwrap();
+    let two = ["a", "b"].map(|name| json!({ "name": name, "image": "busybox", "memory": 100 }));
+    world.register(with(sample(), json!({ "family": "two", "containerDefinitions": two }))).await.unwrap();
     world.cloud.refused_roles.lock().unwrap().insert("arn:aws:iam::123456789012:role/no".into());
     world
 }
@@ -355,6 +389,48 @@ async fn no_node_of_the_architecture() {
     let failures = answer.failures.unwrap();
     assert_eq!((answer.tasks, failures.len()), (Some(Vec::new()), 2));
     assert!(failures[0].reason.as_ref().unwrap().starts_with("Capacity is unavailable at this time."));
+}
+
+/// What counts is what the task gets in the end.
+#[tokio::test]
+async fn no_node_that_is_large_enough() {
+    let world = World::new();
+    let large = json!({ "cpu": "4096", "memory": "16384" });
+    world.register(with(sample(), large)).await.unwrap();
+    let run = async |changes: Json| {
+        world.service.run_task(&world.cx(), input(with(run_sample(), changes))).await.unwrap()
+    };
+    let answer = run(json!({ "count": 2 })).await;
+    let failures = answer.failures.unwrap();
+    assert_eq!((answer.tasks, failures.len()), (Some(Vec::new()), 2));
+    assert!(failures[0].reason.as_ref().unwrap().starts_with("Capacity is unavailable at this time."));
+    assert_eq!(
+        failures[0].detail.as_deref(),
+        Some("The task has 16384 MiB of memory and the largest node of its architecture 16000 MiB.")
+    );
+    assert!(world.store.range("/ecs-work/provision/").is_empty());
+    // Nodes are lent more than once.
+    let answer = run(json!({ "count": 10, "overrides": { "memory": "15360" } })).await;
+    assert_eq!((answer.tasks.unwrap().len(), answer.failures), (10, Some(Vec::new())));
+}
+
+/// A definition need not ask for Fargate to run on it.
+#[tokio::test]
+async fn what_fits_fargate_runs_there() {
+    let world = World::new();
+    for required in [json!(null), json!(["EC2"])] {
+        let made =
+            world.register(with(sample(), json!({ "requiresCompatibilities": required }))).await.unwrap();
+        assert_eq!(made.compatibilities.unwrap(), ["EC2", "FARGATE"]);
+        for launch_type in [json!("FARGATE"), json!(null)] {
+            let task = world
+                .run_task(with(run_sample(), json!({ "launchType": launch_type })))
+                .await
+                .unwrap()
+                .remove(0);
+            assert_eq!(task.task_definition_arn, made.task_definition_arn);
+        }
+    }
 }
 
 #[tokio::test]

@@ -339,9 +339,9 @@ async fn refused() {
             "You cannot specify an IAM role for services that require a service linked role.",
         ),
         (
-            json!({ "healthCheckGracePeriodSeconds": 5 }),
+            json!({ "healthCheckGracePeriodSeconds": -1 }),
             "InvalidParameterException",
-            "Health check grace period is only valid for services configured to use load balancers",
+            "Invalid healthCheckGracePeriodSeconds -1",
         ),
         (
             json!({ "enableExecuteCommand": true }),
@@ -446,6 +446,18 @@ async fn a_role_that_cannot_be_had() {
     cluster.0.cloud.refused_roles.lock().unwrap().clear();
     let stable = cluster.until_stable().await;
     assert_eq!(messages(&stable).iter().filter(|text| text.contains("failed to launch")).count(), 1);
+}
+
+#[tokio::test]
+async fn tasks_that_no_node_has_the_memory_for() {
+    let cluster = Cluster::new().await;
+    cluster.0.register(with(sample(), json!({ "cpu": "4096", "memory": "16384" }))).await.unwrap();
+    cluster.create(json!({ "taskDefinition": "sample-fargate-app:2" })).await.unwrap();
+    let text = "(service web) was unable to place a task. Reason: Capacity is unavailable at this time. Please try again \
+                later or in a different availability zone.";
+    let said = |service: &ferrogate_api::ecs::Service| messages(service).iter().any(|said| said == text);
+    cluster.until("it is said", |_| Nature::Runs, said).await;
+    assert!(cluster.tasks("RUNNING").await.is_empty());
 }
 
 /// A launch that is refused before there is a task is a failed task.

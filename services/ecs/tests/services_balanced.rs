@@ -1,4 +1,4 @@
-//! Services behind load balancers and in Cloud Map; traffic shifted between two revisions; task sets.
+//! Services behind load balancers and in Cloud Map; task sets.
 
 mod support;
 
@@ -6,9 +6,9 @@ use ferrogate_api::ecs::{self, Ecs};
 use ferrogate_api::{ApiError, Value};
 use ferrogate_nodeapi::DesiredStatus;
 use serde_json::{Value as Json, json};
-use support::balancing::{BLUE, GREEN, INSTANCES, LONELY, REGISTRY, ROLE, RULE};
+use support::balancing::{BLUE, GREEN, INSTANCES, LONELY, REGISTRY, ROLE};
 use support::services::{Cluster, Nature, is_stable, messages};
-use support::{NODE, input, sample};
+use support::{NODE, input, sample, with};
 
 fn behind(group: &str) -> Json {
     json!({ "targetGroupArn": group, "containerName": "sample-app", "containerPort": 80 })
@@ -156,92 +156,6 @@ async fn what_balancers_refuse_is_tried_again() {
 }
 
 #[tokio::test]
-async fn traffic_goes_over_to_the_new_revision() {
-    let cluster = Cluster::new().await;
-    let balancing = &cluster.0.cloud.balancing;
-    let mut balancer = behind(BLUE);
-    balancer["advancedConfiguration"] =
-        json!({ "alternateTargetGroupArn": GREEN, "productionListenerRule": RULE, "roleArn": ROLE });
-    let hooks = json!([{ "targetType": "PAUSE", "lifecycleStages": ["POST_SCALE_UP"] }]);
-    let configuration = json!({ "strategy": "BLUE_GREEN", "bakeTimeInMinutes": 1, "lifecycleHooks": hooks });
-    cluster
-        .create(json!({ "loadBalancers": [balancer], "deploymentConfiguration": configuration }))
-        .await
-        .unwrap();
-    go_on(&cluster).await;
-    assert_eq!(balancing.states(BLUE).len(), 2);
-    cluster.0.register(sample()).await.unwrap();
-    cluster.update(json!({ "taskDefinition": "sample-fargate-app:2" })).await.unwrap();
-    // It waits for a word; both stand, the old one has the traffic.
-    let hook = cluster_hook(&cluster).await;
-    assert_eq!((balancing.states(BLUE).len(), balancing.states(GREEN).len()), (2, 2));
-    assert_eq!(weight_of(&cluster, GREEN), 0);
-    resume(&cluster, &hook).await;
-    cluster.until("shifted", |_| Nature::Runs, |_| weight_of(&cluster, GREEN) > 0).await;
-    assert_eq!(weight_of(&cluster, BLUE), 0);
-    cluster.until_stable().await;
-    assert_eq!((balancing.states(BLUE).len(), balancing.states(GREEN).len()), (0, 2));
-
-    // The next one goes back to blue.
-    cluster.0.register(sample()).await.unwrap();
-    cluster.update(json!({ "taskDefinition": "sample-fargate-app:3" })).await.unwrap();
-    go_on(&cluster).await;
-    assert_eq!((balancing.states(BLUE).len(), balancing.states(GREEN).len()), (2, 0));
-}
-
-/// What the rule gives the group now.
-fn weight_of(cluster: &Cluster, group: &str) -> i32 {
-    let weights = cluster.0.cloud.balancing.weights.lock().unwrap();
-    let newest = weights.last().cloned().unwrap_or_default();
-    newest.into_iter().find(|(of, _)| of == group).map_or(0, |(_, weight)| weight)
-}
-
-async fn current_deployment(cluster: &Cluster) -> Option<ecs::ServiceDeployment> {
-    let arn = cluster.describe().await.current_service_deployment?;
-    let request = json!({ "serviceDeploymentArns": [arn] });
-    let answer =
-        cluster.0.service.describe_service_deployments(&cluster.0.cx(), input(request)).await.unwrap();
-    answer.service_deployments.unwrap().pop()
-}
-
-async fn waiting_hook(cluster: &Cluster) -> Option<(String, String)> {
-    let deployment = current_deployment(cluster).await?;
-    let hooks = deployment.lifecycle_hook_details.unwrap_or_default();
-    let hook = hooks.into_iter().find(|hook| hook.status.as_deref() == Some("AWAITING_ACTION"))?;
-    Some((deployment.service_deployment_arn?, hook.hook_id?))
-}
-
-async fn cluster_hook(cluster: &Cluster) -> (String, String) {
-    cluster
-        .0
-        .until("it waits", async |world| {
-            cluster.step(world, |_| Nature::Runs).await;
-            waiting_hook(cluster).await.is_some()
-        })
-        .await;
-    waiting_hook(cluster).await.unwrap()
-}
-
-async fn resume(cluster: &Cluster, (arn, hook): &(String, String)) {
-    let request = json!({ "serviceDeploymentArn": arn, "hookId": hook, "action": "CONTINUE" });
-    cluster.0.service.continue_service_deployment(&cluster.0.cx(), input(request)).await.unwrap();
-}
-
-/// Says yes wherever it is asked, until it is done.
-async fn go_on(cluster: &Cluster) {
-    cluster
-        .0
-        .until("done", async |world| {
-            cluster.step(world, |_| Nature::Runs).await;
-            if let Some(hook) = waiting_hook(cluster).await {
-                resume(cluster, &hook).await;
-            }
-            is_stable(&cluster.describe().await)
-        })
-        .await;
-}
-
-#[tokio::test]
 async fn a_deployment_that_is_stopped_goes_back() {
     let cluster = Cluster::new().await;
     cluster.create(json!({ "loadBalancers": [behind(BLUE)] })).await.unwrap();
@@ -377,6 +291,27 @@ async fn task_sets() {
     scale["scale"] = json!({ "value": 25, "unit": "PERCENT" });
     cluster.0.service.update_task_set(&cluster.0.cx(), input(scale)).await.unwrap();
     cluster.until("less of it runs", |_| Nature::Runs, steady(3)).await;
+    // A call that comes twice, and another one by its token.
+    let again = async |changes: Json| {
+        let request = json!({ "cluster": "default", "service": "web", "taskDefinition": "sample-fargate-app",
+            "launchType": "FARGATE", "clientToken": "once", "networkConfiguration": { "awsvpcConfiguration": {
+                "subnets": ["subnet-a"] } } });
+        let world = &cluster.0;
+        world.service.create_task_set(&world.cx(), input(with(request, changes))).await
+    };
+    let made = again(json!({})).await.unwrap().task_set.unwrap().id;
+    assert_eq!(again(json!({})).await.unwrap().task_set.unwrap().id, made);
+    let error = again(json!({ "externalId": "y" })).await.unwrap_err();
+    assert_eq!(
+        (error.code.as_str(), error.message.as_str()),
+        (
+            "InvalidParameterException",
+            "Arguments on this idempotent request are inconsistent with arguments used in previous request(s)."
+        )
+    );
+    assert_eq!(cluster.describe().await.task_sets.unwrap().len(), 3);
+    let request = json!({ "cluster": "default", "service": "web", "taskSet": made });
+    cluster.0.service.delete_task_set(&cluster.0.cx(), input(request)).await.unwrap();
     let delete = |force: bool| {
         let mut request = name(second.id.as_ref().unwrap());
         request["force"] = json!(force);

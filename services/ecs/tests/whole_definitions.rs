@@ -341,7 +341,10 @@ async fn images_are_told_of_as_they_are_registered() {
     world.register(sample()).await.unwrap();
     let mut told = world.service.registered_images();
     world
-        .register(with(sample(), json!({ "requiresCompatibilities": null, "family": "ec2" })))
+        .register(with(
+            sample(),
+            json!({ "requiresCompatibilities": null, "networkMode": "host", "family": "ec2" }),
+        ))
         .await
         .unwrap();
     assert!(world.register(with(sample(), json!({ "cpu": "x" }))).await.is_err());
@@ -350,7 +353,8 @@ async fn images_are_told_of_as_they_are_registered() {
         json!({}),
         json!({}),
     ]);
-    world.register(with_role(definition)).await.unwrap();
+    let unasked = json!({ "requiresCompatibilities": null });
+    world.register(with(with_role(definition), unasked)).await.unwrap();
     let registered = told.try_recv().unwrap();
     assert_eq!(
         registered.task_definition_arn,
@@ -367,7 +371,7 @@ async fn images_are_told_of_as_they_are_registered() {
             RegisteredImage { image: "busybox".into(), credentials_parameter: None },
         ]
     );
-    assert!(told.try_recv().is_err(), "once, and of Fargate's only");
+    assert!(told.try_recv().is_err(), "once, and of what fits Fargate only");
 }
 
 #[tokio::test]

@@ -139,6 +139,144 @@ async fn a_network_balancer_without_groups_gets_an_open_one_of_its_own() {
     assert!(world.neighbours.interfaces.lock().unwrap().is_empty());
 }
 
+fn mapping(subnet: &str, allocation: Option<&str>, private: Option<&str>) -> SubnetMapping {
+    SubnetMapping {
+        subnet_id: Some(subnet.into()),
+        allocation_id: allocation.map(str::to_owned),
+        private_i_pv4_address: private.map(str::to_owned),
+        ..Default::default()
+    }
+}
+
+fn network(name: &str, scheme: &str, mappings: &[SubnetMapping]) -> CreateLoadBalancerInput {
+    CreateLoadBalancerInput {
+        r#type: Some("network".into()),
+        scheme: Some(scheme.into()),
+        subnets: None,
+        subnet_mappings: Some(mappings.to_vec()),
+        ..wanted(name)
+    }
+}
+
+async fn set_mappings(
+    world: &World,
+    arn: &str,
+    mappings: &[SubnetMapping],
+) -> Result<Vec<AvailabilityZone>, ferrogate_api::ApiError> {
+    let input = SetSubnetsInput {
+        load_balancer_arn: Some(arn.to_owned()),
+        subnet_mappings: Some(mappings.to_vec()),
+        ..Default::default()
+    };
+    world.elb.set_subnets(&world.cx(), input).await.map(|answer| answer.availability_zones.unwrap())
+}
+
+/// (allocation, private address) by zone.
+fn chosen(zones: &[AvailabilityZone]) -> Vec<(Option<&str>, Option<&str>)> {
+    fn one(zone: &AvailabilityZone) -> (Option<&str>, Option<&str>) {
+        match zone.load_balancer_addresses.as_deref() {
+            Some([one]) => (one.allocation_id.as_deref(), one.private_i_pv4_address.as_deref()),
+            _ => (None, None),
+        }
+    }
+    zones.iter().map(one).collect()
+}
+
+#[tokio::test]
+async fn elastic_addresses_of_a_network_balancer_stay_and_zones_come() {
+    let world = World::new();
+    let eip =
+        |subnet: usize, n: usize| mapping(&format!("subnet-{subnet}"), Some(&format!("eipalloc-{n}")), None);
+    let create = async |name: &str, mappings: &[SubnetMapping]| {
+        let input = network(name, "internet-facing", mappings);
+        world
+            .elb
+            .create_load_balancer(&world.cx(), input)
+            .await
+            .map(|made| made.load_balancers.unwrap().remove(0))
+    };
+    let arn = create("tcp", &[eip(1, 1)]).await.unwrap().load_balancer_arn.unwrap();
+    // Promised, though no interface has it yet.
+    let (code, message) = refused(create("other", &[eip(1, 1)]).await);
+    assert_eq!(
+        (code.as_str(), message.as_str()),
+        ("ResourceInUse", "The allocation IDs are not available for use")
+    );
+    world.activate("elb-interfaces").await.unwrap();
+    assert_eq!(world.neighbours.associations.lock().unwrap().len(), 1);
+    assert_eq!(refused(create("other", &[eip(1, 1)]).await).0, "ResourceInUse");
+    assert_eq!(refused(create("other", &[eip(1, 2), eip(2, 2)]).await).0, "ResourceInUse");
+    assert_eq!(refused(create("other", &[eip(1, 9)]).await).0, "AllocationIdNotFound");
+
+    // Said again it is the same one; another address is another setting, be it free or not.
+    assert_eq!(create("tcp", &[eip(1, 1)]).await.unwrap().load_balancer_arn.as_ref(), Some(&arn));
+    for other in [eip(1, 2), mapping("subnet-1", None, None)] {
+        assert_eq!(refused(create("tcp", &[other]).await).0, "DuplicateLoadBalancerName");
+    }
+
+    let zones = set_mappings(&world, &arn, &[eip(1, 1), eip(2, 2)]).await.unwrap();
+    assert_eq!(chosen(&zones), [(Some("eipalloc-1"), None), (Some("eipalloc-2"), None)]);
+    world.activate("elb-interfaces").await.unwrap();
+    let zones = set_mappings(&world, &arn, &[eip(1, 1), eip(2, 2), eip(3, 3)]).await.unwrap();
+    assert_eq!(chosen(&zones).len(), 3);
+    world.activate("elb-interfaces").await.unwrap();
+    let taken: Vec<String> = world.neighbours.associations.lock().unwrap().keys().cloned().collect();
+    assert_eq!(taken, ["eipalloc-1", "eipalloc-2", "eipalloc-3"]);
+
+    for mappings in [[eip(1, 4), eip(2, 2), eip(3, 3)], [eip(1, 2), eip(2, 1), eip(3, 3)]] {
+        let (code, message) = refused(set_mappings(&world, &arn, &mappings).await);
+        assert_eq!(code, "InvalidConfigurationRequest");
+        assert!(message.contains("'subnet-1'"), "{message}");
+    }
+    // Subnets alone say nothing of addresses.
+    let input = SetSubnetsInput {
+        load_balancer_arn: Some(arn.clone()),
+        subnets: Some(["subnet-1", "subnet-2", "subnet-3"].map(str::to_owned).to_vec()),
+        ..Default::default()
+    };
+    let zones = world.elb.set_subnets(&world.cx(), input).await.unwrap().availability_zones.unwrap();
+    assert_eq!(chosen(&zones)[2], (Some("eipalloc-3"), None));
+    // A zone that goes lets its address go.
+    let zones = set_mappings(&world, &arn, &[eip(1, 1), eip(2, 2)]).await.unwrap();
+    assert_eq!(chosen(&zones), [(Some("eipalloc-1"), None), (Some("eipalloc-2"), None)]);
+    world.activate("elb-interfaces").await.unwrap();
+    assert_eq!(world.neighbours.interfaces.lock().unwrap().len(), 2);
+    let (code, message) = refused(set_mappings(&world, &arn, &[eip(4, 3), eip(2, 2)]).await);
+    assert!(
+        code == "InvalidConfigurationRequest" && message.contains("Remove the first"),
+        "{code}: {message}"
+    );
+    // A further zone cannot have what another balancer has.
+    let second = create("second", &[eip(1, 4)]).await.unwrap().load_balancer_arn.unwrap();
+    assert_eq!(refused(set_mappings(&world, &second, &[eip(1, 4), eip(2, 2)]).await).0, "ResourceInUse");
+}
+
+#[tokio::test]
+async fn private_addresses_of_a_network_balancer_stay() {
+    let world = World::new();
+    let own = |subnet: &str, ip: Option<&str>| mapping(subnet, None, ip);
+    let mappings = [own("subnet-1", Some("10.0.1.20")), own("subnet-2", None)];
+    let input = network("tcp", "internal", &mappings);
+    let made = world.elb.create_load_balancer(&world.cx(), input).await.unwrap().load_balancers.unwrap();
+    let arn = made[0].load_balancer_arn.clone().unwrap();
+    world.activate("elb-interfaces").await.unwrap();
+    let all = world.neighbours.interfaces.lock().unwrap().clone();
+    let second = all.values().find(|eni| eni.subnet_id.as_deref() == Some("subnet-2")).unwrap();
+    let second = second.private_ip_address.clone().unwrap();
+
+    let same = [mappings[0].clone(), own("subnet-2", Some(&second))];
+    let zones = set_mappings(&world, &arn, &same).await.unwrap();
+    assert_eq!(chosen(&zones), [(None, Some("10.0.1.20")), (None, None)]);
+    for other in [
+        [own("subnet-1", Some("10.0.1.21")), own("subnet-2", None)],
+        [own("subnet-1", None), own("subnet-2", Some("10.0.2.99"))],
+    ] {
+        let (code, message) = refused(set_mappings(&world, &arn, &other).await);
+        assert_eq!(code, "InvalidConfigurationRequest");
+        assert!(message.contains("cannot be changed"), "{message}");
+    }
+}
+
 #[tokio::test]
 async fn a_target_drains_for_its_groups_delay() {
     let world = World::new();

@@ -168,8 +168,44 @@ async fn what_makes_no_sense_is_refused() {
         "alias/mine",
     )
     .await;
+    // With or without a type, a plain parameter has no key.
+    let key_id = || Some("alias/aws/ssm".to_owned());
+    for input in [
+        PutParameterRequest { key_id: key_id(), ..put("p", "String", "x") },
+        PutParameterRequest { key_id: key_id(), ..over("there", "y") },
+    ] {
+        let error = world.put(input).await.unwrap_err();
+        let words = "KeyId is required for SecureString type parameter only.";
+        assert_eq!((error.code.as_str(), error.message.as_str()), ("ValidationException", words));
+    }
     // None of it left anything behind.
     assert_eq!(world.store.range("").len(), 2);
+    world.put(put("secure", "SecureString", "x")).await.unwrap();
+    world.put(PutParameterRequest { key_id: key_id(), ..over("secure", "y") }).await.unwrap();
+}
+
+#[tokio::test]
+async fn the_pattern_that_is_shown_is_the_one_that_holds() {
+    let world = World::new();
+    let with = |pattern: &str, input: PutParameterRequest| PutParameterRequest {
+        allowed_pattern: Some(pattern.into()),
+        ..input
+    };
+    let shown = async || {
+        let found = world.service.describe_parameters(&world.cx, Default::default()).await.unwrap();
+        found.parameters.unwrap().remove(0).allowed_pattern
+    };
+    world.put(with("[0-9]+", put("p", "String", "1"))).await.unwrap();
+    let mismatch = world.put(over("p", "two")).await.unwrap_err();
+    assert_eq!(mismatch.code, "ParameterPatternMismatchException");
+    world.put(over("p", "2")).await.unwrap();
+    assert_eq!(shown().await.as_deref(), Some("[0-9]+"));
+    // A new one takes its place, and none is none.
+    world.put(with("[a-z]+", over("p", "two"))).await.unwrap();
+    assert_eq!(shown().await.as_deref(), Some("[a-z]+"));
+    world.put(with("", over("p", "3"))).await.unwrap();
+    assert_eq!(shown().await, None);
+    world.put(over("p", "anything else")).await.unwrap();
 }
 
 #[tokio::test]

@@ -23,17 +23,15 @@ pub(super) struct Shifting<'a> {
     alternate: String,
 }
 
-/// The role under which ECS changes rules and listeners.
+/// The role under which ECS changes rules and listeners, as AWS's guides make it.
 fn role(house: &House) -> String {
     let boto = house.cluster.boto();
     let trust = json!({ "Version": "2012-10-17", "Statement": [{ "Effect": "Allow", "Action": "sts:AssumeRole",
         "Principal": { "Service": "ecs.amazonaws.com" } }] });
     let input = json!({ "RoleName": "shift", "AssumeRolePolicyDocument": trust.to_string() });
     let role = text(&boto.ok("iam", "create_role", input)["Role"]["Arn"]);
-    let policy = json!({ "Version": "2012-10-17", "Statement": [{ "Effect": "Allow", "Resource": "*", "Action": [
-        "elasticloadbalancing:Describe*", "elasticloadbalancing:ModifyRule", "elasticloadbalancing:ModifyListener"] }] });
-    let input = json!({ "RoleName": "shift", "PolicyName": "p", "PolicyDocument": policy.to_string() });
-    boto.ok("iam", "put_role_policy", input);
+    let policy = "arn:aws:iam::aws:policy/AmazonECSInfrastructureRolePolicyForLoadBalancers";
+    boto.ok("iam", "attach_role_policy", json!({ "RoleName": "shift", "PolicyArn": policy }));
     role
 }
 
@@ -265,6 +263,69 @@ fn a_canary_waits_is_stopped_and_comes_through() {
         .collect();
     assert_eq!(statuses, ["SUCCESSFUL", "ROLLBACK_SUCCESSFUL", "SUCCESSFUL"]);
     load.ends();
+}
+
+/// A listener that has nothing but a default action: `describe-rules` gives its default rule, as AWS's guides take it.
+#[test]
+fn a_default_rule_shifts_all_of_its_listener() {
+    let house = House::start();
+    let boto = house.cluster.boto();
+    house.define("auth", "1", Value::Null);
+    let groups = ["blue", "green"].map(|name| house.target_group(name, "HTTP"));
+    let forward = json!([{ "Type": "forward", "TargetGroupArn": groups[0] }]);
+    boto.ok("elbv2", "modify_listener", json!({ "ListenerArn": house.listener, "DefaultActions": forward }));
+    let rules = boto.ok("elbv2", "describe_rules", json!({ "ListenerArn": house.listener }))["Rules"].take();
+    assert_eq!((rules.as_array().map(Vec::len), &rules[0]["IsDefault"]), (Some(1), &json!(true)), "{rules}");
+    let doors = json!({ "productionListenerRule": rules[0]["RuleArn"] });
+    let configuration = json!({ "strategy": "BLUE_GREEN", "bakeTimeInMinutes": 0 });
+    let auth = Shifting::create(&house, groups.clone(), doors, &house.back, configuration);
+    auth.part.settles();
+    let load = Load::start(&house, &house.public_urls("/auth/login"));
+    assert_eq!(load.revisions(), ["1"]);
+    let deployment = auth.update("2");
+    auth.ends_as(&deployment, "SUCCESSFUL");
+    assert_eq!(load.revisions(), ["2"]);
+    let input = json!({ "ListenerArns": [house.listener] });
+    let listener = boto.ok("elbv2", "describe_listeners", input)["Listeners"][0].take();
+    let shares: Vec<(String, bool)> = listener["DefaultActions"][0]["ForwardConfig"]["TargetGroups"]
+        .as_array()
+        .expect("groups")
+        .iter()
+        .map(|one| (text(&one["TargetGroupArn"]), one["Weight"] != json!(0)))
+        .collect();
+    let [blue, green] = groups;
+    assert!(shares.contains(&(green, true)) && !shares.contains(&(blue, true)), "{listener:#}");
+    load.ends();
+}
+
+/// UpdateService puts what stands behind another group and into one subnet, by a deployment like any other.
+#[test]
+fn a_service_is_put_behind_another_group() {
+    let house = House::start();
+    house.define("auth", "1", Value::Null);
+    let auth = house.open("auth", 1, 1, Value::Null);
+    auth.settles();
+    let other = house.target_group("other", "HTTP");
+    house.rule("probe", 2, &other);
+    let subnet = &house.subnets[0];
+    let deployment = auth.update(json!({
+        "healthCheckGracePeriodSeconds": GRACE_SECONDS,
+        "loadBalancers": [{ "targetGroupArn": other, "containerName": "app", "containerPort": PORT }],
+        "networkConfiguration": { "awsvpcConfiguration": {
+            "subnets": [subnet], "securityGroups": [house.back], "assignPublicIp": "ENABLED" } },
+    }));
+    auth.completes(&deployment);
+    assert_eq!(auth.describe()["healthCheckGracePeriodSeconds"], json!(GRACE_SECONDS));
+    eventually("nothing is left in the group it came from", || auth.targets().is_empty());
+    Part { house: &house, name: "auth", target_group: other }.has_healthy_targets(1);
+    let tasks = auth.tasks("RUNNING");
+    let details = tasks[0]["attachments"][0]["details"].as_array().expect("details");
+    let is_there = |one: &Value| one["name"] == "subnetId" && one["value"] == json!(subnet);
+    assert!(tasks.len() == 1 && details.iter().any(is_there), "{tasks:#?}");
+    for url in house.public_urls("/probe/login") {
+        let said = house.cluster.curl(&["--fail", "--max-time", "10", &url]);
+        assert!(said.as_ref().is_ok_and(|said| said.contains("auth")), "{url}: {said:?}");
+    }
 }
 
 /// A network load balancer `flows` before `auth`: its listener and its public addresses.

@@ -28,6 +28,8 @@ pub(crate) struct Sources {
     pub(crate) identity: Arc<dyn Identity>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) root: Principal,
+    /// One program, one node.
+    pub(crate) node: ferrogate_ecs::Node,
 }
 
 /// What the node and EC2 know without being asked by API.
@@ -66,8 +68,8 @@ pub(crate) async fn gather(sources: &Sources, known: Known, task_arn: &str) -> R
     let id = task_arn.rsplit('/').next().unwrap_or_default();
     let running = task.last_status.as_deref() == Some("RUNNING");
     let node = NodeFacts {
-        // One program, one node; an image for another processor has nowhere to go.
-        nodes: usize::from(is_own_architecture(definition.as_ref())),
+        // An image for another processor has nowhere to go.
+        largest_mib: has_architecture(&sources.node, definition.as_ref()).then_some(sources.node.memory_mib),
         progress: known.progress,
         listeners: known.listeners.filter(|_| running).map(listeners),
         last_lines: last_lines(&logs, definition.as_ref(), id, known.output).await,
@@ -139,10 +141,11 @@ fn listeners(all: Vec<ferrogate_sandbox::Listener>) -> Vec<Listener> {
     all.into_iter().map(listener).filter(|of| !is_ours(of)).collect()
 }
 
-fn is_own_architecture(definition: Option<&ecs::TaskDefinition>) -> bool {
+fn has_architecture(node: &ferrogate_ecs::Node, definition: Option<&ecs::TaskDefinition>) -> bool {
     let platform = definition.and_then(|of| of.runtime_platform.as_ref());
     let wanted = platform.and_then(|of| of.cpu_architecture.as_deref()).unwrap_or("X86_64");
-    wanted == if cfg!(target_arch = "aarch64") { "ARM64" } else { "X86_64" }
+    let arm = node.architecture == ferrogate_nodeapi::Architecture::Arm64;
+    wanted == if arm { "ARM64" } else { "X86_64" }
 }
 
 fn roles_of(task: &ecs::Task, definition: Option<&ecs::TaskDefinition>) -> Vec<(RolePurpose, String)> {

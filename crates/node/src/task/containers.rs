@@ -25,10 +25,19 @@ use crate::timing::step;
 
 const SIGTERM: i32 = 15;
 /// 128 + SIGKILL.
-const KILLED: i32 = 137;
-const VANISHED: &str = "ContainerVanishedError: the process that ran the container was lost";
+pub(super) const KILLED: i32 = 137;
+pub(super) const VANISHED: &str = "ContainerVanishedError: the process that ran the container was lost";
 /// How long a stopped task waits for its last lines to be taken.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// A start timeout.
+struct Deadline {
+    at: Instant,
+    /// Whose.
+    on: String,
+    /// Waits for it.
+    dependent: String,
+}
 
 /// What the actor waits for.
 enum Happened {
@@ -78,9 +87,9 @@ impl Actor {
         &mut self,
         sandbox: &Arc<dyn TaskSandbox>,
         events: &mut Events,
-        deadline: Option<(Instant, String)>,
+        deadline: Option<Deadline>,
     ) -> Option<Stop> {
-        let (at, late) = deadline.unzip();
+        let at = deadline.as_ref().map(|deadline| deadline.at);
         let timer = async move {
             match at {
                 Some(at) => tokio::time::sleep_until(at).await,
@@ -106,12 +115,9 @@ impl Actor {
                 None
             }
             Happened::Event(event) => self.on_event(sandbox, event).await,
-            Happened::Late => {
-                let late = late.unwrap_or_default();
-                Some(Stop::failed_to_start(format!(
-                    "TaskFailedToStart: container {late} did not meet the condition its dependents wait for within its startTimeout"
-                )))
-            }
+            Happened::Late => deadline.map(|Deadline { on, dependent, .. }| {
+                unresolved(&dependent, &on, "did not meet the condition within its startTimeout")
+            }),
         }
     }
 
@@ -147,17 +153,17 @@ impl Actor {
         }
     }
 
-    /// Starts every container whose gate is open. Returns the next start timeout, and whose it is.
+    /// Starts every container whose gate is open. Returns the next start timeout.
     async fn start_ready(
         &mut self,
         sandbox: &Arc<dyn TaskSandbox>,
         events: &mut Events,
-    ) -> Result<Option<(Instant, String)>, Stop> {
+    ) -> Result<Option<Deadline>, Stop> {
         let containers = self.record.assignment.containers.clone();
-        let mut waiting_on: Vec<String> = Vec::new();
+        let mut waiting: Vec<(&str, String)> = Vec::new();
         // A start may open the next gate: go round until nothing more opens.
         loop {
-            waiting_on.clear();
+            waiting.clear();
             let mut opened = false;
             for container in &containers {
                 if self.has_begun(&container.name) {
@@ -177,14 +183,10 @@ impl Actor {
                             return Err(Stop::ASKED);
                         }
                     }
-                    Gate::Waiting(on) => waiting_on.push(on),
+                    Gate::Waiting(on) => waiting.push((&container.name, on)),
                     Gate::Shut(on) => {
-                        let reason = format!(
-                            "TaskDependencyError: container {} depends on {on}, which ended without meeting the condition",
-                            container.name
-                        );
-                        return Err(Stop::failed_to_start("Task failed to start")
-                            .of_container(&container.name, reason));
+                        let why = "ended without meeting the condition";
+                        return Err(unresolved(&container.name, &on, why));
                     }
                 }
             }
@@ -192,20 +194,20 @@ impl Actor {
                 break;
             }
         }
-        if waiting_on.is_empty() && self.record.status < ObservedStatus::Running {
+        if waiting.is_empty() && self.record.status < ObservedStatus::Running {
             self.record.status = ObservedStatus::Running;
             self.record.started_at.get_or_insert_with(Timestamp::now);
             self.say();
         }
-        let timeout = |name: &String| {
-            let seconds = containers.iter().find(|c| c.name == *name)?.start_timeout_seconds?;
+        let timeout = |(dependent, on): (&str, String)| {
+            let seconds = containers.iter().find(|c| c.name == on)?.start_timeout_seconds?;
             // Also one that a former agent started has no more time than this.
-            let ran = Timestamp::now().duration_since(self.record.containers.get(name)?.started_at?);
+            let ran = Timestamp::now().duration_since(self.record.containers.get(&on)?.started_at?);
             let left =
                 Duration::from_secs(u64::from(seconds)).saturating_sub(ran.try_into().unwrap_or_default());
-            Some((Instant::now() + left, name.clone()))
+            Some(Deadline { at: Instant::now() + left, on, dependent: dependent.to_owned() })
         };
-        Ok(waiting_on.iter().filter_map(timeout).min())
+        Ok(waiting.into_iter().filter_map(timeout).min_by_key(|deadline| deadline.at))
     }
 
     fn has_begun(&self, name: &str) -> bool {
@@ -382,42 +384,6 @@ impl Actor {
         stop
     }
 
-    /// Nothing more is heard. The containers are gone only where the shim's process is: a connection that breaks is made
-    /// anew beneath us.
-    async fn shim_lost(&mut self, sandbox: &Arc<dyn TaskSandbox>) -> Option<Stop> {
-        match sandbox.state().await {
-            Ok(state) if state.shim_pid == 0 => Some(self.catch_up_lost(&state)),
-            Ok(_) => None,
-            Err(error) => {
-                tracing::error!(%error, task = self.record.assignment.task_arn, "the task's shim is gone, and what it left cannot be read");
-                Some(Stop {
-                    cause: Some(StopCause {
-                        code: "EssentialContainerExited".into(),
-                        reason: "Essential container in task exited".into(),
-                    }),
-                    container: None,
-                })
-            }
-        }
-    }
-
-    /// The shim is gone, and with it the containers.
-    fn catch_up_lost(&mut self, state: &TaskState) -> Stop {
-        tracing::error!(task = self.record.assignment.task_arn, "the task's shim is gone");
-        let mut stop = None;
-        for found in &state.containers {
-            let running =
-                self.record.containers.get(&found.id).is_some_and(|c| c.status == ContainerStatus::Running);
-            if running && found.status != Status::Running {
-                if let Some(record) = self.record.containers.get_mut(&found.id) {
-                    record.reason.get_or_insert_with(|| VANISHED.to_owned());
-                }
-                stop = stop.or(self.note_exit(&exited(found)));
-            }
-        }
-        stop.unwrap_or(Stop::ASKED)
-    }
-
     /// A container has ended: it is restarted, if its policy says so and nobody wants the task's end.
     async fn ended(&mut self, sandbox: &Arc<dyn TaskSandbox>, exited: &Exited) -> Option<Stop> {
         let container =
@@ -466,7 +432,7 @@ impl Actor {
     }
 
     /// Notes an exit; a reason to stop the task if the container was essential.
-    fn note_exit(&mut self, exited: &Exited) -> Option<Stop> {
+    pub(super) fn note_exit(&mut self, exited: &Exited) -> Option<Stop> {
         let essential =
             self.record.assignment.containers.iter().any(|c| c.name == exited.container && c.essential);
         let record = self.record.containers.get_mut(&exited.container)?;
@@ -528,7 +494,7 @@ impl Actor {
                 for (name, ended) in join_all(stops.collect::<Vec<_>>()).await {
                     match ended {
                         Ok(exited) => drop(self.note_exit(&exited)),
-                        Err(error) => self.note_lost(&name, &error),
+                        Err(error) => self.note_lost(&sandbox, &name, &error).await,
                     }
                 }
             }
@@ -542,15 +508,6 @@ impl Actor {
             container.status = ContainerStatus::Stopped;
         }
         self.save();
-    }
-
-    fn note_lost(&mut self, name: &str, error: &ferrogate_sandbox::Error) {
-        tracing::warn!(%error, container = name, "a container could not be stopped in order; it is killed with its sandbox");
-        if let Some(record) = self.record.containers.get_mut(name) {
-            record.status = ContainerStatus::Stopped;
-            record.finished_at.get_or_insert_with(Timestamp::now);
-            record.reason.get_or_insert_with(|| format!("CannotStopContainerError: {error}"));
-        }
     }
 
     async fn drain_logs(&mut self) {
@@ -579,6 +536,12 @@ fn note_end(record: &mut ContainerRecord, exited: &Exited) {
         .or_else(|| record.reason.take().filter(|_| record.restart_count == 0));
 }
 
+/// A container that cannot start any more, by the one it waits for.
+fn unresolved(dependent: &str, on: &str, why: &str) -> Stop {
+    let reason = format!("TaskDependencyError: container {dependent} depends on {on}, which {why}");
+    Stop::failed_to_start("Task failed to start").of_container(dependent, reason)
+}
+
 /// As Fargate passes on what containerd says of runc.
 fn cannot_start(error: &ferrogate_sandbox::Error) -> String {
     format!(
@@ -587,7 +550,7 @@ fn cannot_start(error: &ferrogate_sandbox::Error) -> String {
     )
 }
 
-fn exited(found: &ContainerState) -> Exited {
+pub(super) fn exited(found: &ContainerState) -> Exited {
     Exited {
         container: found.id.clone(),
         exit_code: found.exit_code.unwrap_or(KILLED),

@@ -73,8 +73,12 @@ async fn image(
 ) -> Result<Image, Stop> {
     let refused =
         |reason: String| Stop::failed_to_start(reason.clone()).of_container(&container.name, reason);
-    let reference = ImageRef::parse(&container.image)
-        .map_err(|error| refused(format!("CannotPullContainerError: {error}")))?;
+    let written = ImageRef::parse(&container.image);
+    let reference = match &container.image_digest {
+        Some(digest) => written.and_then(|reference| reference.at(digest)),
+        None => written,
+    };
+    let reference = reference.map_err(|error| refused(format!("CannotPullContainerError: {error}")))?;
     way::to_registry_auth(shared, assignment, &reference).await.map_err(refused)?;
     let auth = match shared.control.registry_credentials(&assignment.task_arn, &container.name).await {
         Ok(None) => Auth::Anonymous,

@@ -86,9 +86,9 @@ pub(super) async fn prepare(
     write_json(&spec.dir.join(SPEC_FILE), spec).await?;
     match (machines, spec.ephemeral_storage.clone()) {
         (Some(machines), _) => {
-            let spec = spec.clone();
+            let (cpu_units, spec) = (spec.cpu_units, spec.clone());
             let mut machine = lost::blocking(move || machines.config(&spec, &files)).await?;
-            config.resources = Machines::limit(&mut machine, &config.resources);
+            config.resources = Machines::limit(&mut machine, &config.resources, cpu_units);
             config.ephemeral_storage = false;
             config.machine = Some(Box::new(machine));
         }

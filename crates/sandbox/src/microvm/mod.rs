@@ -24,10 +24,12 @@ mod probe;
 mod program;
 mod snapshots;
 mod storage;
+#[cfg(test)]
+mod tests;
 
 pub use ferrogate_shim::machine::boot::{BOOT_FILE, BootReport};
 pub use ferrogate_shim::machine::config::Accelerator as MachineAccelerator;
-pub use probe::probe;
+pub use probe::{NoMachine, discard_probe, parts, probe};
 pub use snapshots::{Size, SnapshotStatus, Snapshots};
 
 const GUEST_PROGRAM: &str = "ferrogate-guest";
@@ -40,8 +42,13 @@ const ACPI_FILE: &str = "acpi";
 /// What the guest's own kernel (a distribution's takes more than a minimal one), PID 1 and shim take; the task has its memory
 /// beside it.
 const GUEST_MEMORY_MIB: u64 = 96;
+/// … and this part of the task's memory: what the kernel keeps of each page (1/64) and its hash tables (1/512).
+const GUEST_MEMORY_PART: u64 = 56;
 /// What the machine's program takes beside the guest's memory, and where it emulates, beside the translated code.
 const VMM_MEMORY_MIB: u64 = 128;
+/// … and this part of the guest's memory, for page tables: 1/512 of the host's, and with KVM as much again, and what finds
+/// their entries.
+const VMM_MEMORY_PART: u64 = 128;
 /// What a Service Connect proxy in the task's cgroup takes.
 const PROXY_MEMORY_MIB: u64 = 64;
 /// … and its threads, with those of a Service Connect proxy beside it.
@@ -53,6 +60,15 @@ const BOOT_DEADLINE_TCG: Duration = Duration::from_secs(120);
 /// Nobody waits for a snapshot, and whatever else runs comes before it.
 const MAKE_DEADLINE: Duration = Duration::from_secs(600);
 const CPU_UNITS_PER_VCPU: u32 = 1024;
+/// An emulated machine's share while it boots, of cgroup v1's scale: its kernel measures its timer then, and one that stands
+/// still meanwhile measures wrongly. It is a matter of seconds.
+const BOOT_CPU_SHARES: u64 = 8192;
+/// `cpu.shares` at least, as Linux has it.
+const CPU_SHARES_MIN: u64 = 2;
+/// A guest that says nothing for this part of its boot's deadline is booted again: the last of three has half of it.
+const HELLO_PART: u32 = 4;
+/// Between two times that a guest is told the time. It is lost when it has answered none for three more.
+const CLOCK_INTERVAL: Duration = Duration::from_secs(60);
 const TSC_MEASURED: Duration = Duration::from_millis(20);
 const TSC_READINGS: usize = 16;
 const SNAPSHOTS_DIR: &str = "snapshots";
@@ -77,6 +93,7 @@ pub struct MachineOptions {
 pub struct Machines {
     vmm: VmmConfig,
     boot_deadline: Duration,
+    clock_interval: Duration,
     /// For disks of layers that are not the image store's.
     layers: PathBuf,
     maker: Arc<layers::Maker>,
@@ -136,8 +153,14 @@ impl Machines {
             Accelerator::Kvm => BOOT_DEADLINE_KVM,
             Accelerator::Tcg => BOOT_DEADLINE_TCG,
         });
-        let maker = Arc::default();
-        Ok(Machines { vmm, boot_deadline, layers, maker, begin: Begin::Boot })
+        let (clock_interval, maker) = (CLOCK_INTERVAL, Arc::default());
+        Ok(Machines { vmm, boot_deadline, clock_interval, layers, maker, begin: Begin::Boot })
+    }
+
+    /// Has guests told the time so often, instead of once a minute.
+    #[must_use]
+    pub fn with_clock_interval(self, clock_interval: Duration) -> Self {
+        Machines { clock_interval, ..self }
     }
 
     /// Has machines begin from snapshots, which are kept below `dir` and made from [`Snapshots::start`] on. `instance`
@@ -153,7 +176,8 @@ impl Machines {
     #[cfg(test)]
     fn of(vmm: VmmConfig) -> Self {
         let (layers, maker) = (PathBuf::new(), Arc::default());
-        Machines { vmm, boot_deadline: BOOT_DEADLINE_TCG, layers, maker, begin: Begin::Boot }
+        let (boot_deadline, clock_interval) = (BOOT_DEADLINE_TCG, CLOCK_INTERVAL);
+        Machines { vmm, boot_deadline, clock_interval, layers, maker, begin: Begin::Boot }
     }
 
     /// The machine of a task. Blocking.
@@ -178,11 +202,16 @@ impl Machines {
             Some(Snapshot::Make(_)) => self.boot_deadline.max(MAKE_DEADLINE),
             _ => self.boot_deadline,
         };
+        // A real processor has a real one's timer.
+        let hello_deadline =
+            (self.vmm.accelerator == Accelerator::Tcg).then_some(self.boot_deadline / HELLO_PART);
         Ok(MachineConfig {
             vmm: self.vmm.clone(),
             vcpus,
             memory_mib,
             boot_deadline_ms: boot_deadline.as_millis() as u64,
+            hello_deadline_ms: hello_deadline.map(|deadline| deadline.as_millis() as u64),
+            clock_interval_ms: self.clock_interval.as_millis() as u64,
             hostname: spec.hostname.clone(),
             limits: Resources::default(),
             files: files.collect::<BTreeMap<String, String>>(),
@@ -199,26 +228,29 @@ impl Machines {
 
     /// Sets the limits of the machine's program on the host: the task's, and what it takes itself. What is returned holds
     /// while it boots.
-    pub(crate) fn limit(machine: &mut MachineConfig, task: &Resources) -> Resources {
+    pub(crate) fn limit(machine: &mut MachineConfig, task: &Resources, cpu_units: u32) -> Resources {
+        let beside_mib = VMM_MEMORY_MIB + TRANSLATED_CODE_MIB + PROXY_MEMORY_MIB;
+        let memory_mib = machine.memory_mib + machine.memory_mib / VMM_MEMORY_PART + beside_mib;
         let without_quota = Resources {
             cpu_quota_us: None,
             cpu_period_us: None,
-            memory_max_bytes: Some(
-                (machine.memory_mib + VMM_MEMORY_MIB + TRANSLATED_CODE_MIB + PROXY_MEMORY_MIB) * MIB,
-            ),
+            memory_max_bytes: Some(memory_mib * MIB),
             pids_max: Some(VMM_PIDS_MAX),
             ..task.clone()
         };
-        machine.limits = match machine.vmm.accelerator {
-            Accelerator::Kvm => Resources {
-                cpu_quota_us: task.cpu_quota_us,
-                cpu_period_us: task.cpu_period_us,
-                ..without_quota.clone()
-            },
+        let (limits, boots) = match machine.vmm.accelerator {
+            Accelerator::Kvm => {
+                let (cpu_quota_us, cpu_period_us) = (task.cpu_quota_us, task.cpu_period_us);
+                (Resources { cpu_quota_us, cpu_period_us, ..without_quota.clone() }, without_quota)
+            }
             // An emulated processor at its full speed is slower than the least share of a real one; its share it has.
-            Accelerator::Tcg => without_quota.clone(),
+            Accelerator::Tcg => {
+                let with = |shares| Resources { cpu_shares: Some(shares), ..without_quota.clone() };
+                (with(u64::from(cpu_units).max(CPU_SHARES_MIN)), with(BOOT_CPU_SHARES))
+            }
         };
-        without_quota
+        machine.limits = limits;
+        boots
     }
 
     /// The layers of a container as disks, in the same order. Blocking.
@@ -232,9 +264,21 @@ fn size(spec: &TaskSandboxSpec) -> Size {
     let task = Some(spec.memory_bytes / MIB).filter(|mib| *mib > 0).unwrap_or(MEMORY_MIB_DEFAULT);
     Size {
         vcpus: spec.cpu_units.div_ceil(CPU_UNITS_PER_VCPU).max(1),
-        memory_mib: task + GUEST_MEMORY_MIB,
+        memory_mib: machine_mib(task),
         has_interface: spec.network_namespace.is_some(),
     }
+}
+
+/// Of the machine of a task with this memory.
+const fn machine_mib(task_mib: u64) -> u64 {
+    GUEST_MEMORY_MIB + task_mib + task_mib / GUEST_MEMORY_PART
+}
+
+/// … and back; `None`: no task has such a machine.
+const fn task_mib(machine_mib: u64) -> Option<u64> {
+    let Some(grown) = machine_mib.checked_sub(GUEST_MEMORY_MIB) else { return None };
+    let (whole, rest) = (grown / (GUEST_MEMORY_PART + 1), grown % (GUEST_MEMORY_PART + 1));
+    if rest == GUEST_MEMORY_PART || grown == 0 { None } else { Some(whole * GUEST_MEMORY_PART + rest) }
 }
 
 /// How the machine of the task in this directory came up; nothing if it is not up. Blocking.

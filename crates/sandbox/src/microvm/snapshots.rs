@@ -26,14 +26,27 @@ use serde::{Serialize, Serializer};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
-use super::{CPU_UNITS_PER_VCPU, GUEST_MEMORY_MIB, MEMORY_MIB_DEFAULT, MIB, Machines, identity, io_error};
+use super::{
+    CPU_UNITS_PER_VCPU, MEMORY_MIB_DEFAULT, MIB, Machines, identity, io_error, machine_mib, task_mib,
+};
 use crate::{ContainerSandbox, Error, Isolation, Sandbox, TaskSandboxSpec};
 
+/// Of `stat`'s count.
+const BLOCK_BYTES: u64 = 512;
 const DIGEST_FILE: &str = "digest";
 const MAKING_DIR: &str = "making";
 const TASK_DIR: &str = "task";
-/// The least recently used go first: each takes some 60 MB of disk, and more for larger machines.
+/// The least recently used go first: each takes some 60 MB of disk, and of a larger machine's memory what its kernel has
+/// written, a part of [`WRITTEN_PART`].
 const SNAPSHOTS_MAX: usize = 8;
+/// … and of disk no more than this together.
+const DISK_BYTES_MAX: u64 = 2 << 30;
+/// A machine with more memory is booted.
+const MEMORY_MIB_MAX: u64 = 16 << 10;
+/// What making one leaves free of the disk, beside what it takes itself.
+const DISK_BYTES_FREE: u64 = 1 << 30;
+const WRITTEN_MIB: u64 = 128;
+const WRITTEN_PART: u64 = 50;
 /// Sizes that wait for theirs; others ask again with their next task.
 const WANTED_MAX: usize = 8;
 /// A size whose snapshot fails so often is booted from then on.
@@ -41,9 +54,9 @@ const FAILURES_MAX: u32 = 3;
 /// A machine has its interface when it is made, and that of a snapshot is nobody's.
 const NOBODYS_NAMESPACE: &str = "/nobody";
 const TASK_ID: &str = "snapshot";
-/// Of cgroup v1's scale, where all tasks of a node together have 1024: it is made while tasks run, and for none of them.
-/// Less, and an emulated guest is busy with nothing but its late clock.
-const CPU_SHARES: u64 = 128;
+/// Of cgroup v1's scale, where all tasks of a node together have 1024. It is made while tasks run, and for none of them; but a
+/// guest that is kept waiting while it boots may measure its timer wrongly, and what is made of it is made once for all.
+const CPU_SHARES: u64 = 1024;
 
 /// What a snapshot is of, beside its base.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -56,8 +69,7 @@ pub struct Size {
 
 impl Size {
     /// Of the smallest task there is in Fargate, and the most common.
-    const FIRST: Size =
-        Size { vcpus: 1, memory_mib: MEMORY_MIB_DEFAULT + GUEST_MEMORY_MIB, has_interface: true };
+    const FIRST: Size = Size { vcpus: 1, memory_mib: machine_mib(MEMORY_MIB_DEFAULT), has_interface: true };
 
     fn name(self) -> String {
         let interface = if self.has_interface { "net" } else { "alone" };
@@ -71,8 +83,21 @@ impl Size {
             memory_mib: parts.next()?.parse().ok()?,
             has_interface: parts.next()? == "net",
         };
-        (size.name() == name && size.memory_mib > GUEST_MEMORY_MIB).then_some(size)
+        (size.name() == name).then_some(size)
     }
+}
+
+/// Why none is to be made of this size on a disk with so much left; it would be one of many gigabytes, or the last thing the
+/// disk has room for.
+fn refusal(size: Size, free_bytes: u64) -> Option<String> {
+    let needed = (size.memory_mib / WRITTEN_PART + WRITTEN_MIB) * MIB + DISK_BYTES_FREE;
+    if size.memory_mib > MEMORY_MIB_MAX {
+        return Some(format!("none is made of a machine with more than {MEMORY_MIB_MAX} MiB of memory"));
+    }
+    (free_bytes < needed).then(|| {
+        let (free_mib, needed_mib) = (free_bytes / MIB, needed / MIB);
+        format!("its disk has {free_mib} MiB free, and {needed_mib} MiB are to be there for one to be made")
+    })
 }
 
 impl Serialize for Size {
@@ -118,6 +143,8 @@ struct State {
 #[derive(Debug)]
 struct Ready {
     files: SnapshotFiles,
+    /// Of disk.
+    bytes: u64,
     /// Since when machines can have begun from it, and not from one before it.
     since: SystemTime,
     used: SystemTime,
@@ -125,7 +152,10 @@ struct Ready {
 
 impl Ready {
     fn new(files: SnapshotFiles, used: SystemTime) -> Ready {
-        Ready { files, since: SystemTime::now(), used }
+        use std::os::unix::fs::MetadataExt;
+        let taken = |path: &Path| fs::metadata(path).map_or(0, |meta| meta.blocks() * BLOCK_BYTES);
+        let bytes = taken(&files.memory) + taken(&files.state);
+        Ready { files, bytes, since: SystemTime::now(), used }
     }
 }
 
@@ -166,6 +196,10 @@ impl Snapshots {
     }
 
     fn want(&self, state: &mut State, size: Size) {
+        // Whatever the disk has: that is looked at when it is to be made.
+        if let Some(why) = refusal(size, u64::MAX) {
+            state.failed.insert(size, (FAILURES_MAX, why));
+        }
         let hopeless = state.failed.get(&size).is_some_and(|(times, _)| *times >= FAILURES_MAX);
         if !hopeless && state.making != Some(size) && state.wanted.len() < WANTED_MAX {
             state.wanted.insert(size);
@@ -246,6 +280,10 @@ impl Snapshots {
                 self.asked.notified().await;
                 continue;
             };
+            let free_bytes = rustix::fs::statvfs(&self.dir).map_or(0, |disk| disk.f_bavail * disk.f_frsize);
+            if !self.has_room(size, free_bytes) {
+                continue;
+            }
             let began = std::time::Instant::now();
             let made = self.make(&base, size).await;
             let mut state = self.state();
@@ -264,6 +302,17 @@ impl Snapshots {
                 }
             }
         }
+    }
+
+    /// For the one that is to be made next. Without, it is not, until a machine of its size is to begin again.
+    fn has_room(&self, size: Size, free_bytes: u64) -> bool {
+        let Some(why) = refusal(size, free_bytes) else { return true };
+        tracing::warn!(size = size.name(), why, "no snapshot of a booted machine is made");
+        let mut state = self.state();
+        state.making = None;
+        let times = state.failed.get(&size).map_or(0, |(times, _)| *times);
+        state.failed.insert(size, (times, why));
+        false
     }
 
     /// The base of this host's machines. What is of another is removed, but its sizes are wanted again. Blocking.
@@ -286,7 +335,8 @@ impl Snapshots {
                     if let Err(why) = checked {
                         tracing::warn!(snapshot = name, %why, "a snapshot is damaged: it is made anew");
                     }
-                    wanted.insert(size);
+                    // Of a program that gave its machines other sizes it may be of no task's.
+                    wanted.extend(task_mib(size.memory_mib).map(|_| size));
                     fs::remove_dir_all(entry.path())?;
                 }
             }
@@ -303,7 +353,8 @@ impl Snapshots {
     }
 
     fn make_room(&self, state: &mut State) {
-        while state.ready.len() > SNAPSHOTS_MAX {
+        let bytes = |state: &State| state.ready.values().map(|ready| ready.bytes).sum::<u64>();
+        while state.ready.len() > SNAPSHOTS_MAX || bytes(state) > DISK_BYTES_MAX {
             let oldest = state.ready.iter().min_by_key(|(_, ready)| ready.used).map(|(size, _)| *size);
             match oldest.and_then(|size| state.ready.remove(&size)) {
                 Some(gone) => remove(&gone),
@@ -332,7 +383,7 @@ impl Snapshots {
             dir: task.clone(),
             isolation: Isolation::MicroVm,
             cpu_units: size.vcpus * CPU_UNITS_PER_VCPU,
-            memory_bytes: (size.memory_mib - GUEST_MEMORY_MIB) * MIB,
+            memory_bytes: task_mib(size.memory_mib).unwrap_or(MEMORY_MIB_DEFAULT) * MIB,
             pids_max: None,
             shared_pid_namespace: false,
             network_namespace: size.has_interface.then(|| NOBODYS_NAMESPACE.into()),
@@ -414,136 +465,5 @@ fn whole(dir: &Path) -> io::Result<SnapshotFiles> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn sizes_are_read_as_they_are_written() {
-        let sizes = [
-            Size::FIRST,
-            Size { vcpus: 16, memory_mib: 122_944, has_interface: true },
-            Size { vcpus: 2, memory_mib: 192, has_interface: false },
-        ];
-        for size in sizes {
-            assert_eq!(Size::parse(&size.name()), Some(size));
-        }
-        for text in ["", "1", "1-576", "1-576-net-more", "01-576-net", "1-64-net", "x-576-net", "1-576-other"]
-        {
-            assert_eq!(Size::parse(text), None, "{text}");
-        }
-    }
-
-    fn machines(dir: &Path) -> Machines {
-        let file = |name: &str| {
-            let path = dir.join(name);
-            fs::write(&path, name).unwrap();
-            path
-        };
-        Machines::of(ferrogate_shim::machine::config::VmmConfig {
-            program: file("qemu"),
-            files: Vec::new(),
-            kernel: file("kernel"),
-            initramfs: file("initramfs"),
-            acpi: false,
-            accelerator: ferrogate_shim::machine::config::Accelerator::Tcg,
-            tsc_khz: None,
-        })
-    }
-
-    fn snapshots(dir: &Path) -> Snapshots {
-        let machines = machines(dir);
-        let shim = dir.join("shim");
-        fs::write(&shim, "shim").unwrap();
-        Snapshots::new(machines, dir.join("snapshots"), shim, "test".into())
-    }
-
-    /// As one that was made.
-    fn put(snapshots: &Snapshots, base: &str, size: Size) -> SnapshotFiles {
-        let making = snapshots.dir.join(MAKING_DIR);
-        fs::create_dir_all(&making).unwrap();
-        let fresh = in_dir(&making);
-        fs::write(&fresh.memory, "memory").unwrap();
-        fs::write(&fresh.state, "state").unwrap();
-        keep(&making, &fresh, &snapshots.dir.join(format!("{base}-{}", size.name()))).unwrap()
-    }
-
-    fn sized(vcpus: u32) -> Size {
-        Size { vcpus, ..Size::FIRST }
-    }
-
-    #[test]
-    fn a_later_agent_finds_what_is_whole_and_its_own() {
-        let home = tempfile::tempdir().unwrap();
-        let first = snapshots(home.path());
-        let base = first.find().unwrap();
-        assert_eq!(first.status().wanted, [Size::FIRST], "with nothing to go by the first size is made");
-        let files = put(&first, &base, sized(2));
-        let damaged = put(&first, &base, sized(3));
-        fs::write(&damaged.memory, "Memory").unwrap();
-        put(&first, "0123", sized(4));
-
-        let later = snapshots(home.path());
-        assert_eq!(later.find().unwrap(), base);
-        let status = later.status();
-        assert_eq!((status.ready, status.wanted), (vec![sized(2)], vec![sized(3), sized(4)]));
-        assert_eq!(later.take(sized(2)), Some(files));
-        assert_eq!(later.take(sized(5)), None);
-        assert!(later.status().wanted.contains(&sized(5)));
-        let left = fs::read_dir(&later.dir).unwrap().count();
-        assert_eq!(left, 1, "what cannot be used is removed");
-    }
-
-    #[test]
-    fn one_that_fails_machines_is_made_anew_and_given_up_in_the_end() {
-        let home = tempfile::tempdir().unwrap();
-        let snapshots = snapshots(home.path());
-        let base = snapshots.find().unwrap();
-        for attempt in 1..=FAILURES_MAX {
-            let files = put(&snapshots, &base, sized(2));
-            let before = SystemTime::now();
-            let ready = Ready::new(files, SystemTime::now());
-            snapshots.state().wanted.clear();
-            snapshots.state().ready.insert(sized(2), ready);
-            // One began from the one before it, two from this one, and each is heard of for every container.
-            snapshots.failed(sized(2), before, "it was another one");
-            assert!(snapshots.take(sized(2)).is_some());
-            for _ in 0..3 {
-                snapshots.failed(sized(2), SystemTime::now(), "it said nothing");
-            }
-            assert_eq!(snapshots.take(sized(2)), None);
-            assert_eq!(snapshots.status().wanted.is_empty(), attempt == FAILURES_MAX);
-        }
-        assert_eq!(snapshots.status().failed[&sized(2).name()], "it said nothing");
-    }
-
-    #[test]
-    fn failures_are_forgotten_with_a_success() {
-        let home = tempfile::tempdir().unwrap();
-        let snapshots = snapshots(home.path());
-        let base = snapshots.find().unwrap();
-        for _ in 0..2 * FAILURES_MAX {
-            let files = put(&snapshots, &base, sized(2));
-            snapshots.state().wanted.clear();
-            snapshots.state().ready.insert(sized(2), Ready::new(files, SystemTime::now()));
-            snapshots.restored(sized(2), SystemTime::now());
-            snapshots.failed(sized(2), SystemTime::now(), "the host was busy");
-            assert!(snapshots.status().wanted.contains(&sized(2)), "it is made anew");
-        }
-    }
-
-    #[test]
-    fn those_used_last_stay() {
-        let home = tempfile::tempdir().unwrap();
-        let snapshots = snapshots(home.path());
-        let base = snapshots.find().unwrap();
-        let all = SNAPSHOTS_MAX as u32 + 2;
-        for vcpus in 1..=all {
-            let files = put(&snapshots, &base, sized(vcpus));
-            let used = SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(u64::from(100 - vcpus));
-            snapshots.state().ready.insert(sized(vcpus), Ready::new(files, used));
-        }
-        snapshots.make_room(&mut snapshots.state());
-        assert_eq!(snapshots.status().ready, (1..=all - 2).map(sized).collect::<Vec<_>>());
-        assert_eq!(fs::read_dir(&snapshots.dir).unwrap().count(), SNAPSHOTS_MAX);
-    }
-}
+#[path = "snapshots_tests.rs"]
+mod tests;

@@ -68,6 +68,12 @@ impl Cgroups {
         Ok(cgroups)
     }
 
+    /// No hierarchy at all: for a machine that is none.
+    #[cfg(any(test, feature = "fuzzing"))]
+    pub(crate) fn none() -> Self {
+        Cgroups::from_mountinfo("")
+    }
+
     fn from_mountinfo(text: &str) -> Self {
         let mut v2 = None;
         let mut v1: Vec<v1::Hierarchy> = Vec::new();

@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
+use super::begin::BOOTS_MAX;
 use super::wire::BootStep;
 use crate::server::container::now_ns;
 
@@ -15,6 +16,8 @@ pub const BOOT_FILE: &str = "boot.json";
 /// Step of a machine that began from a snapshot, instead of those of a kernel's boot.
 pub const RESTORED_STEP: &str = "snapshot restored";
 pub(super) const VMM_STEP: &str = "VMM started";
+/// Of a boot that nothing came of, with why.
+const AGAIN_STEP: &str = "booted again, ";
 const KERNEL_STEP: &str = "kernel started";
 pub(super) const DISKS_STEP: &str = "disks attached";
 pub(super) const FIRST_STEP: &str = "first container created";
@@ -41,6 +44,10 @@ pub struct BootReport {
 /// The start of a machine that is under way.
 pub(super) struct Boot {
     pub(super) began: Instant,
+    /// … of the machine that is there now.
+    pub(super) since: Instant,
+    /// How many came to nothing: as many steps come first.
+    gone: usize,
     report: BootReport,
     /// The first moment of the guest's clock, on ours.
     guest_zero_us: i64,
@@ -49,7 +56,8 @@ pub(super) struct Boot {
 impl Boot {
     pub(super) fn begin() -> Boot {
         let report = BootReport { began_ns: now_ns(), ..BootReport::default() };
-        Boot { began: Instant::now(), report, guest_zero_us: 0 }
+        let began = Instant::now();
+        Boot { began, since: began, gone: 0, report, guest_zero_us: 0 }
     }
 
     /// A snapshot could not be used: the machine begins again.
@@ -57,6 +65,17 @@ impl Boot {
         self.report.steps.clear();
         self.report.restored = false;
         self.report.not_restored = Some(why);
+    }
+
+    pub(super) fn may_begin_again(&self) -> bool {
+        self.gone + 1 < BOOTS_MAX
+    }
+
+    /// Nothing came of the machine so far: its time is a step, and it begins again.
+    pub(super) fn again(&mut self, why: &str) {
+        self.report.steps.truncate(self.gone);
+        self.report.steps.push(BootStep { step: format!("{AGAIN_STEP}{why}"), at_us: self.elapsed_us() });
+        self.gone += 1;
     }
 
     /// Now.
@@ -146,6 +165,20 @@ mod tests {
         boot.heard(100, &[step("hello", 5_000_000)]);
         boot.guest(300, &[step("ready", 5_000_150)]);
         assert_eq!(boot.report.steps, [step("hello", 100), step("ready", 250)]);
+    }
+
+    #[test]
+    fn a_boot_that_came_to_nothing_is_a_step() {
+        let mut boot = Boot::begin();
+        for (why, more) in [("it was silent", true), ("its timer is late", false)] {
+            assert!(boot.may_begin_again());
+            boot.done(VMM_STEP);
+            boot.again(why);
+            assert_eq!(boot.may_begin_again(), more);
+        }
+        boot.done(VMM_STEP);
+        let steps: Vec<&str> = boot.report.steps.iter().map(|step| step.step.as_str()).collect();
+        assert_eq!(steps, ["booted again, it was silent", "booted again, its timer is late", VMM_STEP]);
     }
 
     #[test]

@@ -153,7 +153,7 @@ impl Machine {
             Call::DeleteExec { exec } => self.delete_exec(exec).map(|()| Answer::Done),
             _ => match &self.phase {
                 Phase::Up => return self.pass_on(connection, id, call, stdio),
-                Phase::Booting | Phase::SettingUp => {
+                Phase::Booting | Phase::Unfit(_) | Phase::SettingUp => {
                     self.held.push_back((connection, Request { id, call }, stdio));
                     return;
                 }

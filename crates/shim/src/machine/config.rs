@@ -19,6 +19,10 @@ pub struct MachineConfig {
     pub memory_mib: u64,
     /// From the machine's start to a guest that takes calls.
     pub boot_deadline_ms: u64,
+    /// … to a guest that says hello, for one that is emulated: without, it is booted again.
+    pub hello_deadline_ms: Option<u64>,
+    /// Between two times that the guest is told the time, which it answers.
+    pub clock_interval_ms: u64,
     pub hostname: String,
     /// For the guest's task directory: relative path and content.
     pub files: BTreeMap<String, String>,

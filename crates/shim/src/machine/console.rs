@@ -13,6 +13,8 @@ const FILE_BYTES_MAX: usize = 256 << 10;
 const READ_BYTES: usize = 4 << 10;
 /// A line is looked at as far as this.
 const LINE_BYTES_MAX: usize = 400;
+/// Between a machine's words and those of the one in its place.
+const AGAIN_LINE: &[u8] = b"\nferrogate: the machine is booted again\n";
 /// Lines that say why a machine is no more.
 const LAST_WORDS: &[&str] =
     &["Kernel panic - not syncing: ", "ferrogate-guest: ", "qemu-system-x86_64: ", "qemu: "];
@@ -28,13 +30,19 @@ pub(super) struct Console {
 
 impl Console {
     pub(super) fn open(directory: &Path, ends: [OwnedFd; 2]) -> io::Result<Self> {
-        for end in &ends {
-            let flags = rustix::fs::fcntl_getfl(end)?;
-            rustix::fs::fcntl_setfl(end, flags | rustix::fs::OFlags::NONBLOCK)?;
-        }
+        non_blocking(&ends)?;
         let path = directory.join(CONSOLE_FILE);
         let file = create(&path)?;
         Ok(Console { path, file, written: 0, ends: ends.map(Some), line: Vec::new(), last_words: None })
+    }
+
+    /// Another machine's, from now on: what the one before it said stays.
+    pub(super) fn follow(&mut self, ends: [OwnedFd; 2]) -> io::Result<()> {
+        let _ = self.last_words();
+        non_blocking(&ends)?;
+        self.take(AGAIN_LINE);
+        (self.ends, self.last_words) = (ends.map(Some), None);
+        Ok(())
     }
 
     pub(super) fn sources(&self) -> impl Iterator<Item = (usize, BorrowedFd<'_>)> {
@@ -96,6 +104,14 @@ impl Console {
     }
 }
 
+fn non_blocking(ends: &[OwnedFd; 2]) -> io::Result<()> {
+    for end in ends {
+        let flags = rustix::fs::fcntl_getfl(end)?;
+        rustix::fs::fcntl_setfl(end, flags | rustix::fs::OFlags::NONBLOCK)?;
+    }
+    Ok(())
+}
+
 fn create(path: &Path) -> io::Result<File> {
     File::options().create(true).write(true).truncate(true).mode(0o600).open(path)
 }
@@ -120,6 +136,21 @@ mod tests {
         )
         .unwrap();
         assert_eq!(console.last_words().as_deref(), Some("Kernel panic - not syncing: sysrq[0m triggered"));
+    }
+
+    #[test]
+    fn what_a_machine_said_that_is_booted_again_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut console, writer) = console(dir.path());
+        rustix::io::write(&writer, b"Kernel panic - not syncing: one\nhalf a li").unwrap();
+        let pipe = || rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap();
+        let ((first, writer), (second, _)) = (pipe(), pipe());
+        console.follow([first, second]).unwrap();
+        assert_eq!(console.last_words(), None);
+        rustix::io::write(&writer, b"Kernel panic - not syncing: two\n").unwrap();
+        assert_eq!(console.last_words().as_deref(), Some("Kernel panic - not syncing: two"));
+        let kept = std::fs::read_to_string(dir.path().join(CONSOLE_FILE)).unwrap();
+        assert!(kept.contains("one\nhalf a li\nferrogate: ") && kept.ends_with("two\n"), "{kept}");
     }
 
     #[test]

@@ -28,6 +28,11 @@ const OUTPUT_LEFT_MAX: u64 = 4 * GUEST_LOG.bytes_max;
 const LETTERS_MAX: usize = 1000;
 
 impl Machine {
+    /// Words of the error may be the guest's own: a name it made up.
+    pub(super) fn lose_to(&mut self, broken: &Broken) {
+        self.lose(&format!("the guest broke the protocol: {}", words(&broken.to_string())));
+    }
+
     pub(super) fn take_frame(&mut self, frame: Frame<'_>) -> Result<(), Broken> {
         match frame.kind {
             Kind::Control => self.take_control(serde_json::from_slice(frame.payload)?),
@@ -56,6 +61,11 @@ impl Machine {
             (Up::Hello { version, .. }, Phase::Booting) => {
                 Err(message(&format!("it speaks version {version} of the link, this shim {LINK_VERSION}")))
             }
+            (Up::Unfit { why }, Phase::Booting) => {
+                self.phase = Phase::Unfit(words(&why));
+                Ok(())
+            }
+            (Up::Clock, Phase::Up) if self.clock.answered() => Ok(()),
             (Up::Ready { steps }, Phase::SettingUp) => {
                 self.boot.ready(&steps);
                 if let Err(error) = self.cgroups.create(&self.config.cgroup, &self.machine.limits) {
@@ -125,6 +135,7 @@ impl Machine {
             return Err(message(&format!("an answer to call {id}, which was not asked")));
         };
         let result = result.map_err(|failure| Failure { message: words(&failure.message), ..failure });
+        let mut kept = Ok(());
         let result = match (what, result) {
             (What::Nobody, _) => return Ok(()),
             (What::Create(container), Ok(Answer::Done)) => {
@@ -180,13 +191,18 @@ impl Machine {
             }
             (What::Plain, Ok(Answer::Done)) => Ok(Answer::Done),
             (_, Err(failure)) => Err(failure),
-            (_, Ok(_)) => return Err(message(&format!("call {id} has an answer of another kind"))),
+            (_, Ok(_)) => {
+                // Who asked is told before the machine goes: nobody knows of the call any more.
+                let why = format!("call {id} has an answer of another kind");
+                kept = Err(message(&why));
+                Err(Failure::new(FailureKind::System, format!("the guest broke the protocol: {why}")))
+            }
         };
         for (connection, request) in joined {
             self.answer(connection, request, result.clone());
         }
         self.answer(connection, request, result);
-        Ok(())
+        kept
     }
 
     fn start_failed(&mut self, id: &str, failure: &Failure) {
@@ -333,7 +349,7 @@ impl Machine {
 }
 
 /// A stranger's, as text of bounded length.
-fn words(text: &str) -> String {
+pub(super) fn words(text: &str) -> String {
     text.chars().filter(|letter| !letter.is_control()).take(LETTERS_MAX).collect()
 }
 

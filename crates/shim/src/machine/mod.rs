@@ -3,7 +3,9 @@
 //!
 //! ```text
 //! Booting ──Hello──▶ SettingUp ──Ready──▶ Up ──▶ Lost       from each of them to Lost: the program ended, the guest
-//!                                                           broke the protocol or did not come up in time
+//!  ▲   └──Unfit──▶ Unfit                                    broke the protocol, did not come up in time or fell silent
+//!  └─ again: ───────┘
+//!     no Hello in time
 //! ```
 //!
 //! To the agent it is the shim it knows: same protocol, same files. What the guest says is taken for what a stranger
@@ -12,7 +14,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::fs;
 use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -26,21 +28,26 @@ use crate::protocol::{
 };
 use crate::server::connections::{Asked, Client, Connections};
 use crate::server::container::now_ns;
+use begin::{Begin, Begun};
 use boot::{Boot, VMM_STEP};
-use config::{MachineConfig, Snapshot};
+use config::MachineConfig;
 use console::Console;
-use qemu::{Memory, Place};
+use qemu::Place;
 use streams::Streams;
 use tap::Tap;
 use vmm::{Started, Vmm};
 use wire::{Broken, Down};
 
+mod begin;
 pub mod boot;
 mod calls;
 mod clock;
 pub mod config;
 mod console;
 mod container;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod guest;
 mod jail;
 pub mod netlink;
@@ -58,6 +65,8 @@ mod terminal;
 mod tests;
 mod vmm;
 pub mod wire;
+#[cfg(any(test, feature = "fuzzing"))]
+mod world;
 
 use calls::{Exec, Pending, What};
 use clock::Clock;
@@ -86,6 +95,8 @@ const LOST_EXIT_CODE: i32 = 137;
 
 enum Phase {
     Booting,
+    /// Why nothing can be made of this guest, which nobody has used: it is booted again.
+    Unfit(String),
     SettingUp,
     Up,
     /// Why.
@@ -110,6 +121,7 @@ pub(crate) struct Machine {
     clock: Clock,
     phase: Phase,
     boot: Boot,
+    begin: Begin,
     containers: Vec<Container>,
     execs: Vec<Exec>,
     /// Calls the guest has not answered, by their id on the link.
@@ -126,38 +138,6 @@ pub(crate) struct Machine {
     ending: bool,
 }
 
-/// A machine that is under way.
-struct Begun {
-    started: Started,
-    tap: Option<Tap>,
-    /// It has said hello.
-    restored: bool,
-}
-
-/// From its snapshot if it is to and can, else from its kernel's first instruction.
-fn begin(machine: &MachineConfig, place: &Place<'_>, boot: &mut Boot) -> Result<Begun, String> {
-    let tap = || {
-        let tap = machine.network_namespace.as_ref().map(|_| Tap::make()).transpose();
-        tap.map_err(|error| format!("cannot make a tap: {error}"))
-    };
-    if let Some(Snapshot::Restore(files)) = &machine.snapshot {
-        let tap = tap()?;
-        let end = tap.as_ref().map(|tap| tap.fd.as_fd());
-        match restore::restore(machine, files, place, end, boot) {
-            Ok(started) => return Ok(Begun { started, tap, restored: true }),
-            Err(error) => boot.not_restored(error.to_string()),
-        }
-    }
-    let tap = tap()?;
-    let end = tap.as_ref().map(|tap| tap.fd.as_fd());
-    let started = match &machine.snapshot {
-        Some(Snapshot::Make(files)) => snapshot::memory(&files.memory, machine.memory_mib)
-            .and_then(|file| qemu::start(machine, place, end, &Memory::Written(&file), boot)),
-        _ => qemu::start(machine, place, end, &Memory::Fresh, boot),
-    };
-    Ok(Begun { started: started.map_err(|error| error.to_string())?, tap, restored: false })
-}
-
 /// What a shim has before it has a machine.
 struct Host {
     directory: PathBuf,
@@ -165,6 +145,7 @@ struct Host {
     cgroups: Cgroups,
     signals: OwnedFd,
     listener: UnixListener,
+    begin: Begin,
 }
 
 #[derive(Clone, Copy)]
@@ -193,27 +174,22 @@ impl Machine {
         made.map_err(|error| format!("cannot make the cgroup {}: {error}", cgroup.display()))?;
         let place = Place { directory, cgroups: &cgroups, cgroup: &cgroup };
         let mut boot = Boot::begin();
-        let Begun { started, tap, restored } = begin(&machine, &place, &mut boot)?;
-        let host = Host { directory: directory.to_owned(), config, cgroups, signals, listener };
-        let mut machine =
-            Machine::around(host, machine, started, tap, boot).map_err(|error| error.to_string())?;
+        let (begun, restored) = begin::begin(&machine, &place, &mut boot)?;
+        let begin: Begin = Box::new(begin::boot);
+        let host = Host { directory: directory.to_owned(), config, cgroups, signals, listener, begin };
+        let mut machine = Machine::around(host, machine, begun, boot).map_err(|error| error.to_string())?;
         if restored {
             machine.greeted();
         }
         Ok(machine)
     }
 
-    fn around(
-        host: Host,
-        machine: MachineConfig,
-        started: Started,
-        tap: Option<Tap>,
-        boot: Boot,
-    ) -> io::Result<Machine> {
-        let Started { vmm, link, console } = started;
-        let Host { directory, config, cgroups, signals, listener } = host;
+    fn around(host: Host, machine: MachineConfig, begun: Begun, boot: Boot) -> io::Result<Machine> {
+        let Begun { started: Started { vmm, link, console }, tap } = begun;
+        let Host { directory, config, cgroups, signals, listener, begin } = host;
         link.set_nonblocking(true)?;
         let console = Console::open(&directory, console)?;
+        let clock = Clock::new(Duration::from_millis(machine.clock_interval_ms))?;
         Ok(Machine {
             directory,
             machine,
@@ -228,9 +204,10 @@ impl Machine {
             unread: None,
             streams: Streams::default(),
             console,
-            clock: Clock::new()?,
+            clock,
             phase: Phase::Booting,
             boot,
+            begin,
             containers: Vec::new(),
             execs: Vec::new(),
             pending: BTreeMap::new(),
@@ -334,12 +311,19 @@ impl Machine {
             Phase::Booting | Phase::SettingUp => {
                 Some(self.boot_deadline().saturating_sub(self.boot.began.elapsed()))
             }
+            Phase::Unfit(_) => Some(Duration::ZERO),
             Phase::Up => Some(self.clock.left()),
             Phase::Lost(_) => None,
         };
         let terminals = self.execs.iter().any(Exec::has_terminal).then_some(TERMINAL_INTERVAL);
         let answers = self.pending.values().filter_map(Pending::left);
-        known.into_iter().chain(terminals).chain(answers).chain(self.unread_left()).min()
+        known
+            .into_iter()
+            .chain(terminals)
+            .chain(answers)
+            .chain(self.unread_left())
+            .chain(self.hello_left())
+            .min()
     }
 
     fn boot_deadline(&self) -> Duration {
@@ -352,6 +336,7 @@ impl Machine {
     }
 
     fn look_at_clock(&mut self) {
+        self.look_at_boot();
         if matches!(self.phase, Phase::Booting | Phase::SettingUp)
             && self.boot.began.elapsed() >= self.boot_deadline()
         {
@@ -364,6 +349,10 @@ impl Machine {
         }
         self.look_for_answers();
         if self.clock.left().is_zero() {
+            if self.clock.is_silent_again() {
+                let why = format!("the guest has not answered for {} s", self.clock.silence().as_secs());
+                self.lose(&why);
+            }
             self.tell_time();
         }
         self.resize_terminals();
@@ -371,10 +360,10 @@ impl Machine {
 
     /// A guest that is not up learns it by its set-up; to one that does not listen it would come too late to be true.
     fn tell_time(&mut self) {
-        self.clock.told();
         if matches!(self.phase, Phase::Up) && self.output.is_empty() {
             // A message of this size is never too long.
             let _ = self.say(&Down::Clock { now_ns: now_ns() });
+            self.clock.told();
         }
     }
 
@@ -469,7 +458,7 @@ impl Machine {
                 Ok(count) => {
                     self.input.extend_from_slice(&buffer[..count]);
                     if let Err(broken) = self.take_frames() {
-                        self.lose(&format!("the guest broke the protocol: {broken}"));
+                        self.lose_to(&broken);
                         return;
                     }
                     if count < buffer.len() {
@@ -565,6 +554,8 @@ impl Machine {
         let failure = Failure::new(FailureKind::System, why);
         for (_, pending) in std::mem::take(&mut self.pending) {
             let result = match pending.what {
+                // Answered without the guest, or asked by nobody.
+                What::Nobody => continue,
                 What::State => Ok(Answer::State(self.state())),
                 _ => Err(failure.clone()),
             };

@@ -28,8 +28,10 @@ const LINK_FD: i32 = jail::DESCRIPTORS_FROM;
 const CONTROL_FD: i32 = LINK_FD + 1;
 const CONSOLE_FD: i32 = LINK_FD + 2;
 const TAP_FD: i32 = LINK_FD + 3;
-/// `console`: for the log. `reset=t`: the machine has nothing else that could reset it. `panic=-1`: at once.
-const KERNEL_LINE: &str = "console=ttyS0 quiet loglevel=4 reboot=t panic=-1 random.trust_cpu=on rdinit=/init";
+/// `console`: for the log, with what the kernel warns of. `reboot=t`: the machine has nothing else that could reset it.
+/// `oops`, `panic=-1`: a kernel that is broken ends, at once.
+const KERNEL_LINE: &str =
+    "console=ttyS0 quiet loglevel=5 reboot=t oops=panic panic=-1 random.trust_cpu=on rdinit=/init";
 const KERNEL_LINE_WITHOUT_ACPI: &str = "acpi=off";
 /// Nothing of what an emulated CPU's clock shows is worth measuring again and again.
 const KERNEL_LINE_EMULATED: &str = "tsc=reliable no_timer_check nokaslr mitigations=off";

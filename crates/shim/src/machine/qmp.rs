@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
 use serde_json::{Value, json};
 
+use super::guest::words;
 use super::vmm::VmmError;
 
 /// Longest wait for an answer, whatever comes before it.
@@ -83,7 +84,7 @@ impl Qmp {
                 continue;
             }
             if let Some(error) = line.get("error") {
-                let why = error.get("desc").and_then(Value::as_str).unwrap_or("no reason given").to_owned();
+                let why = words(error.get("desc").and_then(Value::as_str).unwrap_or("no reason given"));
                 return Err(VmmError::Refused { command, why });
             }
             if let Some(answer) = line.get_mut("return") {

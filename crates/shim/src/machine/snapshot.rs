@@ -13,7 +13,12 @@ const MIB: u64 = 1 << 20;
 
 /// The file the guest's memory is, all zeroes and all holes.
 pub(super) fn memory(path: &Path, memory_mib: u64) -> Result<File, VmmError> {
-    let made = create(path).and_then(|file| file.set_len(memory_mib * MIB).map(|()| file));
+    // Another file than that of a machine before this one, which may still be about to end.
+    let fresh = match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => create(path),
+    };
+    let made = fresh.and_then(|file| file.set_len(memory_mib * MIB).map(|()| file));
     made.map_err(VmmError::io("make a file for the machine's memory"))
 }
 

@@ -1,286 +1,19 @@
-//! A guest that says whatever it likes, to a shim with a machine that is none.
+//! A guest that says whatever it likes.
 
-use std::cell::Cell;
-use std::collections::BTreeMap;
-use std::fs::File;
 use std::io::Read;
-use std::os::fd::{BorrowedFd, OwnedFd};
-use std::os::unix::net::{UnixListener, UnixStream};
-use std::rc::Rc;
 use std::time::Duration;
 
 use proptest::prelude::*;
 
-use super::boot::Boot;
 use super::calls::PENDING_MAX;
-use super::config::{Accelerator, MachineConfig, VmmConfig};
-use super::vmm::{Started, Vmm, VmmError};
-use super::wire::{
-    Down, FRAME_BYTES_MAX, Kind, LINK_VERSION, OUTPUT_WINDOW_BYTES, Output, Up, decode, encode, encode_json,
-    encode_output,
-};
-use super::{
-    ACKNOWLEDGE_BYTES_MAX, Host, LINK_OUTPUT_BYTES_LIMIT, LINK_OUTPUT_BYTES_MAX, Machine, Phase,
-    UNREAD_DEADLINE,
-};
-use crate::cgroup::Cgroups;
-use crate::log::Stream;
+use super::wire::{Kind, LINK_VERSION, Up, encode};
+use super::world::{World, control, exec, exited, output, reply, started};
+use super::{ACKNOWLEDGE_BYTES_MAX, LINK_OUTPUT_BYTES_LIMIT, LINK_OUTPUT_BYTES_MAX, Phase, UNREAD_DEADLINE};
 use crate::protocol::{
-    Answer, CONTAINERS_MAX, Call, ContainerUsage, CreateContainer, EXECS_MAX, Event, Exec, Exited, Failure,
-    FailureKind, LogLimits, PROTOCOL_VERSION, Reply, Request, Resources, Rootfs, Seccomp, Status, TaskConfig,
-    TaskStats, Usage, WhenFull,
+    Answer, Call, ContainerUsage, Event, Failure, FailureKind, Reply, Request, Status, TaskStats, Usage,
 };
-use crate::server::connection::Connection;
 
-struct NoMachine(Rc<Cell<bool>>);
-
-impl Vmm for NoMachine {
-    fn pid(&self) -> i32 {
-        i32::MAX
-    }
-
-    fn attach(&mut self, _: u32, _: File, _: bool) -> Result<(), VmmError> {
-        Ok(())
-    }
-
-    fn first_word(&self) -> Option<BorrowedFd<'_>> {
-        None
-    }
-
-    fn hear_first_word(&mut self) -> Result<(), VmmError> {
-        Ok(())
-    }
-
-    fn save(&mut self, _: File) -> Result<(), VmmError> {
-        Ok(())
-    }
-
-    fn kill(&mut self) {
-        self.0.set(true);
-    }
-}
-
-struct World {
-    machine: Machine,
-    killed: Rc<Cell<bool>>,
-    layer: std::path::PathBuf,
-    /// Kept open: the agent's end of its connection, the guest's of the link, the far ends of execs.
-    ends: (UnixStream, UnixStream),
-    pipes: Vec<OwnedFd>,
-    _home: tempfile::TempDir,
-}
-
-static SEQUENCE: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
-
-impl Drop for World {
-    fn drop(&mut self) {
-        let (cgroups, cgroup) = (&self.machine.cgroups, &self.machine.config.cgroup);
-        let _ = cgroups.remove(cgroup, Duration::from_secs(5));
-        cgroups.remove_empty_ancestors(cgroup);
-    }
-}
-
-impl World {
-    fn new() -> World {
-        let home = tempfile::tempdir().unwrap();
-        let instance = format!(
-            "test-machine-{}-{}",
-            std::process::id(),
-            SEQUENCE.fetch_add(1, std::sync::atomic::Ordering::Relaxed)
-        );
-        let pair = || UnixStream::pair().unwrap();
-        let ((agent, ours), (link, guest)) = (pair(), pair());
-        let ((console, _), (words, _)) = (pair(), pair());
-        let (signals, _) = rustix::pipe::pipe().unwrap();
-        let killed = Rc::new(Cell::new(false));
-        let config = TaskConfig {
-            version: PROTOCOL_VERSION,
-            cgroup: format!("ferrogate/{instance}/task").into(),
-            shim_cgroup: format!("ferrogate/{instance}/.shims").into(),
-            resources: Resources::default(),
-            shared_pid_namespace: false,
-            ephemeral_storage: false,
-            storage_device: None,
-            machine: None,
-        };
-        let vmm = VmmConfig {
-            program: "none".into(),
-            files: Vec::new(),
-            kernel: "none".into(),
-            initramfs: "none".into(),
-            acpi: false,
-            accelerator: Accelerator::Tcg,
-            tsc_khz: None,
-        };
-        let wanted = MachineConfig {
-            vmm,
-            vcpus: 1,
-            memory_mib: 128,
-            boot_deadline_ms: 60_000,
-            hostname: "guest".into(),
-            limits: Resources::default(),
-            files: BTreeMap::new(),
-            resources: Resources::default(),
-            network_namespace: None,
-            storage: None,
-            snapshot: None,
-        };
-        let host = Host {
-            directory: home.path().to_owned(),
-            config,
-            cgroups: Cgroups::detect().unwrap(),
-            signals,
-            listener: UnixListener::bind(home.path().join("socket")).unwrap(),
-        };
-        let started = Started {
-            vmm: Box::new(NoMachine(Rc::clone(&killed))),
-            link,
-            console: [console.into(), words.into()],
-        };
-        let layer = home.path().join("layer");
-        std::fs::write(&layer, "layer").unwrap();
-        let mut machine = Machine::around(host, wanted, started, None, Boot::begin()).unwrap();
-        machine.connections.add(Connection::new(ours, 1).unwrap());
-        World { machine, killed, layer, ends: (agent, guest), pipes: Vec::new(), _home: home }
-    }
-
-    fn up() -> World {
-        let mut world = World::new();
-        world.hears(&control(&Up::Hello { version: LINK_VERSION, steps: Vec::new() }));
-        world.hears(&control(&Up::Ready { steps: Vec::new() }));
-        assert!(matches!(world.machine.phase, Phase::Up));
-        world
-    }
-
-    /// As what the link brings is taken.
-    fn hears(&mut self, bytes: &[u8]) {
-        if matches!(self.machine.phase, Phase::Lost(_)) {
-            return;
-        }
-        self.machine.input.extend_from_slice(bytes);
-        if let Err(broken) = self.machine.take_frames() {
-            self.machine.lose(&broken.to_string());
-        }
-        self.machine.tell_exec_ends();
-        self.machine.acknowledge_guest();
-        self.is_sound();
-    }
-
-    /// What the shim's next turn makes of what the guest leaves undone.
-    fn turns(&mut self) {
-        self.machine.look_at_clock();
-        self.machine.flush_link();
-        self.is_sound();
-    }
-
-    /// All that waits for an answer has waited for so long.
-    fn ages(&mut self, by: Duration) {
-        for pending in self.machine.pending.values_mut() {
-            pending.asked = pending.asked.checked_sub(by).unwrap();
-        }
-        self.machine.unread = self.machine.unread.map(|since| since.checked_sub(by).unwrap());
-    }
-
-    fn is_lost(&self) -> bool {
-        matches!(self.machine.phase, Phase::Lost(_))
-    }
-
-    /// What the agent hears: an answer, to the call it makes in every test.
-    fn answered(&mut self) -> Result<Answer, Failure> {
-        self.ends.0.set_nonblocking(true).unwrap();
-        let mut heard = Vec::new();
-        let _ = self.ends.0.read_to_end(&mut heard);
-        let mut rest = heard.as_slice();
-        while let Some((reply, used)) = crate::protocol::decode::<Reply>(rest).unwrap() {
-            rest = &rest[used..];
-            if let Reply::Response { id: 7, result } = reply {
-                return result;
-            }
-        }
-        panic!("no answer")
-    }
-
-    fn asks(&mut self, call: Call) {
-        let stdio = matches!(call, Call::Exec(_)).then(|| {
-            let pipe = || rustix::pipe::pipe().unwrap();
-            let ((stdin, a), (b, stdout), (c, stderr)) = (pipe(), pipe(), pipe());
-            self.pipes.extend([a, b, c]);
-            [stdin, stdout, stderr]
-        });
-        self.machine.take_call(1, Request { id: 7, call }, stdio);
-        self.is_sound();
-    }
-
-    fn create(&mut self, id: &str) {
-        self.asks(Call::CreateContainer(Box::new(CreateContainer {
-            id: id.into(),
-            spec: oci_spec::runtime::Spec::default(),
-            rootfs: Rootfs::Layers(vec![self.layer.clone()]),
-            user: None,
-            seccomp: Seccomp::Default,
-            init: false,
-            interactive: false,
-            volumes: Vec::new(),
-            network_namespace: None,
-            logs: LogLimits { bytes_max: 64 << 10, when_full: WhenFull::Block },
-        })));
-    }
-
-    /// A container that runs.
-    fn run(&mut self, id: &str) {
-        let call = self.machine.next_call;
-        self.create(id);
-        self.hears(&reply(&Reply::Response { id: call, result: Ok(Answer::Done) }));
-        self.asks(Call::Start { container: id.into() });
-        self.hears(&started(id));
-        self.hears(&reply(&Reply::Response { id: call + 1, result: Ok(Answer::Started { pid: 5 }) }));
-        assert_eq!(self.machine.containers.last().unwrap().state.status, Status::Running);
-    }
-
-    fn is_sound(&self) {
-        let machine = &self.machine;
-        assert!(machine.containers.len() <= CONTAINERS_MAX && machine.execs.len() <= EXECS_MAX);
-        assert!(machine.input.len() <= FRAME_BYTES_MAX + 4);
-        assert!(machine.output.len() <= LINK_OUTPUT_BYTES_LIMIT);
-        assert!(machine.pending.len() <= PENDING_MAX);
-        for container in &machine.containers {
-            // A guest that sends what nobody takes stays within its window and its log's bound.
-            let bound = (64 << 10) + 3 * OUTPUT_WINDOW_BYTES + 8 * (1 << 20);
-            assert!(container.log.end() - container.log.begin() <= bound);
-        }
-        if matches!(machine.phase, Phase::Lost(_)) {
-            assert!(self.killed.get() && machine.link.is_none() && machine.pending.is_empty());
-            assert!(machine.containers.iter().all(|container| !container.is_running()));
-        }
-    }
-}
-
-fn control(up: &Up) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    encode_json(Kind::Control, up, &mut bytes).unwrap();
-    bytes
-}
-
-fn reply(reply: &Reply) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    encode_json(Kind::Call, reply, &mut bytes).unwrap();
-    bytes
-}
-
-fn output(container: &str, end: u64, bytes: &[u8]) -> Vec<u8> {
-    let mut frame = Vec::new();
-    encode_output(&Output { container, stream: Stream::Stdout, end, bytes }, &mut frame);
-    frame
-}
-
-fn started(container: &str) -> Vec<u8> {
-    reply(&Reply::Event(Event::Started { container: container.into(), pid: 5, at_ns: 0 }))
-}
-
-fn exited(container: &str, log_end: u64) -> Vec<u8> {
-    let exited = Exited { container: container.into(), exit_code: 3, oom_killed: false, at_ns: 0, log_end };
-    reply(&Reply::Event(Event::Exited(exited)))
-}
+mod alive;
 
 /// What a guest may say, sensible or not.
 fn says() -> impl Strategy<Value = Vec<u8>> {
@@ -330,19 +63,9 @@ fn says() -> impl Strategy<Value = Vec<u8>> {
         }))),
         Just(control(&Up::Hello { version: LINK_VERSION, steps: Vec::new() })),
         Just(control(&Up::Failed { why: "\u{1b}[2J".into() })),
+        Just(control(&Up::Unfit { why: "\u{1b}[2J".into() })),
+        Just(control(&Up::Clock)),
     ]
-}
-
-fn exec(id: &str) -> Call {
-    Call::Exec(Box::new(Exec {
-        id: id.into(),
-        container: "a".into(),
-        arguments: vec!["true".into()],
-        environment: Vec::new(),
-        directory: None,
-        user: None,
-        terminal: None,
-    }))
 }
 
 proptest! {
@@ -402,42 +125,6 @@ fn an_end_waits_for_the_output_before_it() {
     assert!(state.log_end > 0 && matches!(world.machine.phase, Phase::Up));
 }
 
-/// What the guest would read next, of the messages that only the two know.
-fn told(world: &World) -> Vec<Down> {
-    let mut rest = world.machine.output.as_slice();
-    let mut all = Vec::new();
-    while let Some((frame, used)) = decode(rest).unwrap() {
-        if frame.kind == Kind::Control {
-            all.push(serde_json::from_slice(frame.payload).unwrap());
-        }
-        rest = &rest[used..];
-    }
-    all
-}
-
-#[test]
-fn a_guest_that_is_up_is_told_the_time() {
-    let mut world = World::new();
-    world.machine.clock.is_due_now();
-    world.machine.look_at_clock();
-    assert_eq!(told(&world), [], "it is not up");
-
-    let mut world = World::up();
-    world.machine.output.clear();
-    world.machine.look_at_clock();
-    assert_eq!(told(&world), [], "it was told a moment ago");
-    world.machine.clock.is_due_now();
-    let before = crate::server::container::now_ns();
-    world.machine.look_at_clock();
-    let after = crate::server::container::now_ns();
-    let messages = told(&world);
-    let [Down::Clock { now_ns }] = messages[..] else { panic!("{messages:?}") };
-    assert!((before..=after).contains(&now_ns), "{before} {now_ns} {after}");
-    // One that does not listen hears no times that are none any more.
-    world.machine.look_at_clock();
-    assert_eq!(told(&world).len(), 1);
-}
-
 #[test]
 fn answers_to_what_was_not_asked_end_the_machine() {
     for said in [
@@ -446,6 +133,8 @@ fn answers_to_what_was_not_asked_end_the_machine() {
         started("a"),
         exited("a", u64::MAX),
         control(&Up::Ready { steps: Vec::new() }),
+        control(&Up::Unfit { why: "too late".into() }),
+        control(&Up::Clock),
         vec![0xff; 16],
     ] {
         let mut world = World::up();
@@ -617,4 +306,43 @@ fn what_a_guest_says_in_words_is_bounded() {
     world.hears(&reply(&Reply::Response { id: call + 1, result: Ok(Answer::Stats(stats)) }));
     let Ok(Answer::Stats(stats)) = world.answered() else { panic!("no figures") };
     assert_eq!(stats.containers, [usage("a")]);
+}
+
+#[test]
+fn a_name_that_a_guest_made_up_is_shown_as_text() {
+    let mut world = World::up();
+    world.run("a");
+    let mut frame = Vec::new();
+    let said = format!(r#"{{"up":"Ready","steps":[],"\u001b[2J{}":1}}"#, "x".repeat(1 << 16));
+    encode(Kind::Control, 0, said.as_bytes(), &mut frame);
+    world.hears(&frame);
+    let why = world.machine.containers[0].state.error.clone().unwrap();
+    assert!(why.contains("the guest broke the protocol: ") && why.contains("`[2Jxx"), "{why:.200}");
+    assert!(why.len() < 2000 && !why.contains('\u{1b}'), "{} bytes", why.len());
+}
+
+#[test]
+fn a_call_with_an_answer_of_another_kind_is_answered() {
+    let mut world = World::up();
+    world.run("a");
+    let _ = world.answered();
+    let call = world.machine.next_call;
+    world.asks(Call::Stats);
+    world.hears(&reply(&Reply::Response { id: call, result: Ok(Answer::Done) }));
+    assert!(world.is_lost());
+    assert!(world.answered().unwrap_err().message.contains("an answer of another kind"));
+}
+
+#[test]
+fn who_was_answered_without_the_guest_is_not_answered_again() {
+    let mut world = World::up();
+    world.run("a");
+    world.asks(Call::Stats);
+    world.ages(Duration::from_secs(30));
+    world.turns();
+    let _ = world.answered();
+    world.machine.lose("the test is over");
+    let mut heard = Vec::new();
+    let _ = world.ends.0.read_to_end(&mut heard);
+    assert!(heard.is_empty(), "{}", String::from_utf8_lossy(&heard));
 }

@@ -18,7 +18,7 @@ use crate::log::Stream;
 use crate::protocol::{self, CreateContainer, Exec, TaskConfig, WindowSize, valid_id};
 
 /// Raised when a frame changes its meaning. Host and guest program come from one build.
-pub const LINK_VERSION: u32 = 2;
+pub const LINK_VERSION: u32 = 3;
 /// Of the virtio-serial port.
 pub const PORT_NAME: &str = "ferrogate";
 /// Kind and channel.
@@ -111,7 +111,7 @@ pub enum Down {
         container: String,
         offset: u64,
     },
-    /// Nanoseconds since 1970: set the clock.
+    /// Nanoseconds since 1970: set the clock. Answered by [`Up::Clock`].
     Clock {
         now_ns: i64,
     },
@@ -125,10 +125,14 @@ pub enum Down {
 pub enum Up {
     /// The first message.
     Hello { version: u32, steps: Vec<BootStep> },
+    /// … of a guest of which nothing can be made: the host is to end it.
+    Unfit { why: String },
     /// The guest is the task's: calls are taken from now on.
     Ready { steps: Vec<BootStep> },
     /// It cannot be.
     Failed { why: String },
+    /// The time was heard: the guest does not stand still.
+    Clock,
 }
 
 /// When something was done, counted from the guest kernel's first moment.

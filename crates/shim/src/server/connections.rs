@@ -151,7 +151,7 @@ impl Connections {
     }
 
     /// One that came by another way.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "fuzzing"))]
     pub(crate) fn add(&mut self, connection: Connection) {
         self.known.push(connection);
     }

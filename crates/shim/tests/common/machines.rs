@@ -27,12 +27,17 @@ pub(crate) fn small(spec: &mut TaskSandboxSpec) {
 
 /// The machine's program, by its cgroup.
 pub(crate) fn machine_pid(task: &Task) -> i32 {
+    pid_of(&task.instance, "task").expect("it has a program")
+}
+
+/// … of the task of that id; `None`: there is none yet.
+pub(crate) fn pid_of(instance: &str, id: &str) -> Option<i32> {
     let cgroups = ferrogate_shim::cgroup::Cgroups::detect().unwrap();
-    let cgroup = Path::new("ferrogate").join(&task.instance).join("task/.machine");
+    let cgroup = Path::new("ferrogate").join(instance).join(id).join(".machine");
     let files: Vec<PathBuf> = cgroups.join_files(&cgroup);
-    let members = files.into_iter().map(|file| std::fs::read_to_string(file).unwrap());
+    let members = files.into_iter().filter_map(|file| std::fs::read_to_string(file).ok());
     let pids: Vec<i32> =
         members.flat_map(|text| text.lines().map(|pid| pid.parse().unwrap()).collect::<Vec<i32>>()).collect();
-    assert!(!pids.is_empty() && pids.iter().all(|pid| *pid == pids[0]), "one process: {pids:?}");
-    pids[0]
+    assert!(pids.iter().all(|pid| *pid == pids[0]), "one process: {pids:?}");
+    pids.first().copied()
 }

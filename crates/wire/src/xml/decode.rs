@@ -31,6 +31,9 @@ fn parse(text: &str) -> Result<Element, Fault> {
     let broken = |error: &dyn std::fmt::Display| {
         Fault::body(format!("The body is not XML that can be read: {error}."))
     };
+    if let Some(c) = text.chars().find(|c| !is_of_xml(*c)) {
+        return Err(broken(&format!("it holds the character U+{:04X}", u32::from(c))));
+    }
     let mut reader = Reader::from_str(text);
     // The first stands for the document; its children are the roots.
     let mut open = vec![Element::default()];
@@ -75,8 +78,23 @@ fn parse(text: &str) -> Result<Element, Fault> {
     }
     let mut document = open.pop().filter(|_| open.is_empty()).ok_or_else(|| broken(&"it ends too early"))?;
     match document.children.len() {
-        1 => Ok(document.children.remove(0)),
+        1 if document.text.trim().is_empty() => Ok(document.children.remove(0)),
+        1 => Err(broken(&"text stands outside its root element")),
         _ => Err(broken(&"it must have one root element")),
+    }
+}
+
+/// XML 1.0, production 2.
+fn is_of_xml(c: char) -> bool {
+    matches!(c, '\t' | '\n' | '\r' | ' '..='\u{d7ff}' | '\u{e000}'..='\u{fffd}' | '\u{10000}'..)
+}
+
+/// What is made of elements holds nothing else.
+fn no_text(node: &Element, path: &Path<'_>) -> Result<(), Fault> {
+    match path {
+        _ if node.text.trim().is_empty() => Ok(()),
+        Path::Root => Err(Fault::body("The body must be elements, not text.")),
+        path => Err(Fault::at(path, "must be elements, not text")),
     }
 }
 
@@ -120,6 +138,7 @@ impl Decoder<'_> {
         depth: usize,
     ) -> Result<Value, Fault> {
         self.cx.enter(depth, path)?;
+        no_text(node, path)?;
         let mut members = Vec::new();
         for member in of.members.iter().filter(|member| member.location.is_none()) {
             let path = Path::Member(path, member.name);
@@ -183,14 +202,19 @@ impl Decoder<'_> {
         match &shape.kind {
             Kind::Structure(structure) => self.structure(structure, node, path, depth).map(Some),
             Kind::List { member: item, .. } => {
+                no_text(node, path)?;
                 let name = item.location_name.unwrap_or("member");
                 self.list(item, node.children.iter().filter(|child| child.name == name), path, depth)
             }
             Kind::Map { key, value, .. } => {
+                no_text(node, path)?;
                 self.map(key, value, node.children.iter().filter(|child| child.name == "entry"), path, depth)
             }
             _ => {
                 self.cx.enter(depth, path)?;
+                if !node.children.is_empty() {
+                    return Err(Fault::at(path, "must be text, not elements"));
+                }
                 scalar::parse(shape, &node.text, path).map(Some)
             }
         }

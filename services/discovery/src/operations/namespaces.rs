@@ -6,7 +6,9 @@ use ferrogate_model::paginate;
 use ferrogate_store::{Json, Txn, get_json, range_json};
 
 use super::{ATTEMPTS_MAX, filtered, filters, page_size, tags};
-use crate::state::{NamespaceKind, NamespaceRecord, Phase, Scope, Work, new_id};
+use crate::state::{
+    NamespaceKind, NamespaceRecord, OperationRecord, Phase, Scope, UpdateRecord, Work, new_id,
+};
 use crate::{DiscoveryService, errors};
 
 /// "Namespaces per Region" of the quotas.
@@ -65,8 +67,12 @@ macro_rules! kind {
             input: $changes,
         ) -> Result<$changed, ApiError> {
             let change = input.namespace.unwrap_or_default();
-            let soa = of(&change, $new_soa);
-            let id = update(service, cx, input.id, NamespaceKind::$kind, change.description, soa).await?;
+            let wanted = UpdateRecord {
+                request_id: input.updater_request_id,
+                soa_ttl_seconds: of(&change, $new_soa),
+                description: change.description,
+            };
+            let id = update(service, cx, input.id, NamespaceKind::$kind, wanted).await?;
             Ok($changed { operation_id: Some(id) })
         }
     };
@@ -273,8 +279,7 @@ async fn update(
     cx: &Context,
     id: Option<String>,
     kind: NamespaceKind,
-    description: Option<String>,
-    soa: Option<i64>,
+    wanted: UpdateRecord,
 ) -> Result<String, ApiError> {
     let (scope, id) = (Scope::of(cx), id.unwrap_or_default());
     for _ in 0..ATTEMPTS_MAX {
@@ -286,22 +291,53 @@ async fn update(
                 record.id
             )));
         }
+        if let Some(operation_id) = made_before(service, &scope, &record.id, &wanted)? {
+            return Ok(operation_id);
+        }
         if record.phase == Phase::Deleting {
             return Err(errors::in_use(format!("The namespace {} is being deleted.", record.id)));
         }
-        if let Some(description) = &description {
+        if let Some(description) = &wanted.description {
             record.description = Some(description.clone()).filter(|text| !text.is_empty());
         }
-        if soa.is_some() {
-            record.soa_ttl_seconds = ttl(soa)?;
+        if wanted.soa_ttl_seconds.is_some() {
+            record.soa_ttl_seconds = ttl(wanted.soa_ttl_seconds)?;
         }
-        let work = soa.map(|_| (record.id.as_str(), Work::SoaTtl));
+        let work = wanted.soa_ttl_seconds.map(|_| (record.id.as_str(), Work::SoaTtl));
         let txn = Txn::new().when_revision(&*key, mod_revision).put_json(&*key, &record);
         let targets = [("NAMESPACE", record.id.as_str())];
-        let (operation_id, txn) = service.begin(cx, txn, ("UPDATE_NAMESPACE", &targets), work);
+        let named = wanted.request_id.is_some().then(|| wanted.clone());
+        let (operation_id, txn) = service.begin_update(cx, txn, ("UPDATE_NAMESPACE", &targets), work, named);
         if service.store.txn(txn).await.map_err(errors::store)?.succeeded {
             return Ok(operation_id);
         }
     }
     Err(errors::contended())
+}
+
+/// The operation of the same update, named so before: one that failed may be tried again by the same name.
+fn made_before(
+    service: &DiscoveryService,
+    scope: &Scope,
+    id: &str,
+    wanted: &UpdateRecord,
+) -> Result<Option<String>, ApiError> {
+    let Some(request_id) = &wanted.request_id else { return Ok(None) };
+    let found = range_json::<OperationRecord>(service.store(), &scope.operations());
+    let named = |operation: &OperationRecord| {
+        let update = operation.update.as_ref();
+        operation.status != "FAIL"
+            && operation.targets.get("NAMESPACE").is_some_and(|of| of == id)
+            && update.is_some_and(|update| update.request_id.as_ref() == Some(request_id))
+    };
+    let Some(operation) = found.into_iter().map(|found| found.record).find(named) else { return Ok(None) };
+    if operation.update.as_ref() != Some(wanted) {
+        return Err(errors::invalid_input(format!(
+            "The UpdaterRequestId {request_id} was given to another update of the namespace {id}; choose another."
+        )));
+    }
+    match operation.status.as_str() {
+        "PENDING" => Err(errors::duplicate(&operation.id)),
+        _ => Ok(Some(operation.id)),
+    }
 }

@@ -140,7 +140,7 @@ fn records(given: Vec<DnsRecord>) -> Result<BTreeMap<String, u32>, ApiError> {
 }
 
 fn dns_config(record: &ServiceRecord) -> Option<DnsConfig> {
-    let dns = record.dns.as_ref()?;
+    let dns = record.dns.as_ref().filter(|dns| !dns.records.is_empty())?;
     let of =
         |(kind, ttl): (&String, &u32)| DnsRecord { r#type: Some(kind.clone()), ttl: Some(i64::from(*ttl)) };
     Some(DnsConfig {
@@ -151,7 +151,7 @@ fn dns_config(record: &ServiceRecord) -> Option<DnsConfig> {
 }
 
 fn kind(record: &ServiceRecord) -> String {
-    if record.dns.is_some() { "DNS_HTTP" } else { "HTTP" }.into()
+    if dns_config(record).is_some() { "DNS_HTTP" } else { "HTTP" }.into()
 }
 
 fn custom(record: &ServiceRecord) -> Option<HealthCheckCustomConfig> {
@@ -265,27 +265,33 @@ pub(crate) async fn update(
     if change.health_check_config.is_some() {
         return Err(errors::unsupported("health checks by Route 53 (HealthCheckConfig)"));
     }
-    let given = change.dns_config.and_then(|config| config.dns_records).map(records).transpose()?;
+    // "If you omit any existing DnsRecords […] configurations from an UpdateService request, the configurations are deleted
+    // from the service."
+    let records = records(change.dns_config.and_then(|config| config.dns_records).unwrap_or_default())?;
     for _ in 0..ATTEMPTS_MAX {
         let Json { key, mut record, mod_revision, .. } = service.service(&scope, &id)?;
+        // "You can't call UpdateService […] When the service is associated with an HTTP namespace".
+        if !service.namespace(&scope, &record.namespace_id)?.record.dns() {
+            return Err(errors::invalid_input(format!(
+                "The service {} is in an HTTP namespace: it cannot be updated.",
+                record.id
+            )));
+        }
         record.description =
             change.description.clone().or(record.description).filter(|text| !text.is_empty());
-        if let Some(records) = &given {
-            let Some(dns) = &mut record.dns else {
-                return Err(errors::invalid_input(
-                    "A service without DnsRecords cannot be given any; make another one.",
-                ));
-            };
-            // Its instances were registered without what another type needs.
-            if let Some(new) = records.keys().find(|kind| !dns.records.contains_key(*kind)) {
-                return Err(errors::invalid_input(format!(
-                    "A {new} record cannot be added to a service; make another one."
-                )));
-            }
-            dns.records.clone_from(records);
+        // Its instances were registered without what another type needs.
+        let has = |kind: &String| record.dns.as_ref().is_some_and(|dns| dns.records.contains_key(kind));
+        if let Some(new) = records.keys().find(|kind| !has(kind)) {
+            return Err(errors::invalid_input(format!(
+                "A {new} record cannot be added to a service; make another one."
+            )));
+        }
+        // Without any left, its instances' record sets are still Cloud Map's to delete.
+        if let Some(dns) = &mut record.dns {
+            dns.records.clone_from(&records);
         }
         let work = Work::Records { service_id: record.id.clone(), instance_id: None };
-        let work = given.as_ref().map(|_| (record.namespace_id.as_str(), work));
+        let work = record.dns.as_ref().map(|_| (record.namespace_id.as_str(), work));
         let txn = Txn::new().when_revision(&*key, mod_revision).put_json(&*key, &record);
         let (operation_id, txn) =
             service.begin(cx, txn, ("UPDATE_SERVICE", &[("SERVICE", &record.id)]), work);

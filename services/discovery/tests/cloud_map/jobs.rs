@@ -111,6 +111,115 @@ async fn the_same_creation_again_is_a_duplicate_while_it_is_under_way() {
 }
 
 #[tokio::test]
+async fn the_same_update_again_is_the_former_one() {
+    let world = World::new();
+    let id = created(&world, "example.local").await;
+    let update = async |request: Option<&str>, ttl: i64| {
+        let soa = SOAChange { ttl: Some(ttl) };
+        let dns_properties = Some(PrivateDnsPropertiesMutableChange { soa: Some(soa) });
+        let input = UpdatePrivateDnsNamespaceRequest {
+            id: Some(id.clone()),
+            updater_request_id: request.map(str::to_owned),
+            namespace: Some(PrivateDnsNamespaceChange {
+                description: None,
+                properties: Some(PrivateDnsNamespacePropertiesChange { dns_properties }),
+            }),
+        };
+        let answer = world.cloud_map.update_private_dns_namespace(&world.cx, input).await;
+        answer.map(|answer| answer.operation_id.unwrap())
+    };
+    let ttl = async || {
+        let dns = get(&world, &id).await.unwrap().properties.unwrap().dns_properties.unwrap();
+        dns.soa.unwrap().ttl.unwrap()
+    };
+    let first = update(Some("once"), 20).await.unwrap();
+    let again = update(Some("once"), 20).await.unwrap_err();
+    assert_eq!((again.code.as_str(), again.members[0].1.as_str()), ("DuplicateRequest", Some(&*first)));
+    world.settle().await;
+    // What came after it stays, however late it is said again.
+    let second = update(Some("twice"), 30).await.unwrap();
+    world.settle().await;
+    assert_eq!(update(Some("once"), 20).await.unwrap(), first);
+    assert_eq!((ttl().await, world.end(&second).await.as_str()), (30, "SUCCESS"));
+    let other = update(Some("once"), 40).await.unwrap_err();
+    assert_eq!(other.code, "InvalidInput");
+    assert!(other.message.contains("once"), "{}", other.message);
+    let unnamed = update(None, 30).await.unwrap();
+    assert!(unnamed != first && unnamed != second);
+    world.settle().await;
+
+    // One that failed is no success to come back to.
+    world.route53.refuse("ChangeResourceRecordSets", "AccessDenied");
+    let failed = update(Some("failed"), 50).await.unwrap();
+    world.settle().await;
+    assert_eq!(world.end(&failed).await, "FAIL ACCESS_DENIED");
+    world.route53.allow_all();
+    assert_ne!(update(Some("failed"), 50).await.unwrap(), failed);
+    world.settle().await;
+    assert_eq!(ttl().await, 50);
+
+    // Done at once, without any work.
+    let input = CreateHttpNamespaceRequest { name: Some("apis".into()), ..Default::default() };
+    let made = world.cloud_map.create_http_namespace(&world.cx, input).await.unwrap().operation_id.unwrap();
+    let apis = world.operation(&made).await.targets.unwrap().remove("NAMESPACE");
+    let input = || UpdateHttpNamespaceRequest {
+        id: apis.clone(),
+        updater_request_id: Some("once".into()),
+        namespace: Some(HttpNamespaceChange { description: Some("new".into()) }),
+    };
+    let one = world.cloud_map.update_http_namespace(&world.cx, input()).await.unwrap();
+    assert_eq!(world.cloud_map.update_http_namespace(&world.cx, input()).await.unwrap(), one);
+}
+
+#[tokio::test]
+async fn records_that_an_update_leaves_out_are_deleted() {
+    let world = World::new();
+    let id = created(&world, "example.local").await;
+    let service = world.service(&id, "web", Some("CNAME")).await;
+    world.register(&service, "one", &[(CNAME, "one.example.com")]).await;
+    world.settle().await;
+    let update = async |of: &str, change: ServiceChange| {
+        let input = UpdateServiceRequest { id: Some(of.to_owned()), service: Some(change) };
+        world.cloud_map.update_service(&world.cx, input).await.map(|answer| answer.operation_id.unwrap())
+    };
+    let with = |ttl: i64| ServiceChange {
+        dns_config: Some(DnsConfigChange {
+            dns_records: Some(vec![DnsRecord { r#type: Some("CNAME".into()), ttl: Some(ttl) }]),
+        }),
+        ..Default::default()
+    };
+    let told = async || {
+        let input = GetServiceRequest { id: Some(service.clone()) };
+        let service = world.cloud_map.get_service(&world.cx, input).await.unwrap().service.unwrap();
+        (service.r#type.unwrap(), service.dns_config.is_some(), service.description)
+    };
+    update(&service, with(20)).await.unwrap();
+    world.settle().await;
+    assert_eq!(world.route53.published(), ["one one.example.com"]);
+    assert_eq!(told().await, ("DNS_HTTP".to_owned(), true, None));
+
+    let described = || ServiceChange { description: Some("d".into()), ..Default::default() };
+    let operation = update(&service, described()).await.unwrap();
+    assert_eq!(told().await, ("HTTP".to_owned(), false, Some("d".to_owned())));
+    world.settle().await;
+    assert_eq!(world.end(&operation).await, "SUCCESS");
+    assert!(world.route53.published().is_empty());
+    assert_eq!(instances(&world, &service).await, ["one"], "found by API alone");
+    assert_eq!(update(&service, with(20)).await.unwrap_err().code, "InvalidInput");
+    world.register(&service, "two", &[]).await;
+    world.settle().await;
+    assert!(world.route53.published().is_empty());
+
+    let input = CreateHttpNamespaceRequest { name: Some("apis".into()), ..Default::default() };
+    let made = world.cloud_map.create_http_namespace(&world.cx, input).await.unwrap().operation_id.unwrap();
+    let apis = world.operation(&made).await.targets.unwrap().remove("NAMESPACE").unwrap();
+    let service = world.service(&apis, "web", None).await;
+    let refused = update(&service, described()).await.unwrap_err();
+    assert_eq!(refused.code, "InvalidInput");
+    assert!(refused.message.contains("HTTP namespace"), "{}", refused.message);
+}
+
+#[tokio::test]
 async fn a_namespace_that_cannot_be_deleted_is_there_as_before() {
     let world = World::new();
     let id = created(&world, "example.local").await;

@@ -304,6 +304,10 @@ async fn revoke(call: &Call<'_>, named: Named, rule_ids: Option<Vec<String>>) ->
         let message = "The parameter securityGroupRuleIds may not be used with ipPermissions";
         return Err(invalid_combination(message));
     }
+    if !rule_ids.is_empty() && !named.flat.is_empty() {
+        let message = "The parameter securityGroupRuleIds may not be used with IpProtocol, FromPort, ToPort, CidrIp or SourceSecurityGroupName.";
+        return Err(invalid_combination(message));
+    }
     call.transact(|changes| {
         let group = named.group(call)?;
         let mut record = group.record.clone();
@@ -382,7 +386,7 @@ pub(crate) async fn modify(
             let id =
                 update.security_group_rule_id.as_deref().ok_or_else(|| missing("SecurityGroupRuleId"))?;
             ids::GROUP_RULE.check(id)?;
-            let Some(wanted) = &update.security_group_rule else { continue };
+            let wanted = update.security_group_rule.as_ref().ok_or_else(|| missing("SecurityGroupRule"))?;
             let index = record.rules.iter().position(|rule| rule.rule_id == id);
             let index = index.ok_or_else(|| ids::GROUP_RULE.not_found(id))?;
             let rule = modified(call, &group, &record.rules[index].rule, id, wanted)?;

@@ -136,6 +136,14 @@ impl Index for FabricIndex {
     }
 
     fn plan(&self, revision: u64) -> Fabric {
+        let used = self.vpcs.values().filter(|parts| !parts.enis.is_empty());
+        Fabric { revision, vpcs: used.filter_map(Parts::plan).collect() }
+    }
+}
+
+impl FabricIndex {
+    /// Also the VPCs that hold no interface.
+    pub(crate) fn whole(&self, revision: u64) -> Fabric {
         Fabric { revision, vpcs: self.vpcs.values().filter_map(Parts::plan).collect() }
     }
 }
@@ -193,9 +201,6 @@ impl Parts {
 
     fn plan(&self) -> Option<VpcFabric> {
         let vpc = self.vpc.as_ref()?;
-        if self.enis.is_empty() {
-            return None;
-        }
         Some(VpcFabric {
             vpc_id: vpc.vpc_id.clone(),
             region: self.region.clone(),
@@ -492,6 +497,8 @@ mod tests {
         assert_eq!(fabric.vpcs[0].route_tables[0].routes[2].target, RouteTarget::Blackhole);
         index.delete(&format!("{SCOPE}/network-interface/eni-2"));
         assert_eq!(index.plan(2).vpcs, []);
+        // Who asks for all of them is told of it: a task that is over had its interface there.
+        assert_eq!(index.whole(2).vpcs[0].subnets, fabric.vpcs[0].subnets);
     }
 
     #[test]

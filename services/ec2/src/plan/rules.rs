@@ -26,7 +26,7 @@ pub(crate) struct FlatPermission {
 }
 
 impl FlatPermission {
-    fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.ip_protocol.is_none()
             && self.from_port.is_none()
             && self.to_port.is_none()

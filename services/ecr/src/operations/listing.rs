@@ -4,7 +4,7 @@ use ferrogate_api::ecr::*;
 use ferrogate_api::{ApiError, Context};
 use ferrogate_model::paginate;
 
-use super::{images, page_size};
+use super::{images, page_size, scanning};
 use crate::state::{ImageRecord, repository};
 use crate::{EcrService, errors};
 
@@ -63,6 +63,7 @@ pub(crate) async fn describe(
     let name = input.repository_name.as_deref();
     let repository = repository(service, cx, input.registry_id.as_deref(), name)?;
     let mut tags = repository.tags_by_digest();
+    let scan = scanning::status(service, cx, &repository.record);
     if let Some(ids) = input.image_ids.filter(|ids| !ids.is_empty()) {
         if input.next_token.is_some() || input.max_results.is_some() {
             return Err(errors::invalid("imageIds cannot be used together with nextToken or maxResults."));
@@ -76,7 +77,7 @@ pub(crate) async fn describe(
             .into_iter()
             .map(|image| {
                 let tags = tags.remove(&image.digest);
-                detail(cx, &repository.record.name, image, tags)
+                detail(cx, &repository.record.name, image, tags, scan.clone())
             })
             .collect();
         return Ok(DescribeImagesResponse { image_details: Some(details), next_token: None });
@@ -92,12 +93,18 @@ pub(crate) async fn describe(
             .map_err(|_| errors::bad_token())?;
     let details = page.items.into_iter().map(|image| {
         let tags = tags.remove(&image.digest);
-        detail(cx, &repository.record.name, image, tags)
+        detail(cx, &repository.record.name, image, tags, scan.clone())
     });
     Ok(DescribeImagesResponse { image_details: Some(details.collect()), next_token: page.next_token })
 }
 
-fn detail(cx: &Context, repository: &str, image: ImageRecord, tags: Option<Vec<String>>) -> ImageDetail {
+fn detail(
+    cx: &Context,
+    repository: &str,
+    image: ImageRecord,
+    tags: Option<Vec<String>>,
+    scan: Option<ImageScanStatus>,
+) -> ImageDetail {
     ImageDetail {
         registry_id: Some(cx.account.clone()),
         repository_name: Some(repository.to_owned()),
@@ -105,6 +112,7 @@ fn detail(cx: &Context, repository: &str, image: ImageRecord, tags: Option<Vec<S
         image_tags: tags,
         image_size_in_bytes: i64::try_from(image.size_bytes).ok(),
         image_pushed_at: Some(image.pushed_at),
+        image_scan_status: scan,
         image_manifest_media_type: Some(image.media_type),
         artifact_media_type: image.artifact_type,
         last_recorded_pull_time: image.pulled_at,

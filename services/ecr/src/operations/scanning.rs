@@ -1,14 +1,34 @@
-//! Scanning: what is configured is kept and told; nothing is ever scanned, and nothing is said to have been.
+//! Scanning: what is configured is kept and told; nothing is ever scanned, and nothing is said to have been. Refusing the
+//! configuration would refuse most templates that are around.
 
 use ferrogate_api::ecr::*;
 use ferrogate_api::{ApiError, Context};
 use ferrogate_model::wildcard_match;
 
 use super::{images, registry, repositories};
-use crate::state::{RegistryRecord, repository, repository_arn};
+use crate::state::{RegistryRecord, RepositoryRecord, repository, repository_arn};
 use crate::{EcrService, errors};
 
 const FILTERS_MAX: usize = 100;
+/// Instead of findings.
+const NO_SCANNER: &str = "Ferrogate has no image scanner, and no image is scanned.";
+
+/// The registry's filters of scans on push that fit a repository.
+fn applied(registry: &RegistryRecord, name: &str) -> Vec<String> {
+    registry.scan_on_push.iter().filter(|filter| wildcard_match(filter, name)).cloned().collect()
+}
+
+/// What DescribeImages says of images that should have been scanned when they were pushed, by the repository's own setting
+/// or a rule of the registry.
+pub(crate) fn status(
+    service: &EcrService,
+    cx: &Context,
+    repository: &RepositoryRecord,
+) -> Option<ImageScanStatus> {
+    let on_push =
+        repository.scan_on_push || !applied(&registry::record(service, cx), &repository.name).is_empty();
+    on_push.then(|| ImageScanStatus { status: Some("FAILED".into()), description: Some(NO_SCANNER.into()) })
+}
 
 pub(crate) async fn put(
     service: &EcrService,
@@ -116,10 +136,7 @@ pub(crate) async fn batch_get(
             continue;
         };
         // As AWS: a registry with rules decides, else the repository's own setting does.
-        let matches = |filters: &[String]| -> Vec<String> {
-            filters.iter().filter(|filter| wildcard_match(filter, &name)).cloned().collect()
-        };
-        let applied = matches(&registry.scan_on_push);
+        let applied = applied(&registry, &name);
         let on_push = repository.record.scan_on_push || !applied.is_empty();
         found.push(RepositoryScanningConfiguration {
             repository_arn: Some(repository_arn(cx, &name)),
@@ -143,8 +160,7 @@ pub(crate) async fn start(
     let name = input.repository_name.as_deref();
     let repository = repository(service, cx, input.registry_id.as_deref(), name)?;
     images::find(cx, &repository, &input.image_id.unwrap_or_default())?;
-    let message = "This feature is disabled: Ferrogate has no image scanner, and no image is scanned.";
-    Err(ApiError::new("ValidationException", message))
+    Err(ApiError::new("ValidationException", format!("This feature is disabled: {NO_SCANNER}")))
 }
 
 pub(crate) async fn findings(

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use ferrogate_api::ecs::{self, Ecs};
 use ferrogate_control::Driver;
-use ferrogate_ecs::{Config, EcsService};
+use ferrogate_ecs::{Config, EcsService, Node};
 use ferrogate_model::{Clock, ManualClock};
 use ferrogate_nodeapi::{ContainerStatus, DesiredStatus, ObservedStatus, TaskReport};
 use ferrogate_store::{MemoryStore, Store};
@@ -45,7 +45,7 @@ impl World {
         let names: Vec<String> =
             (0..tasks.div_ceil(TASKS_PER_NODE)).map(|number| format!("node-{number:04}")).collect();
         let service = Arc::new(EcsService::new(
-            Config { nodes: names.iter().map(|name| name.as_str().into()).collect() },
+            Config { nodes: names.iter().map(|name| Node::here(name, u64::MAX)).collect() },
             Arc::clone(&store),
             Arc::new(CloudInvoke(Arc::<Cloud>::default())),
             Arc::clone(&clock) as Arc<dyn Clock>,

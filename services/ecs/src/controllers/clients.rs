@@ -30,3 +30,24 @@ pub(crate) fn registry_id(arn: &str) -> Option<&str> {
 pub(crate) fn is_rule(arn: &str) -> bool {
     arn.splitn(6, ':').nth(5).is_some_and(|resource| resource.starts_with("listener-rule/"))
 }
+
+/// `…:listener/app/<name>/<id>/<id>` of `…:listener-rule/app/<name>/<id>/<id>/<id>`.
+pub(crate) fn listener_of_rule(arn: &str) -> Option<String> {
+    let (listener, _) = arn.rsplit_once('/')?;
+    is_rule(arn).then(|| listener.replacen(":listener-rule/", ":listener/", 1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_listener_of_a_rule() {
+        let of = |resource: &str| format!("arn:aws:elasticloadbalancing:us-east-1:123456789012:{resource}");
+        let listener = of("listener/app/house/0123456789abcdef/1123456789abcdef");
+        let rule = of("listener-rule/app/house/0123456789abcdef/1123456789abcdef/2123456789abcdef");
+        assert_eq!(listener_of_rule(&rule), Some(listener.clone()));
+        assert_eq!(listener_of_rule(&listener), None);
+        assert_eq!(listener_of_rule("listener-rule"), None);
+    }
+}

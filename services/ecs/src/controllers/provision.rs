@@ -10,14 +10,13 @@ use std::time::Duration;
 use ferrogate_api::Invoke;
 use ferrogate_control::{Activation, Controller};
 use ferrogate_model::Clock;
-use ferrogate_nodeapi::Architecture;
 use ferrogate_store::{Store, StoreError, Txn, get_json};
 use serde_json::json;
 
 use super::{ATTEMPTS_MAX, Jobs, interfaces};
 use crate::assignments::Assignments;
 use crate::lifecycle::{Event, Status};
-use crate::plan::placement;
+use crate::plan::placement::{self, Needs};
 use crate::plan::provision::{Step, reason_to_give_up, step};
 use crate::state::{EniRecord, Queue, TaskKey, TaskRecord};
 use crate::{EcsService, Node};
@@ -149,9 +148,8 @@ impl Worker {
     }
 
     fn node_for(&self, task: &TaskRecord) -> Option<String> {
-        let architecture =
-            if task.architecture == "arm64" { Architecture::Arm64 } else { Architecture::X86_64 };
-        let node = self.assignments.with_load(|load| placement::node(&self.nodes, load, architecture));
+        let needs = Needs::new(&task.architecture, task.memory_mib);
+        let node = self.assignments.with_load(|load| placement::node(&self.nodes, load, needs));
         node.map(|node| node.id.clone())
     }
 }

@@ -123,7 +123,8 @@ pub(super) fn in_range(
     }
 }
 
-fn check_numbers(name: &str, container: &ecs::ContainerDefinition) -> Result<(), ApiError> {
+/// Also with overrides.
+pub(crate) fn check_numbers(name: &str, container: &ecs::ContainerDefinition) -> Result<(), ApiError> {
     in_range(name, "cpu", container.cpu, 0..=CPU_UNITS_MAX)?;
     in_range(name, "memory", container.memory, MEMORY_MIB_MIN..=i32::MAX)?;
     in_range(name, "memoryReservation", container.memory_reservation, MEMORY_MIB_MIN..=i32::MAX)?;

@@ -1,7 +1,8 @@
 //! What a task definition may say, and how it is kept: checked, with defaults and units made plain.
 //!
-//! Definitions for EC2 are taken too, as on AWS, though nothing here can run them; Fargate's own limits are checked
-//! where a definition asks for Fargate. What a later version will serve is refused by name.
+//! Definitions for EC2 are taken too, as on AWS, though nothing here can run them; what breaks Fargate's own limits is
+//! refused where a definition asks for Fargate, else it is not compatible with it. What a later version will serve is
+//! refused by name.
 
 mod attributes;
 pub(crate) mod container;
@@ -68,11 +69,10 @@ pub(crate) fn checked(
     check_containers(&mut definition)?;
     let fits_fargate = fargate::check(&definition);
     let mut compatibilities = vec!["EC2".to_owned()];
-    if requires(&definition, FARGATE) {
+    if fits_fargate.is_ok() {
+        compatibilities.push(FARGATE.into());
+    } else if requires(&definition, FARGATE) {
         fits_fargate?;
-        compatibilities.push(FARGATE.into());
-    } else if fits_fargate.is_ok() {
-        compatibilities.push(FARGATE.into());
     }
     definition.compatibilities = Some(compatibilities);
     definition.requires_attributes = Some(attributes::required(&definition));
@@ -83,8 +83,18 @@ pub(crate) fn checked(
     Ok(definition)
 }
 
-pub(crate) fn requires(definition: &ecs::TaskDefinition, compatibility: &str) -> bool {
+fn requires(definition: &ecs::TaskDefinition, compatibility: &str) -> bool {
     definition.requires_compatibilities.iter().flatten().any(|one| one == compatibility)
+}
+
+/// Whether a checked definition can run on Fargate, which it may without asking for it.
+pub(crate) fn fits_fargate(definition: &ecs::TaskDefinition) -> bool {
+    definition.compatibilities.iter().flatten().any(|one| one == FARGATE)
+}
+
+/// Its image is resolved once, for all tasks of a revision of a service.
+pub(crate) fn is_consistent(container: &ecs::ContainerDefinition) -> bool {
+    container.version_consistency.as_deref() != Some("disabled")
 }
 
 /// As a task shows it.
@@ -173,7 +183,18 @@ fn check_containers(definition: &mut ecs::TaskDefinition) -> Result<(), ApiError
     if !containers.iter().any(|container| container.essential == Some(true)) {
         return Err(client("A task definition must have at least one essential container."));
     }
-    check_sums(definition, &containers)?;
+    let (cpu, memory) = (number(definition.cpu.as_deref()), number(definition.memory.as_deref()));
+    check_sums(cpu, memory, &containers)?;
+    let lacks = |one: &&ecs::ContainerDefinition| one.memory.is_none() && one.memory_reservation.is_none();
+    if memory.is_none()
+        && !requires(definition, FARGATE)
+        && let Some(container) = containers.iter().find(lacks)
+    {
+        let name = container.name.as_deref().unwrap_or_default();
+        return Err(client(format!(
+            "Invalid setting for container '{name}'. At least one of 'memory' or 'memoryReservation' must be specified."
+        )));
+    }
     ports::check_all(&containers, awsvpc)?;
     storage::check_volumes_from(&containers)?;
     graph::check(&containers)?;
@@ -181,27 +202,18 @@ fn check_containers(definition: &mut ecs::TaskDefinition) -> Result<(), ApiError
     Ok(())
 }
 
-/// What the containers want together is no more than the task has.
-fn check_sums(
-    definition: &ecs::TaskDefinition,
+/// What the containers want together is no more than the task has: CPU units and MiB. Also with overrides.
+pub(crate) fn check_sums(
+    task_cpu: Option<i64>,
+    task_memory: Option<i64>,
     containers: &[ecs::ContainerDefinition],
 ) -> Result<(), ApiError> {
-    let (task_cpu, task_memory) = (number(definition.cpu.as_deref()), number(definition.memory.as_deref()));
     for container in containers {
         let name = container.name.as_deref().unwrap_or_default();
-        let (memory, reservation) = (container.memory.map(i64::from), container.memory_reservation);
+        let memory = container.memory.map(i64::from);
         if task_memory.is_some_and(|task_memory| memory.is_some_and(|memory| memory > task_memory)) {
             return Err(client(format!(
                 "The 'memory' setting for container '{name}' is greater than for the task."
-            )));
-        }
-        if task_memory.is_none()
-            && memory.is_none()
-            && reservation.is_none()
-            && !requires(definition, FARGATE)
-        {
-            return Err(client(format!(
-                "Invalid setting for container '{name}'. At least one of 'memory' or 'memoryReservation' must be specified."
             )));
         }
     }

@@ -77,14 +77,17 @@ pub(crate) fn describe(
     call: &Call<'_>,
     input: ecs::DescribeCapacityProvidersRequest,
 ) -> Result<ecs::DescribeCapacityProvidersResponse, ApiError> {
-    if let Some(cluster) = input.cluster.as_deref() {
-        call.cluster(Some(cluster))?;
-    }
+    let cluster = input.cluster.as_deref().map(|cluster| call.cluster(Some(cluster))).transpose()?;
+    // ECS API reference, DescribeCapacityProviders, `cluster`: only those associated with it.
+    let is_there = |name: &str| {
+        cluster.as_ref().is_none_or(|found| found.record.capacity_providers.iter().any(|one| one == name))
+    };
     let named = input.capacity_providers.unwrap_or_default();
     let arn = |name: &str| call.scope.arn(format!("capacity-provider/{name}"));
     let wanted: Vec<&str> = BUILT_IN
         .into_iter()
         .filter(|name| named.is_empty() || named.iter().any(|one| one == name || *one == arn(name)))
+        .filter(|name| is_there(name))
         .collect();
     let unknown = named.iter().filter(|one| !BUILT_IN.iter().any(|name| *one == name || **one == arn(name)));
     let failures = unknown

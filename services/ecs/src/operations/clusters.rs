@@ -103,7 +103,8 @@ fn agrees(wanted: &ClusterRecord, found: &ClusterRecord) -> bool {
         && (wanted.tags.is_empty() || wanted.tags == found.tags)
 }
 
-fn inconsistent() -> ApiError {
+/// A call that comes again and says something else.
+pub(crate) fn inconsistent() -> ApiError {
     invalid(
         "Arguments on this idempotent request are inconsistent with arguments used in previous request(s).",
     )

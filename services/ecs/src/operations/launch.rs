@@ -4,7 +4,7 @@ use ferrogate_api::{ApiError, ecs};
 
 use super::capacity_providers::{check_providers, check_strategy};
 use super::tags;
-use crate::definition::{FARGATE, requires};
+use crate::definition::{FARGATE, fits_fargate};
 use crate::errors::{invalid, unsupported, unsupported_feature};
 use crate::state::{ClusterRecord, Tags};
 
@@ -86,7 +86,7 @@ pub(crate) fn compute(
         Some(FARGATE) | None => {}
         Some(other) => return Err(unsupported(&format!("the launch type '{other}'"))),
     }
-    if definition.is_some_and(|definition| !requires(definition, FARGATE)) {
+    if definition.is_some_and(|definition| !fits_fargate(definition)) {
         return Err(invalid("Task definition does not support launch_type FARGATE."));
     }
     let names: Vec<String> = strategy.iter().filter_map(|item| item.capacity_provider.clone()).collect();
@@ -105,6 +105,8 @@ pub(crate) fn compute(
 pub(crate) fn platform_version(version: Option<&str>) -> Result<String, ApiError> {
     match version {
         None | Some("" | "LATEST" | PLATFORM_VERSION) => Ok(PLATFORM_VERSION.into()),
+        // Fargate has it besides: ECS Developer Guide, "Fargate platform versions for Linux".
+        Some("1.3.0") => Err(unsupported_feature("the platform version '1.3.0'")),
         Some(_) => {
             Err(ApiError::new("PlatformUnknownException", "The specified platform version does not exist."))
         }

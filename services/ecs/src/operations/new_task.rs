@@ -1,5 +1,7 @@
 //! The record of a new task, whoever starts it. No I/O.
 
+use std::collections::BTreeMap;
+
 use ferrogate_model::hex_id;
 use jiff::Timestamp;
 
@@ -24,6 +26,8 @@ pub(crate) struct NewTask<'a> {
     pub platform_version: String,
     pub default_log_mode: String,
     pub tags: Tags,
+    /// What images are to be whatever their tags say now: digests by container name.
+    pub images: BTreeMap<String, String>,
     pub connect: Option<TaskConnect>,
     pub scheduling: Option<Scheduling>,
     pub now: Timestamp,
@@ -34,7 +38,10 @@ impl NewTask<'_> {
     pub(crate) fn record(&self, network: &NetworkRecord) -> TaskRecord {
         let task_id = hex_id();
         let effective = self.effective;
-        let containers = container_records(effective, &task_id);
+        let mut containers = container_records(effective, &task_id);
+        for container in &mut containers {
+            container.image_digest = self.images.get(&container.name).cloned();
+        }
         TaskRecord {
             account: self.scope.account.clone(),
             region: self.scope.region.clone(),

@@ -2,7 +2,7 @@
 
 use ferrogate_api::{ApiError, ecs};
 
-use crate::definition::{container, graph, role, secrets, size, storage};
+use crate::definition::{self, container, graph, role, secrets, size, storage};
 use crate::errors::{invalid, refuse};
 use crate::state::{ContainerRecord, EPHEMERAL_STORAGE_GIB, Scope, uuid};
 
@@ -59,7 +59,8 @@ pub(crate) fn apply(
         apply_to(&mut containers[at], &over)?;
         shown[at] = over;
     }
-    check_sums(&containers, cpu_units, memory_mib)?;
+    definition::check_sums(Some(cpu_units.into()), Some(memory_mib.into()), &containers)
+        .map_err(as_invalid)?;
     let execution_role_arn = role(scope, overrides.execution_role_arn.clone()).map_err(as_invalid)?;
     let task_role_arn = role(scope, overrides.task_role_arn.clone()).map_err(as_invalid)?;
     Ok(Effective {
@@ -100,48 +101,10 @@ fn apply_to(container: &mut ecs::ContainerDefinition, over: &ecs::ContainerOverr
             return Err(as_invalid(secrets::not_unique(variable)));
         }
     }
-    for (what, value) in
-        [("cpu", over.cpu), ("memory", over.memory), ("memoryReservation", over.memory_reservation)]
-    {
-        if value.is_some_and(|value| value < 0) {
-            return Err(invalid(format!("Invalid '{what}' setting for container '{name}'.")));
-        }
-    }
     container.cpu = over.cpu.or(container.cpu);
     container.memory = over.memory.or(container.memory);
     container.memory_reservation = over.memory_reservation.or(container.memory_reservation);
-    match (container.memory, container.memory_reservation) {
-        (Some(memory), Some(reservation)) if reservation > memory => Err(invalid(format!(
-            "Invalid setting for container '{name}'. 'memory' must be greater than 'memoryReservation'."
-        ))),
-        _ => Ok(()),
-    }
-}
-
-fn check_sums(
-    containers: &[ecs::ContainerDefinition],
-    cpu_units: u32,
-    memory_mib: u32,
-) -> Result<(), ApiError> {
-    let cpu: i64 = containers.iter().filter_map(|container| container.cpu).map(i64::from).sum();
-    if cpu > i64::from(cpu_units) {
-        return Err(invalid(
-            "The sum of all container 'cpu' values cannot be greater than the value of the task 'cpu'.",
-        ));
-    }
-    let above = |container: &&ecs::ContainerDefinition| {
-        container
-            .memory
-            .or(container.memory_reservation)
-            .is_some_and(|memory| i64::from(memory) > i64::from(memory_mib))
-    };
-    match containers.iter().find(above) {
-        Some(container) => {
-            let name = container.name.as_deref().unwrap_or_default();
-            Err(invalid(format!("The 'memory' setting for container '{name}' is greater than for the task.")))
-        }
-        None => Ok(()),
-    }
+    container::check_numbers(name, container).map_err(as_invalid)
 }
 
 /// The containers of one task.
@@ -152,6 +115,7 @@ pub(crate) fn container_records(effective: &Effective, task_id: &str) -> Vec<Con
         name: container.name.clone().unwrap_or_default(),
         id: uuid(),
         image: container.image.clone().unwrap_or_default(),
+        image_digest: None,
         runtime_id: format!("{task_id}-{}", ferrogate_model::digits(10)),
         essential: container.essential != Some(false),
         has_health_check: graph::has_health_check(container),

@@ -1,5 +1,7 @@
 //! RunTask: up to ten tasks in one transaction.
 
+use std::collections::BTreeMap;
+
 use ferrogate_api::{ApiError, Value, ecs};
 use ferrogate_store::Txn;
 
@@ -11,7 +13,7 @@ use crate::call::Call;
 use crate::definition;
 use crate::errors::{client, cluster_not_found, invalid};
 use crate::names::{self, DEFAULT_CLUSTER, DefinitionName};
-use crate::plan::placement;
+use crate::plan::placement::{self, Needs, NoNode};
 use crate::state::{
     ClientTokenRecord, ClusterRecord, ClusterStatus, NetworkRecord, RevisionStatus, Tags, TaskRecord,
 };
@@ -64,8 +66,9 @@ pub(crate) async fn run(
     let subnets = subnets?;
     roles?;
     let architecture = definition::architecture(&plan.found.definition);
-    if !call.service.has_node_of(architecture) {
-        return Ok(no_capacity(count, architecture));
+    let needs = Needs::new(architecture, plan.effective.memory_mib);
+    if let Err(why) = placement::check(&call.service.nodes, needs) {
+        return Ok(no_capacity(count, why));
     }
     let zones = call.service.assignments.zones();
     let chosen = placement::spread(&subnets, &zones, call.service.next_zone(count), count);
@@ -90,12 +93,8 @@ fn answer(tasks: &[TaskRecord]) -> ecs::RunTaskResponse {
     ecs::RunTaskResponse { tasks: Some(tasks), failures: Some(Vec::new()) }
 }
 
-fn no_capacity(count: usize, architecture: &str) -> ecs::RunTaskResponse {
-    let failure = ecs::Failure {
-        arn: None,
-        reason: Some(NO_CAPACITY.into()),
-        detail: Some(format!("There is no node of the architecture {architecture}.")),
-    };
+fn no_capacity(count: usize, why: NoNode) -> ecs::RunTaskResponse {
+    let failure = ecs::Failure { arn: None, reason: Some(NO_CAPACITY.into()), detail: Some(why.to_string()) };
     ecs::RunTaskResponse { tasks: Some(Vec::new()), failures: Some(vec![failure; count]) }
 }
 
@@ -161,6 +160,7 @@ fn new_task<'a>(
         platform_version: plan.platform_version.clone(),
         default_log_mode: settings::effective(&*call.service.store, call.cx, DEFAULT_LOG_DRIVER_MODE),
         tags: plan.tags.clone(),
+        images: BTreeMap::new(),
         connect: None,
         scheduling: None,
         now: call.cx.now,

@@ -100,6 +100,7 @@ fn container_assignment(
         container_arn: task.container_arn(record),
         runtime_id: record.runtime_id.clone(),
         image: record.image.clone(),
+        image_digest: record.image_digest.clone(),
         essential: record.essential,
         entry_point: present(definition.entry_point.clone()),
         command: present(command),

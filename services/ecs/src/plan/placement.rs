@@ -35,13 +35,55 @@ pub(crate) fn spread<'a>(
     chosen
 }
 
-/// The node of the right architecture with the fewest tasks; `None`: there is none.
-pub(crate) fn node<'a>(
-    nodes: &'a [Node],
-    load: &BTreeMap<String, usize>,
+/// What a task asks of a node.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Needs {
     architecture: Architecture,
-) -> Option<&'a Node> {
-    let fits = nodes.iter().filter(|node| node.architecture == architecture);
+    memory_mib: u32,
+}
+
+impl Needs {
+    /// `architecture`: as tasks show it.
+    pub(crate) fn new(architecture: &str, memory_mib: u32) -> Self {
+        let arm = architecture == "arm64";
+        let architecture = if arm { Architecture::Arm64 } else { Architecture::X86_64 };
+        Self { architecture, memory_mib }
+    }
+
+    fn are_met_by(self, node: &Node) -> bool {
+        node.architecture == self.architecture && u64::from(self.memory_mib) <= node.memory_mib
+    }
+}
+
+/// Why no node can take a task, were it the only one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum NoNode {
+    #[error("There is no node of the architecture {0}.")]
+    OfArchitecture(&'static str),
+    #[error(
+        "The task has {memory_mib} MiB of memory and the largest node of its architecture {most_mib} MiB."
+    )]
+    SoLarge { memory_mib: u32, most_mib: u64 },
+}
+
+/// Whether there is a node that could take a task with these needs. Other tasks do not count: memory is lent, CPUs too.
+pub(crate) fn check(nodes: &[Node], needs: Needs) -> Result<(), NoNode> {
+    let alike = nodes.iter().filter(|node| node.architecture == needs.architecture);
+    match alike.map(|node| node.memory_mib).max() {
+        None => Err(NoNode::OfArchitecture(match needs.architecture {
+            Architecture::X86_64 => "x86_64",
+            Architecture::Arm64 => "arm64",
+        })),
+        Some(most_mib) if most_mib < u64::from(needs.memory_mib) => {
+            Err(NoNode::SoLarge { memory_mib: needs.memory_mib, most_mib })
+        }
+        Some(_) => Ok(()),
+    }
+}
+
+/// Of the nodes that can take it the one with the fewest tasks; `None`: there is none.
+pub(crate) fn node<'a>(nodes: &'a [Node], load: &BTreeMap<String, usize>, needs: Needs) -> Option<&'a Node> {
+    let fits = nodes.iter().filter(|node| needs.are_met_by(node));
     fits.min_by_key(|node| (load.get(&node.id).copied().unwrap_or_default(), node.id.as_str()))
 }
 
@@ -89,16 +131,29 @@ mod tests {
 
     #[test]
     fn the_emptiest_node_that_fits() {
-        let node_of = |id: &str, architecture| Node { id: id.into(), architecture };
+        let node_of = |id: &str, architecture, memory_mib| Node { id: id.into(), architecture, memory_mib };
         let nodes = [
-            node_of("a", Architecture::X86_64),
-            node_of("b", Architecture::X86_64),
-            node_of("c", Architecture::Arm64),
+            node_of("a", Architecture::X86_64, 8192),
+            node_of("b", Architecture::X86_64, 4000),
+            node_of("c", Architecture::Arm64, 2048),
         ];
         let load = BTreeMap::from([("a".to_owned(), 1)]);
-        let on = |architecture| node(&nodes, &load, architecture).map(|node| node.id.as_str());
-        assert_eq!(on(Architecture::X86_64), Some("b"));
-        assert_eq!(on(Architecture::Arm64), Some("c"));
-        assert_eq!(node(&nodes[..2], &load, Architecture::Arm64), None);
+        let on = |needs| node(&nodes, &load, needs).map(|node| node.id.as_str());
+        for (architecture, memory_mib, expected) in [
+            ("x86_64", 512, Ok("b")),
+            ("x86_64", 4000, Ok("b")),
+            ("x86_64", 4001, Ok("a")),
+            ("x86_64", 8192, Ok("a")),
+            ("x86_64", 9216, Err(NoNode::SoLarge { memory_mib: 9216, most_mib: 8192 })),
+            ("arm64", 2048, Ok("c")),
+            ("arm64", 4096, Err(NoNode::SoLarge { memory_mib: 4096, most_mib: 2048 })),
+        ] {
+            let needs = Needs::new(architecture, memory_mib);
+            assert_eq!(on(needs), expected.ok(), "{needs:?}");
+            assert_eq!(check(&nodes, needs), expected.map(|_| ()), "{needs:?}");
+        }
+        let needs = Needs::new("arm64", 512);
+        assert_eq!(node(&nodes[..2], &load, needs), None);
+        assert_eq!(check(&nodes[..2], needs), Err(NoNode::OfArchitecture("arm64")));
     }
 }

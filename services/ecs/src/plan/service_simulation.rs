@@ -127,6 +127,17 @@ impl Simulation {
         self.live().filter(|task| self.is_healthy(task)).count()
     }
 
+    fn healthy_of(&self, deployment: &str) -> usize {
+        self.live().filter(|task| task.deployment == deployment && self.is_healthy(task)).count()
+    }
+
+    /// Those that are known to have production traffic, and how many healthy tasks they have.
+    fn serving(&self) -> BTreeMap<String, usize> {
+        let serves = |it: &&Deployment| it.production_permille > Some(0);
+        let all = self.snapshot.deployments.iter().filter(serves);
+        all.map(|it| (it.id.clone(), self.healthy_of(&it.id))).collect()
+    }
+
     /// Said in another way than by the planner.
     pub(crate) fn is_healthy(&self, task: &Task) -> bool {
         let groups = self.snapshot.deployments.iter().find(|it| it.id == task.deployment);
@@ -166,13 +177,13 @@ impl Simulation {
     }
 
     pub(crate) fn apply(&mut self, plan: &Plan) {
-        let healthy_before = self.healthy();
+        let (healthy_before, serving) = (self.healthy(), self.serving());
         for action in &plan.actions {
             self.check_before(action);
             let started = self.apply_one(action);
             self.said.extend(action.events(&self.snapshot.service.name, &started));
         }
-        self.check_bounds(plan, healthy_before);
+        self.check_bounds(plan, healthy_before, &serving);
         self.forget_old_deployments();
     }
 
@@ -262,7 +273,7 @@ impl Simulation {
         for (id, permille) in permille {
             let to = self.snapshot.deployments.iter().find(|it| it.id == *id).expect("a deployment");
             let was = to.production_permille;
-            let healthy = self.live().filter(|task| task.deployment == *id && self.is_healthy(task)).count();
+            let healthy = self.healthy_of(id);
             let has_other = self
                 .snapshot
                 .deployments
@@ -273,17 +284,17 @@ impl Simulation {
         }
     }
 
-    fn check_bounds(&self, plan: &Plan, healthy_before: usize) {
+    fn check_bounds(&self, plan: &Plan, healthy_before: usize, serving: &BTreeMap<String, usize>) {
         let service = &self.snapshot.service;
-        if service.strategy != Strategy::Rolling
-            || service.status == ServiceStatus::Draining
-            || service.controller == Controller::External
-        {
+        if service.status == ServiceStatus::Draining || service.controller == Controller::External {
             return;
         }
         let desired = service.desired_count as usize;
         let least = (desired * service.minimum_healthy_percent as usize).div_ceil(100);
         let most = desired * service.maximum_percent as usize / 100;
+        if service.strategy != Strategy::Rolling {
+            return self.check_bounds_of_each(plan, serving, least, most);
+        }
         let starts = |action: &Action| matches!(action, Action::StartTasks { .. });
         let live = self.live().count();
         if plan.actions.iter().any(starts) {
@@ -294,6 +305,29 @@ impl Simulation {
             healthy >= least.min(healthy_before),
             "{healthy} healthy tasks, {healthy_before} before, {least} at least: {plan:?}"
         );
+    }
+
+    /// Where traffic is shifted they hold for each revision by itself. Who had traffic before the plan keeps its tasks, whatever
+    /// the plan shifts: that may be refused.
+    fn check_bounds_of_each(
+        &self,
+        plan: &Plan,
+        serving: &BTreeMap<String, usize>,
+        least: usize,
+        most: usize,
+    ) {
+        for action in &plan.actions {
+            let Action::StartTasks { deployment, .. } = action else { continue };
+            let live = self.live_of(deployment);
+            assert!(live <= most, "{live} tasks of {deployment} where {most} may be: {plan:?}");
+        }
+        for (deployment, before) in serving {
+            let healthy = self.healthy_of(deployment);
+            assert!(
+                healthy >= least.min(*before),
+                "{healthy} healthy tasks of {deployment}, {before} before, {least} at least: {plan:?}"
+            );
+        }
     }
 
     fn apply_one(&mut self, action: &Action) -> Vec<String> {

@@ -1,8 +1,8 @@
 //! The service scheduler in its simulated world: stories with known ends.
 
 use super::service::{
-    ContainerHealth, DeploymentStatus, EarlySuccess, End, Hook, HookAction, HookStatus, Phase, RolloutState,
-    ServiceDeploymentStatus, ServiceStatus, Stage, StopRequest, Strategy,
+    Action, ContainerHealth, DeploymentStatus, EarlySuccess, End, Hook, HookAction, HookStatus, Phase,
+    RolloutState, ServiceDeploymentStatus, ServiceStatus, Stage, StopRequest, Strategy, plan,
 };
 use super::service_simulation::{Fate, Simulation, service};
 use jiff::SignedDuration;
@@ -132,6 +132,31 @@ fn an_unhealthy_task_goes_when_its_replacement_is_healthy() {
         ),
         1
     );
+}
+
+#[test]
+fn why_a_task_is_stopped_by_its_container() {
+    let (mut world, _) = steady("web", 2, &[]);
+    let sick = world.snapshot.tasks[0].id.clone();
+    world.sicken(&sick);
+    let stops = |action: &Action| match action {
+        Action::StopTasks { tasks, reason, unhealthy, .. } => {
+            Some((tasks.clone(), reason.clone(), *unhealthy))
+        }
+        _ => None,
+    };
+    let mut stopped = Vec::new();
+    while stopped.is_empty() {
+        let next = plan(&world.snapshot, world.now);
+        stopped.extend(next.actions.iter().filter_map(stops));
+        if next.actions.is_empty() {
+            assert!(world.go_on(next.wake_at), "the replacement comes, and then it is stopped");
+        } else {
+            world.apply(&next);
+        }
+    }
+    assert_eq!(stopped, [(vec![sick.clone()], "Task failed container health checks".to_owned(), true)]);
+    assert_eq!(said(&world, &format!("(service web) (task {sick}) failed container health checks.")), 1);
 }
 
 #[test]
@@ -507,4 +532,20 @@ fn an_update_in_the_middle_of_a_shift_first_goes_back_to_blue() {
     world.settle(300);
     assert_eq!(world.stages[0], "RECONCILE_SERVICE");
     assert_eq!((world.live_of(&blue), world.live_of(&first), world.live_of(&second)), (0, 0, 2));
+}
+
+/// Nobody shifts anything any more: who has traffic goes on serving.
+#[test]
+fn an_abort_in_the_middle_of_a_shift_stops_nobody_that_serves() {
+    let (mut world, blue) = steady("web", 2, &["tg-1"]);
+    world.snapshot.service.strategy = Strategy::Linear { step_permille: 250, bake_minutes: 5 };
+    let first = world.deploy(Fate::Good, &["tg-2"]);
+    while world.deployment(&first).production_permille != Some(500) {
+        assert!(world.live_on());
+    }
+    let second = world.deploy(Fate::Good, &["tg-2"]);
+    world.deployment(&second).stop_request = Some(StopRequest::Abort);
+    world.settle(300);
+    assert_eq!(world.production, [(first.clone(), 500), (blue.clone(), 500)]);
+    assert_eq!((world.live_of(&blue), world.live_of(&first), world.live_of(&second)), (2, 2, 0));
 }

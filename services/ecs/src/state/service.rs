@@ -3,9 +3,11 @@
 //! ```text
 //! /ecs/<account>/<region>/service/<cluster>/<name>                    operations/services; its deployments: see DeploymentRecord
 //! /ecs/<account>/<region>/service-events/<cluster>/<name>/<number>    controllers/services: see ServiceEventRecord
-//! /ecs/<account>/<region>/service-revision/<cluster>/<name>/<digits>  what is deployed; never changes
+//! /ecs/<account>/<region>/service-revision/<cluster>/<name>/<digits>  what is deployed; changes once, when its first task has begun
 //! /ecs/<account>/<region>/service-deployment/<cluster>/<name>/<id>    how a revision was brought out, kept when it is over
 //! ```
+
+use std::collections::BTreeMap;
 
 use ferrogate_api::ecs;
 use ferrogate_model::Arn;
@@ -261,6 +263,9 @@ pub(crate) struct ServiceRevisionRecord {
     /// What its tasks can call by Service Connect: all that there was in the namespace when it was made.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub clients: Vec<ConnectClient>,
+    /// What its containers' images are, once a task of it has begun: digests by container name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub images: Option<BTreeMap<String, String>>,
     #[serde(flatten)]
     pub spec: Spec,
 }
@@ -326,6 +331,9 @@ pub(crate) struct TaskSetRecord {
     pub external_id: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub client_token: Option<String>,
+    /// Of the other parameters of the call with the token.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request: Option<String>,
     /// Tenths of a percent of the service's desired count.
     pub scale_permille: u32,
     #[serde(default)]

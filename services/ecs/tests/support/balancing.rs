@@ -1,6 +1,6 @@
 //! ELB and Cloud Map as far as ECS calls them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
 
 use ferrogate_api::{ApiError, Caller, Shape, Value, elbv2, servicediscovery as discovery};
@@ -17,6 +17,17 @@ pub(crate) const INSTANCES: &str =
     "arn:aws:elasticloadbalancing:us-east-1:123456789012:targetgroup/instances/0123456789abcdef";
 pub(crate) const RULE: &str =
     "arn:aws:elasticloadbalancing:us-east-1:123456789012:listener-rule/app/lb/1/2/3";
+/// A second door of the same service.
+pub(crate) const SIDE_RULE: &str =
+    "arn:aws:elasticloadbalancing:us-east-1:123456789012:listener-rule/app/lb/1/4/5";
+pub(crate) const SIDE_BLUE: &str =
+    "arn:aws:elasticloadbalancing:us-east-1:123456789012:targetgroup/side-blue/0123456789abcdef";
+pub(crate) const SIDE_GREEN: &str =
+    "arn:aws:elasticloadbalancing:us-east-1:123456789012:targetgroup/side-green/0123456789abcdef";
+/// What a listener does with the rest.
+pub(crate) const DEFAULT_RULE: &str =
+    "arn:aws:elasticloadbalancing:us-east-1:123456789012:listener-rule/app/lb/1/2/0";
+const ITS_LISTENER: &str = "arn:aws:elasticloadbalancing:us-east-1:123456789012:listener/app/lb/1/2";
 pub(crate) const ROLE: &str = "arn:aws:iam::123456789012:role/shift";
 pub(crate) const REGISTRY: &str = "arn:aws:servicediscovery:us-east-1:123456789012:service/srv-a";
 
@@ -30,7 +41,9 @@ pub(crate) struct Balancing {
     pub(crate) drains: Mutex<bool>,
     /// RegisterTargets and RegisterInstance fail so; taken from the front.
     pub(crate) errors: Mutex<Vec<ApiError>>,
-    /// The rule's weights, newest last.
+    /// Operations, and rules that ModifyRule is asked to change, which fail as long as they are in here.
+    pub(crate) refused: Mutex<BTreeSet<String>>,
+    /// The rules' weights, newest last.
     pub(crate) weights: Mutex<Vec<Vec<(String, i32)>>>,
     /// Instance id → attributes.
     pub(crate) instances: Mutex<BTreeMap<String, BTreeMap<String, String>>>,
@@ -48,11 +61,15 @@ fn parse<T: Shape>(value: Value) -> T {
 impl Balancing {
     pub(crate) fn answer(&self, caller: &Caller, operation: &str, input: Value) -> Result<Value, ApiError> {
         match (operation, caller) {
-            ("DescribeRules" | "ModifyRule", Caller::Role { role_arn, service, .. }) => {
+            ("DescribeRules" | "ModifyRule" | "ModifyListener", Caller::Role { role_arn, service, .. }) => {
                 assert_eq!((role_arn.as_str(), *service), (ROLE, "ecs.amazonaws.com"));
             }
             (_, Caller::Service { name, .. }) => assert_eq!(*name, "ecs.amazonaws.com"),
             (operation, caller) => panic!("{operation} by {caller:?}"),
+        }
+        let rule = input.get_str("RuleArn").filter(|_| operation == "ModifyRule").unwrap_or(operation);
+        if [operation, rule].into_iter().any(|name| self.refused.lock().unwrap().contains(name)) {
+            return Err(ApiError::new("AccessDenied", format!("{operation} is refused")));
         }
         match operation {
             "DescribeTargetGroups" => Self::groups(parse(input)).map(|answer| answer.to_value()),
@@ -66,10 +83,20 @@ impl Balancing {
                 self.deregister(parse(input));
                 Ok(elbv2::DeregisterTargetsOutput {}.to_value())
             }
-            "DescribeRules" => Ok(Self::rules().to_value()),
+            "DescribeRules" => Ok(Self::rules(parse(input)).to_value()),
             "ModifyRule" => {
-                self.modify(parse(input));
+                let input: elbv2::ModifyRuleInput = parse(input);
+                if input.rule_arn.as_deref() == Some(DEFAULT_RULE) {
+                    return Err(ApiError::new("OperationNotPermitted", "Default rule cannot be modified"));
+                }
+                self.modify(input.actions.unwrap());
                 Ok(elbv2::ModifyRuleOutput { rules: None }.to_value())
+            }
+            "ModifyListener" => {
+                let input: elbv2::ModifyListenerInput = parse(input);
+                assert_eq!(input.listener_arn.as_deref(), Some(ITS_LISTENER));
+                self.modify(input.default_actions.unwrap());
+                Ok(elbv2::ModifyListenerOutput { listeners: None }.to_value())
             }
             "GetService" => Ok(Self::registry().to_value()),
             "RegisterInstance" => {
@@ -104,7 +131,7 @@ impl Balancing {
         input: elbv2::DescribeTargetGroupsInput,
     ) -> Result<elbv2::DescribeTargetGroupsOutput, ApiError> {
         let arn = input.target_group_arns.unwrap().remove(0);
-        if ![BLUE, GREEN, LONELY, INSTANCES].contains(&arn.as_str()) {
+        if ![BLUE, GREEN, SIDE_BLUE, SIDE_GREEN, LONELY, INSTANCES].contains(&arn.as_str()) {
             return Err(ApiError::new("TargetGroupNotFound", "One or more target groups not found"));
         }
         let balancers = if arn == LONELY { Vec::new() } else { vec!["arn:lb".to_owned()] };
@@ -174,19 +201,24 @@ impl Balancing {
         targets.iter().filter(|((of, _), _)| of == group).map(|(_, state)| state.clone()).collect()
     }
 
-    fn rules() -> elbv2::DescribeRulesOutput {
+    fn rules(input: elbv2::DescribeRulesInput) -> elbv2::DescribeRulesOutput {
+        let arn = input.rule_arns.unwrap().remove(0);
         let action = |kind: &str, order| elbv2::Action {
             r#type: Some(kind.into()),
             order: Some(order),
             ..Default::default()
         };
         let actions = vec![action("authenticate-oidc", 1), action("forward", 2)];
-        let rule = elbv2::Rule { rule_arn: Some(RULE.into()), actions: Some(actions), ..Default::default() };
+        let rule = elbv2::Rule {
+            is_default: Some(arn == DEFAULT_RULE),
+            rule_arn: Some(arn),
+            actions: Some(actions),
+            ..Default::default()
+        };
         elbv2::DescribeRulesOutput { rules: Some(vec![rule]), next_marker: None }
     }
 
-    fn modify(&self, input: elbv2::ModifyRuleInput) {
-        let actions = input.actions.unwrap();
+    fn modify(&self, actions: Vec<elbv2::Action>) {
         let kinds: Vec<&str> = actions.iter().map(|action| action.r#type.as_deref().unwrap()).collect();
         assert_eq!(kinds, ["authenticate-oidc", "forward"]);
         let groups = actions[1].forward_config.clone().unwrap().target_groups.unwrap();

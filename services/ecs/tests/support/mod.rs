@@ -14,7 +14,7 @@ use ferrogate_api::{
     ApiError, BoxFuture, Call, Caller, Context, Invoke, Principal, PrincipalKind, Shape, Value, ec2,
 };
 use ferrogate_control::Driver;
-use ferrogate_ecs::{Config, EcsService};
+use ferrogate_ecs::{Config, EcsService, Node};
 use ferrogate_model::{Clock, ManualClock, wildcard_match};
 use ferrogate_nodeapi::{
     ContainerReport, ContainerStatus, Health, Isolation, ObservedStatus, StopCause, TaskAssignment,
@@ -29,6 +29,8 @@ use tokio::sync::Semaphore;
 pub(crate) const ACCOUNT: &str = "123456789012";
 pub(crate) const REGION: &str = "us-east-1";
 pub(crate) const NODE: &str = "local";
+/// Of a machine that has no room for the largest tasks.
+pub(crate) const NODE_MEMORY_MIB: u64 = 16_000;
 pub(crate) const EXECUTION_ROLE: &str = "arn:aws:iam::123456789012:role/execution";
 /// Only so that a test that has failed ends.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -316,7 +318,7 @@ impl World {
     /// The program after a restart, or a second one.
     pub(crate) fn over(store: Arc<dyn Store>, cloud: Arc<Cloud>, clock: Arc<ManualClock>) -> Self {
         let service = Arc::new(EcsService::new(
-            Config { nodes: vec![NODE.into()] },
+            Config { nodes: vec![Node::here(NODE, NODE_MEMORY_MIB)] },
             Arc::clone(&store),
             Arc::new(CloudInvoke(Arc::clone(&cloud))),
             Arc::clone(&clock) as Arc<dyn Clock>,

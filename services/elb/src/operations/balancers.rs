@@ -4,7 +4,7 @@ use ferrogate_api::ApiError;
 use ferrogate_api::elbv2::*;
 use ferrogate_store::Txn;
 
-use super::places::{Place, WantedZones, security_groups, zones};
+use super::places::{Place, WantedZones, check_allocations, security_groups, zones};
 use super::{check_name, new_id, page, tags};
 use crate::call::{Call, given};
 use crate::errors::{configuration, invalid, no_balancer, not_permitted, refuse, unsupported};
@@ -69,11 +69,13 @@ pub(crate) fn shape(call: &Call<'_>, record: &BalancerRecord) -> LoadBalancer {
     }
 }
 
+fn interface(call: &Call<'_>, balancer: &BalancerRecord, zone: &ZoneRecord) -> Option<InterfaceRecord> {
+    call.get(Kind::Interface, &format!("{}/{}", balancer.id, zone.subnet_id)).map(|found| found.record)
+}
+
 fn zone_shapes(call: &Call<'_>, record: &BalancerRecord) -> Vec<AvailabilityZone> {
     let shape = |zone: &ZoneRecord| {
-        let interface = call
-            .get::<InterfaceRecord>(Kind::Interface, &format!("{}/{}", record.id, zone.subnet_id))
-            .map(|found| found.record);
+        let interface = interface(call, record, zone);
         // As AWS: addresses that were chosen are shown, others are DNS's.
         let chosen = zone.allocation_id.is_some() || zone.private_ip.is_some();
         let address = LoadBalancerAddress {
@@ -129,6 +131,10 @@ pub(crate) async fn create(
     let wanted = WantedZones { kind, internal, subnets: input.subnets, mappings: input.subnet_mappings };
     let place = zones(call, wanted).await?;
     let groups = security_groups(call, kind, &place.vpc_id, input.security_groups).await?;
+    // One of that name has its addresses: it is this one, or the name is taken.
+    if !call.balancers().iter().any(|found| found.name == name) {
+        check_allocations(call, place.zones.iter()).await?;
+    }
     let (id, digits) = (new_id(), ferrogate_model::digits(DNS_DIGITS));
     let prefix = if internal { "internal-" } else { "" };
     let record = BalancerRecord {
@@ -153,8 +159,9 @@ fn create_one(call: &Call<'_>, record: &BalancerRecord) -> Result<(Txn, Balancer
     let all = call.balancers();
     if let Some(found) = all.iter().find(|found| found.name == record.name) {
         let key = |zones: &[ZoneRecord]| {
-            let mut key: Vec<_> =
-                zones.iter().map(|zone| (zone.subnet_id.clone(), zone.private_ip)).collect();
+            let one =
+                |zone: &ZoneRecord| (zone.subnet_id.clone(), zone.private_ip, zone.allocation_id.clone());
+            let mut key: Vec<_> = zones.iter().map(one).collect();
             key.sort();
             key
         };
@@ -327,12 +334,12 @@ pub(crate) async fn set_subnets(
             record.vpc_id
         )));
     }
+    let is_new = |zone: &&ZoneRecord| !record.zones.iter().any(|was| was.subnet_id == zone.subnet_id);
+    check_allocations(call, zones.iter().filter(is_new)).await?;
     let record = change(call, &arn, |record| {
         if record.kind == BalancerType::Network {
-            let kept = |was: &ZoneRecord| zones.iter().any(|zone| zone.subnet_id == was.subnet_id);
-            if !record.zones.iter().all(kept) {
-                return Err(configuration("Subnets cannot be removed from a Network Load Balancer"));
-            }
+            check_kept(call, record, &zones)?;
+            check_moves(record, &zones)?;
         }
         let merged = zones.iter().map(|zone| {
             // The addresses of a zone that stays are its own.
@@ -348,6 +355,41 @@ pub(crate) async fn set_subnets(
         ip_address_type: Some("ipv4".into()),
         enable_prefix_for_ipv6_source_nat: (record.kind == BalancerType::Network).then(|| "off".into()),
     })
+}
+
+/// A network load balancer's zones keep the addresses they have, so whoever names one has to name that.
+fn check_kept(call: &Call<'_>, balancer: &BalancerRecord, wanted: &[ZoneRecord]) -> Result<(), ApiError> {
+    for zone in wanted {
+        let Some(was) = balancer.zones.iter().find(|was| was.subnet_id == zone.subnet_id) else { continue };
+        let private_ip = was.private_ip.or_else(|| interface(call, balancer, was).map(|own| own.private_ip));
+        let other = (zone.allocation_id.is_some() && zone.allocation_id != was.allocation_id)
+            || (zone.private_ip.is_some() && zone.private_ip != private_ip);
+        if other {
+            return Err(configuration(format!(
+                "The address of a Network Load Balancer in a subnet cannot be changed. Name the one that it has in the \
+                 subnet '{}', or none",
+                zone.subnet_id
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// ELB user guide, "Update the Availability Zones for your Network Load Balancer": a zone's subnet is first removed, then another
+/// one is added.
+fn check_moves(balancer: &BalancerRecord, wanted: &[ZoneRecord]) -> Result<(), ApiError> {
+    for zone in wanted {
+        if let Some(was) = balancer.zones.iter().find(|was| was.zone == zone.zone)
+            && was.subnet_id != zone.subnet_id
+        {
+            return Err(configuration(format!(
+                "The subnet '{}' of a Network Load Balancer cannot be replaced by '{}' in one request. Remove the first, then \
+                 add the second",
+                was.subnet_id, zone.subnet_id
+            )));
+        }
+    }
+    Ok(())
 }
 
 pub(crate) async fn set_ip_address_type(

@@ -8,7 +8,7 @@ use ferrogate_api::{ApiError, ec2};
 use ipnet::Ipv4Net;
 
 use crate::call::Call;
-use crate::errors::{configuration, invalid, refuse};
+use crate::errors::{configuration, in_use, invalid, refuse};
 use crate::state::{BalancerType, ZoneRecord};
 
 const APPLICATION_ZONES_MIN: usize = 2;
@@ -88,8 +88,7 @@ pub(crate) async fn zones(call: &Call<'_>, wanted: WantedZones) -> Result<Place,
         if *vpc.get_or_insert_with(|| vpc_id.clone()) != vpc_id {
             return Err(configuration("All subnets must belong to the same VPC"));
         }
-        let (private_ip, allocation_id) =
-            addresses(call, &wanted.kind, wanted.internal, &mapping, cidr).await?;
+        let (private_ip, allocation_id) = addresses(&wanted.kind, wanted.internal, &mapping, cidr)?;
         zones.push(ZoneRecord {
             zone,
             subnet_id: id,
@@ -125,8 +124,7 @@ pub(crate) async fn zones(call: &Call<'_>, wanted: WantedZones) -> Result<Place,
 }
 
 /// The addresses a mapping asks for.
-async fn addresses(
-    call: &Call<'_>,
+fn addresses(
     kind: &BalancerType,
     internal: bool,
     mapping: &SubnetMapping,
@@ -158,19 +156,35 @@ async fn addresses(
             Some(ip.ok_or_else(|| invalid(message))?)
         }
     };
-    if let Some(allocation_id) = &mapping.allocation_id {
-        let request = ec2::DescribeAddressesRequest {
-            allocation_ids: Some(vec![allocation_id.clone()]),
-            ..Default::default()
-        };
-        let found =
-            call.ec2().describe_addresses(request).await.map_err(from_ec2)?.addresses.unwrap_or_default();
-        if found.first().is_some_and(|address| address.association_id.is_some()) {
-            let message = format!("The allocation ID '{allocation_id}' is already associated");
-            return Err(ApiError::new("ResourceInUse", message));
-        }
-    }
     Ok((private_ip, mapping.allocation_id.clone()))
+}
+
+/// Elastic IP addresses that new zones are to have: each for one zone, and nobody's yet.
+pub(crate) async fn check_allocations<'a>(
+    call: &Call<'_>,
+    zones: impl Iterator<Item = &'a ZoneRecord>,
+) -> Result<(), ApiError> {
+    let wanted: Vec<String> = zones.filter_map(|zone| zone.allocation_id.clone()).collect();
+    if wanted.is_empty() {
+        return Ok(());
+    }
+    let distinct: BTreeSet<&String> = wanted.iter().collect();
+    let request = ec2::DescribeAddressesRequest {
+        allocation_ids: Some(distinct.iter().map(|id| (*id).clone()).collect()),
+        ..Default::default()
+    };
+    let found = call.ec2().describe_addresses(request).await.map_err(from_ec2)?.addresses.unwrap_or_default();
+    // Until its interfaces are made, EC2 does not know of a balancer's addresses.
+    let balancers = call.balancers();
+    let mut promised =
+        balancers.iter().flat_map(|other| &other.zones).filter_map(|zone| zone.allocation_id.as_ref());
+    if distinct.len() < wanted.len()
+        || found.iter().any(|address| address.association_id.is_some())
+        || promised.any(|id| distinct.contains(id))
+    {
+        return Err(in_use("The allocation IDs are not available for use"));
+    }
+    Ok(())
 }
 
 /// All blocks of a VPC, the primary one first.

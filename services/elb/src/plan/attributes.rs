@@ -80,6 +80,13 @@ impl Attribute {
                 must(format!("'{word}' or between '{min}' and '{max}' inclusive"))
             }
             Values::OneOf(words) if !words.contains(&value) => must(format!("one of '{}'", words.join(", "))),
+            Values::OneOfBut(words, but, why) if value == *but => Err(configuration(format!(
+                "The value '{value}' of the attribute {key} is not supported by Ferrogate: {why}. Use one of '{}'.",
+                words.join(", ")
+            ))),
+            Values::OneOfBut(words, ..) if !words.contains(&value) => {
+                must(format!("one of '{}'", words.join(", ")))
+            }
             Values::Text(max) if value.len() > *max => must(format!("at most '{max}' characters")),
             Values::Text(_) if value.contains("..") || value.starts_with('/') => {
                 must("a name without '..' that does not begin with '/'".into())
@@ -208,6 +215,11 @@ mod tests {
     fn what_cannot_be_honoured_is_refused_by_name_and_its_default_is_not() {
         let message = refused(BalancerType::Application, "waf.fail_open.enabled", "true");
         assert!(message.contains("waf.fail_open.enabled"), "{message}");
+        let desync = "routing.http.desync_mitigation_mode";
+        let message = refused(BalancerType::Application, desync, "monitor");
+        assert!(message.contains("'monitor'") && message.contains("refused in every mode"), "{message}");
+        let message = refused(BalancerType::Application, desync, "off");
+        assert!(message.contains("must be one of 'defensive, strictest'"), "{message}");
         let mut set = Attributes::new();
         let known = of_balancer(BalancerType::Application);
         let wanted = vec![("waf.fail_open.enabled".to_owned(), "false".to_owned())];

@@ -25,6 +25,8 @@ pub(crate) struct Neighbours {
     pub(crate) interfaces: Mutex<BTreeMap<String, ec2::NetworkInterface>>,
     pub(crate) groups: Mutex<BTreeMap<String, ec2::SecurityGroup>>,
     made: std::sync::atomic::AtomicUsize,
+    /// Elastic IP addresses `eipalloc-1` to `eipalloc-4` that interfaces have: allocation → interface.
+    pub(crate) associations: Mutex<BTreeMap<String, String>>,
     /// Messages with which making an interface is refused.
     pub(crate) no_interfaces: Mutex<Option<String>>,
 }
@@ -129,8 +131,26 @@ impl Neighbours {
                 }
                 ec2::ModifyNetworkInterfaceAttributeNoOutput::default().to_value()
             }
+            ("ec2", "DescribeAddresses") => {
+                let request = ec2::DescribeAddressesRequest::from_value(input()).unwrap();
+                self.addresses(&request.allocation_ids.unwrap())?.to_value()
+            }
+            ("ec2", "AssociateAddress") => {
+                let request = ec2::AssociateAddressRequest::from_value(input()).unwrap();
+                let (id, eni) = (request.allocation_id.unwrap(), request.network_interface_id.unwrap());
+                let association = ec2::NetworkInterfaceAssociation {
+                    public_ip: some(format!("127.64.1.{}", id.rsplit('-').next().unwrap())),
+                    ..Default::default()
+                };
+                let mut all = self.interfaces.lock().unwrap();
+                all.get_mut(&eni).unwrap().association = Some(association);
+                assert_eq!(self.associations.lock().unwrap().insert(id, eni), None);
+                ec2::AssociateAddressResult::default().to_value()
+            }
             ("ec2", "DeleteNetworkInterface") => {
-                self.interfaces.lock().unwrap().remove(call.input.get_str("NetworkInterfaceId").unwrap());
+                let id = call.input.get_str("NetworkInterfaceId").unwrap();
+                self.interfaces.lock().unwrap().remove(id);
+                self.associations.lock().unwrap().retain(|_, eni| eni != id);
                 ec2::DeleteNetworkInterfaceNoOutput::default().to_value()
             }
             ("acm", "DescribeCertificate") => match call.input.get_str("CertificateArn") {
@@ -162,6 +182,22 @@ impl Neighbours {
             wanted.is_empty() || subnet.subnet_id.as_ref().is_some_and(|id| wanted.contains(id))
         });
         Ok(ec2::DescribeSubnetsResult { subnets: Some(found.collect()), ..Default::default() })
+    }
+
+    fn addresses(&self, ids: &[String]) -> Result<ec2::DescribeAddressesResult, ApiError> {
+        let taken = self.associations.lock().unwrap();
+        let address = |id: &String| {
+            let known = ["eipalloc-1", "eipalloc-2", "eipalloc-3", "eipalloc-4"].contains(&id.as_str());
+            let no = || ApiError::new("InvalidAllocationID.NotFound", format!("no allocation ID '{id}'"));
+            let found = ec2::Address {
+                allocation_id: some(id),
+                association_id: taken.get(id).map(|eni| format!("eipassoc-{eni}")),
+                ..Default::default()
+            };
+            known.then_some(found).ok_or_else(no)
+        };
+        let found = ids.iter().map(address).collect::<Result<_, _>>()?;
+        Ok(ec2::DescribeAddressesResult { addresses: Some(found) })
     }
 
     fn security_groups(
@@ -208,7 +244,7 @@ impl Neighbours {
         let eni = ec2::NetworkInterface {
             network_interface_id: some(&*id),
             mac_address: some("0a:00:00:00:00:01"),
-            private_ip_address: some(format!("10.0.{n}.{}", 10 + made)),
+            private_ip_address: request.private_ip_address.or(some(format!("10.0.{n}.{}", 10 + made))),
             description: request.description,
             subnet_id: Some(subnet),
             groups: request.groups.map(|groups| {

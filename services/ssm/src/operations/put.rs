@@ -44,7 +44,6 @@ pub(crate) async fn put(
             "1 validation error detected: Value at 'value' failed to satisfy constraint: Member must have length greater than or equal to 1.",
         ));
     }
-    check_pattern(input.allowed_pattern.as_deref(), value)?;
     let tags = tags::merged(BTreeMap::new(), input.tags.clone())?;
 
     let key = parameter_key(cx, &name);
@@ -59,7 +58,13 @@ pub(crate) async fn put(
             }
             None => (made(&name, &input, tags.clone())?, None),
         };
-        check_kind(&record, input.r#type.as_deref(), value)?;
+        check_kind(&record, &input, value)?;
+        // What a new version does not say stays as it was; the pattern that is shown is the one that holds.
+        let (description, pattern) =
+            was.as_ref().map_or((None, None), |was| (was.description.clone(), was.allowed_pattern.clone()));
+        let description = input.description.clone().or(description);
+        let allowed_pattern = input.allowed_pattern.clone().or(pattern).filter(|pattern| !pattern.is_empty());
+        check_pattern(allowed_pattern.as_deref(), value)?;
         let tier = rules::tier(input.tier.as_deref(), was.as_ref().map(|was| was.tier.as_str()), value)?;
         let number = record.newest().map_or(0, |(number, _)| number) + 1;
         let dropped = make_room(&mut record, number)?;
@@ -67,16 +72,8 @@ pub(crate) async fn put(
             modified_at: cx.now,
             modified_by: cx.principal.arn.clone(),
             tier: tier.to_owned(),
-            // What a new version does not say stays as it was.
-            description: input
-                .description
-                .clone()
-                .or_else(|| was.as_ref().and_then(|was| was.description.clone())),
-            allowed_pattern: input
-                .allowed_pattern
-                .clone()
-                .or_else(|| was.as_ref().and_then(|was| was.allowed_pattern.clone()))
-                .filter(|pattern| !pattern.is_empty()),
+            description,
+            allowed_pattern,
             labels: BTreeSet::new(),
         };
         record.versions.insert(number, version);
@@ -122,7 +119,7 @@ fn check_supported(cx: &Context, input: &PutParameterRequest) -> Result<(), ApiE
     let Some(key) = input.key_id.as_deref() else { return Ok(()) };
     let arn = format!("arn:aws:kms:{}:{}:{DEFAULT_KEY}", cx.region, cx.account);
     if input.r#type.as_deref().is_some_and(|kind| kind != SECURE) {
-        return Err(errors::validation("KeyId is required for SecureString type parameter only."));
+        return Err(key_of_plain());
     }
     if key != DEFAULT_KEY && key != arn {
         let words =
@@ -132,8 +129,12 @@ fn check_supported(cx: &Context, input: &PutParameterRequest) -> Result<(), ApiE
     Ok(())
 }
 
+fn key_of_plain() -> ApiError {
+    errors::validation("KeyId is required for SecureString type parameter only.")
+}
+
 fn check_pattern(pattern: Option<&str>, value: &str) -> Result<(), ApiError> {
-    let Some(pattern) = pattern.filter(|pattern| !pattern.is_empty()) else { return Ok(()) };
+    let Some(pattern) = pattern else { return Ok(()) };
     // The whole value has to match, as Java's `matches` has it.
     let compiled = RegexBuilder::new(&format!("^(?:{pattern})$")).size_limit(PATTERN_BYTES_MAX).build();
     let compiled = compiled.map_err(|_| {
@@ -159,13 +160,16 @@ fn made(
     Ok(ParameterRecord { name: name.to_owned(), id: hex_id(), kind, tags, versions: BTreeMap::new() })
 }
 
-fn check_kind(record: &ParameterRecord, wanted: Option<&str>, value: &str) -> Result<(), ApiError> {
-    if wanted.is_some_and(|kind| kind != record.kind) {
+fn check_kind(record: &ParameterRecord, input: &PutParameterRequest, value: &str) -> Result<(), ApiError> {
+    if input.r#type.as_ref().is_some_and(|kind| *kind != record.kind) {
         return Err(ApiError::new(
             "HierarchyTypeMismatchException",
             "Parameter Store doesn't support changing a parameter type in a hierarchy. For example, you can't change a \
              parameter from a String type to a SecureString type. You must create a new, unique parameter.",
         ));
+    }
+    if input.key_id.is_some() && record.kind != SECURE {
+        return Err(key_of_plain());
     }
     if record.kind == "StringList" && value.split(',').any(str::is_empty) {
         return Err(errors::validation("The StringList value must not have empty items between its commas."));

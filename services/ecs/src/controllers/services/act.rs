@@ -15,8 +15,13 @@ use crate::state::uuid;
 
 /// Before what was refused is tried again.
 pub(super) const AFTER_REFUSAL: SignedDuration = SignedDuration::from_secs(5);
+/// Of one plan: after that ELB and Cloud Map are not asked for anything until the next one. A registry that is gone would
+/// refuse every task of a service.
+const REFUSALS_MAX: usize = 10;
 
 impl Worker {
+    /// What others refuse keeps nothing else from being done: while a listener's rule is gone, tasks that died are replaced
+    /// and those that ended are let go. No action of a plan presumes that one before it has come to pass elsewhere.
     pub(super) async fn act(
         &self,
         writes: &mut Writes,
@@ -24,66 +29,88 @@ impl Worker {
         actions: &[Action],
         now: Timestamp,
     ) -> Result<(), ActError> {
+        let (mut first, mut refusals) = (None, 0);
         for action in actions {
-            match action {
-                Action::StartTasks { deployment, zones, .. } => {
-                    self.flush(writes).await?;
-                    Box::pin(self.start(writes, observed, action, deployment, zones, now)).await?;
+            if refusals == REFUSALS_MAX && asks_others(action) {
+                continue;
+            }
+            match self.act_one(writes, observed, action, now).await {
+                Err(ActError::Refused(why)) if asks_others(action) => {
+                    refusals += 1;
+                    first.get_or_insert(why);
                 }
-                Action::StopTasks { tasks, reason, unhealthy, .. } => {
-                    self.stop(writes, action, tasks, reason, *unhealthy).await?;
-                }
-                Action::ReleaseTasks { tasks } => self.change(writes, tasks, &TaskChange::Release).await?,
-                Action::Account { tasks, as_ } => {
-                    self.change(writes, tasks, &TaskChange::Account(*as_)).await?;
-                }
-                Action::RegisterTargets { group, tasks } => {
-                    self.flush(writes).await?;
-                    Box::pin(self.register(writes, observed, group, tasks)).await?;
-                }
-                Action::DeregisterTargets { group, deployment, tasks } => {
-                    self.flush(writes).await?;
-                    Box::pin(self.deregister(writes, observed, group, deployment, tasks)).await?;
-                }
-                Action::RegisterInstance { task, healthy } => {
-                    self.flush(writes).await?;
-                    Box::pin(self.register_instance(writes, observed, task, *healthy)).await?;
-                }
-                Action::SetInstanceHealth { task, healthy } => {
-                    self.flush(writes).await?;
-                    Box::pin(self.set_instance_health(writes, observed, task, *healthy)).await?;
-                }
-                Action::DeregisterInstance { task } => {
-                    self.flush(writes).await?;
-                    Box::pin(self.deregister_instance(writes, observed, task)).await?;
-                }
-                Action::RegisterEndpoints { task } => {
-                    self.flush(writes).await?;
-                    Box::pin(self.register_endpoints(writes, observed, task)).await?;
-                }
-                Action::DeregisterEndpoints { task } => {
-                    self.flush(writes).await?;
-                    Box::pin(self.deregister_endpoints(writes, task)).await?;
-                }
-                Action::ShiftTraffic { listener, permille } => {
-                    self.flush(writes).await?;
-                    Box::pin(self.shift(writes, observed, *listener, permille)).await?;
-                }
-                Action::SetDeployment { deployment, change } => {
-                    self.set_deployment(writes, deployment, change, now);
-                }
-                Action::BeginStage { deployment, run } => self.begin_stage(writes, deployment, run, now),
-                Action::ExpireHook { deployment, index } => {
-                    self.expire_hook(writes, deployment, *index, now);
-                }
-                Action::SetSteady(steady) => set_steady(writes, *steady, now),
-                Action::SetRebalancing(rebalancing) => writes.service.rebalancing_now = *rebalancing,
-                Action::SetBlocked(blocked) => writes.service.blocked = *blocked,
-                Action::Event { text } => say(writes, text, now),
-                Action::EndService => self.end(writes, now),
+                done => done?,
             }
         }
-        self.flush(writes).await
+        self.flush(writes).await?;
+        first.map_or(Ok(()), |why| Err(ActError::Refused(why)))
+    }
+
+    async fn act_one(
+        &self,
+        writes: &mut Writes,
+        observed: &Observed,
+        action: &Action,
+        now: Timestamp,
+    ) -> Result<(), ActError> {
+        match action {
+            Action::StartTasks { deployment, zones, .. } => {
+                self.flush(writes).await?;
+                Box::pin(self.start(writes, observed, action, deployment, zones, now)).await?;
+            }
+            Action::StopTasks { tasks, reason, unhealthy, .. } => {
+                self.stop(writes, action, tasks, reason, *unhealthy).await?;
+            }
+            Action::ReleaseTasks { tasks } => self.change(writes, tasks, &TaskChange::Release).await?,
+            Action::Account { tasks, as_ } => {
+                self.change(writes, tasks, &TaskChange::Account(*as_)).await?;
+            }
+            Action::RegisterTargets { group, tasks } => {
+                self.flush(writes).await?;
+                Box::pin(self.register(writes, observed, group, tasks)).await?;
+            }
+            Action::DeregisterTargets { group, deployment, tasks } => {
+                self.flush(writes).await?;
+                Box::pin(self.deregister(writes, observed, group, deployment, tasks)).await?;
+            }
+            Action::RegisterInstance { task, healthy } => {
+                self.flush(writes).await?;
+                Box::pin(self.register_instance(writes, observed, task, *healthy)).await?;
+            }
+            Action::SetInstanceHealth { task, healthy } => {
+                self.flush(writes).await?;
+                Box::pin(self.set_instance_health(writes, observed, task, *healthy, now)).await?;
+            }
+            Action::DeregisterInstance { task } => {
+                self.flush(writes).await?;
+                Box::pin(self.deregister_instance(writes, observed, task)).await?;
+            }
+            Action::RegisterEndpoints { task } => {
+                self.flush(writes).await?;
+                Box::pin(self.register_endpoints(writes, observed, task)).await?;
+            }
+            Action::DeregisterEndpoints { task } => {
+                self.flush(writes).await?;
+                Box::pin(self.deregister_endpoints(writes, task)).await?;
+            }
+            Action::ShiftTraffic { listener, permille } => {
+                self.flush(writes).await?;
+                Box::pin(self.shift(writes, observed, *listener, permille)).await?;
+            }
+            Action::SetDeployment { deployment, change } => {
+                self.set_deployment(writes, deployment, change, now);
+            }
+            Action::BeginStage { deployment, run } => self.begin_stage(writes, deployment, run, now),
+            Action::ExpireHook { deployment, index } => {
+                self.expire_hook(writes, deployment, *index, now);
+            }
+            Action::SetSteady(steady) => set_steady(writes, *steady, now),
+            Action::SetRebalancing(rebalancing) => writes.service.rebalancing_now = *rebalancing,
+            Action::SetBlocked(blocked) => writes.service.blocked = *blocked,
+            Action::Event { text } => say(writes, text, now),
+            Action::EndService => self.end(writes, now),
+        }
+        Ok(())
     }
 
     async fn change(
@@ -251,6 +278,21 @@ impl Worker {
         };
         writes.also(|txn| txn.put_json(key, &record));
     }
+}
+
+/// Whether ELB or Cloud Map are asked for it.
+fn asks_others(action: &Action) -> bool {
+    matches!(
+        action,
+        Action::ShiftTraffic { .. }
+            | Action::RegisterTargets { .. }
+            | Action::DeregisterTargets { .. }
+            | Action::RegisterInstance { .. }
+            | Action::SetInstanceHealth { .. }
+            | Action::DeregisterInstance { .. }
+            | Action::RegisterEndpoints { .. }
+            | Action::DeregisterEndpoints { .. }
+    )
 }
 
 fn rollback(

@@ -5,11 +5,13 @@
 
 use ferrogate_api::{ApiError, elbv2, servicediscovery as discovery};
 use ferrogate_store::get_json;
+use jiff::Timestamp;
 
 use super::Worker;
 use super::observe::Observed;
 use super::writes::{ActError, TaskChange, Writes};
 use crate::controllers::clients;
+use crate::events::{self, Named};
 use crate::plan::service::Action;
 use crate::state::service::{InstanceRecord, Spec};
 use crate::state::{TaskKey, TaskRecord};
@@ -165,6 +167,7 @@ impl Worker {
         observed: &Observed,
         id: &str,
         healthy: bool,
+        now: Timestamp,
     ) -> Result<(), ActError> {
         let instance = observed.tasks.get(id).and_then(|task| task.scheduling.instance.clone());
         let Some(instance) = instance else { return Ok(()) };
@@ -185,6 +188,11 @@ impl Worker {
             }
         }
         writes.change_task(id, TaskChange::Instance(Some(InstanceRecord { healthy, ..instance })));
+        if !healthy {
+            let service = writes.service.clone();
+            let unhealthy = Named::DISCOVERY_INSTANCE_UNHEALTHY;
+            writes.also(|txn| events::service_action(txn, &service, unhealthy, None, now));
+        }
         self.flush(writes).await
     }
 

@@ -11,7 +11,7 @@ use crate::events::{self, Named};
 use crate::operations::new_task::NewTask;
 use crate::operations::services::create::task_tags;
 use crate::operations::{NO_CAPACITY, launch, network, overrides};
-use crate::plan::placement;
+use crate::plan::placement::{self, Needs, NoNode};
 use crate::plan::service::{Action, RolloutState, refused_launch};
 use crate::state::connect::TaskConnect;
 use crate::state::service::{Scheduling, ServiceEventRecord, ServiceRecord, Spec};
@@ -50,8 +50,9 @@ impl Worker {
             return self.cannot_start(writes, &error.message, &refused).await;
         }
         let architecture = definition::architecture(&definition);
-        if !crate::has_node_of(&self.nodes, architecture) {
-            return self.no_capacity(writes, &refused).await;
+        let needs = Needs::new(architecture, effective.memory_mib);
+        if let Err(why) = placement::check(&self.nodes, needs) {
+            return self.no_capacity(writes, why, &refused).await;
         }
         let tags = get_json::<RevisionRecord>(&*self.store, &scope.revision(&spec.family, spec.revision))
             .map(|found| found.record.tags)
@@ -71,6 +72,7 @@ impl Worker {
             platform_version: launch::PLATFORM_VERSION.into(),
             default_log_mode: service.default_log_mode.clone(),
             tags: task_tags(&service, &tags),
+            images: observed.images.get(deployment).cloned().unwrap_or_default(),
             connect: task_connect(&service, deployment, spec),
             scheduling: Some(Scheduling::new()),
             now,
@@ -125,11 +127,16 @@ impl Worker {
         Err(ActError::Refused(why.to_owned()))
     }
 
-    async fn no_capacity(&self, writes: &mut Writes, refused: &Refused<'_>) -> Result<(), ActError> {
+    async fn no_capacity(
+        &self,
+        writes: &mut Writes,
+        why: NoNode,
+        refused: &Refused<'_>,
+    ) -> Result<(), ActError> {
         let name = &writes.service.name;
         let text = format!("(service {name}) was unable to place a task. Reason: {NO_CAPACITY}.");
         self.not_started(writes, text, Named::TASK_PLACEMENT_FAILURE, "RESOURCE:FARGATE", refused).await?;
-        Err(ActError::Refused(NO_CAPACITY.to_owned()))
+        Err(ActError::Refused(why.to_string()))
     }
 
     /// Counted each time, as every launch that failed (ECS API reference, Deployment, `failedTasks`); said once, however often

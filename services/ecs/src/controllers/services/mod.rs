@@ -14,6 +14,7 @@
 mod act;
 mod attach;
 mod endpoints;
+mod images;
 mod index;
 mod launch;
 pub(crate) mod observe;
@@ -50,6 +51,8 @@ const WAITING_AGAIN: Duration = Duration::from_millis(20);
 const REST_PER_TASK: Duration = Duration::from_micros(20);
 /// Less is not worth waiting for.
 const REST_MIN: Duration = Duration::from_millis(2);
+/// After a refusal: what was noted of it is a change too, and would have the service looked at again at once.
+const REST_AFTER_REFUSAL: Duration = Duration::from_millis(500);
 /// How often a job looks at its service before others have their turn.
 const LOOKS_MAX: usize = 16;
 /// ELB is asked about targets that change, and about those that do not.
@@ -158,6 +161,7 @@ impl Worker {
                         "a service is not as it should be; trying again"
                     );
                     self.index.set_due(key, Some(now + AFTER_REFUSAL));
+                    self.index.rest(key, REST_AFTER_REFUSAL);
                     return;
                 }
                 Err(ActError::Store(error)) => {
@@ -180,7 +184,7 @@ impl Worker {
         self.looked.fetch_add(1, Ordering::Relaxed);
         // With all that was written so far, by the look before this one too.
         self.index.drain(&*self.store);
-        let observed = Box::pin(self.observe(&found.record))
+        let mut observed = Box::pin(self.observe(&found.record))
             .await
             .map_err(|error| ActError::Refused(format!("its targets cannot be seen: {error}")))?;
         let mut plan = plan(&observed.snapshot, now);
@@ -194,6 +198,7 @@ impl Worker {
             plan.actions.push(Action::ReleaseTasks { tasks: ending.map(|task| task.id.clone()).collect() });
         }
         let mut writes = Writes::new(found, now);
+        self.establish_images(&mut writes, &mut observed);
         Box::pin(self.act(&mut writes, &observed, &plan.actions, now)).await?;
         Box::pin(self.end_split(&mut writes, &observed)).await?;
         let polled = self.next_poll(&writes.service, observed.unsettled, now);

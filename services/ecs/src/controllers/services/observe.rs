@@ -7,6 +7,7 @@ use ferrogate_api::{ApiError, ecs, elbv2};
 use ferrogate_store::get_json;
 
 use super::Worker;
+use super::images::Images;
 use super::index::Seen;
 use super::seen::SeenTask;
 use crate::controllers::clients;
@@ -34,6 +35,8 @@ pub(super) struct Observed {
     pub tasks: Arc<Seen>,
     /// By deployment id.
     pub specs: HashMap<String, Spec>,
+    /// By deployment id, once a task of its revision has begun.
+    pub images: HashMap<String, Images>,
     /// Some target is on its way to or from being healthy.
     pub unsettled: bool,
 }
@@ -42,7 +45,7 @@ impl Worker {
     pub(super) async fn observe(&self, service: &ServiceRecord) -> Result<Observed, ApiError> {
         let key = service.key();
         let seen = self.index.tasks(&*self.store, &key);
-        let specs = self.specs(&key, service);
+        let (specs, images) = self.revisions(&key, service);
         let targets = self.targets(&key.scope, &seen).await?;
         let deployments = service.deployments.iter();
         let deployments: Vec<Deployment> =
@@ -55,15 +58,25 @@ impl Worker {
         let unsettled = tasks.iter().any(|task| task.targets.iter().any(|target| !is_settled(target)));
         let zones = zones(service, &specs);
         let snapshot = Snapshot { service: wanted(service, zones), deployments, tasks };
-        Ok(Observed { snapshot, tasks: seen, specs, unsettled })
+        Ok(Observed { snapshot, tasks: seen, specs, images, unsettled })
     }
 
-    fn specs(&self, key: &ServiceKey, service: &ServiceRecord) -> HashMap<String, Spec> {
-        let read = |one: &DeploymentRecord| {
-            let found = get_json::<ServiceRevisionRecord>(&*self.store, &key.revision(&one.revision))?;
-            Some((one.id.clone(), found.record.spec))
-        };
-        service.deployments.iter().filter_map(read).collect()
+    fn revisions(
+        &self,
+        key: &ServiceKey,
+        service: &ServiceRecord,
+    ) -> (HashMap<String, Spec>, HashMap<String, Images>) {
+        let (mut specs, mut images) = (HashMap::new(), HashMap::new());
+        for one in &service.deployments {
+            let found = get_json::<ServiceRevisionRecord>(&*self.store, &key.revision(&one.revision));
+            let Some(ServiceRevisionRecord { spec, images: known, .. }) = found.map(|found| found.record)
+            else {
+                continue;
+            };
+            specs.insert(one.id.clone(), spec);
+            images.extend(known.map(|known| (one.id.clone(), known)));
+        }
+        (specs, images)
     }
 
     async fn targets(&self, scope: &Scope, seen: &Seen) -> Result<Targets, ApiError> {

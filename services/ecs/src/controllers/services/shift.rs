@@ -14,6 +14,8 @@ use crate::plan::service::Listener;
 /// ELB API reference, TargetGroupTuple.
 const WEIGHT_MAX: u32 = 999;
 const FORWARD: &str = "forward";
+/// Some rules have been changed and another one was not: until all are, nobody can say who has the traffic.
+const UNKNOWN: &[(String, u32)] = &[];
 
 impl Worker {
     pub(super) async fn shift(
@@ -25,6 +27,7 @@ impl Worker {
     ) -> Result<(), ActError> {
         let newest = permille.iter().find_map(|(id, _)| observed.specs.get(id));
         let balancers = newest.map(|spec| spec.load_balancers.clone()).unwrap_or_default();
+        let mut changed = false;
         for balancer in &balancers {
             let weights = weights(writes, balancer, permille);
             let Some(advanced) = &balancer.advanced_configuration else { continue };
@@ -35,18 +38,19 @@ impl Worker {
             let Some(arn) = arn.as_deref().filter(|arn| !arn.is_empty()) else { continue };
             let client = self.elb_as(writes, advanced);
             if let Err(error) = shift_one(&client, arn, &weights).await {
+                if changed {
+                    set_shares(writes, listener, UNKNOWN);
+                }
                 return self.refused(writes, &format!("failed to shift traffic of {arn}"), &error).await;
             }
+            changed = true;
         }
-        Box::pin(self.shift_endpoints(writes, observed, listener, permille)).await?;
-        for one in &mut writes.service.deployments {
-            let share = permille.iter().find(|(id, _)| *id == one.id).map(|(_, share)| *share);
-            match listener {
-                Listener::Production => one.production_permille = share,
-                Listener::Test => one.test_permille = share,
-            }
+        let shifted = Box::pin(self.shift_endpoints(writes, observed, listener, permille)).await;
+        if shifted.is_ok() || changed {
+            set_shares(writes, listener, if shifted.is_ok() { permille } else { UNKNOWN });
+            self.flush(writes).await?;
         }
-        self.flush(writes).await
+        shifted
     }
 
     fn elb_as(&self, writes: &Writes, advanced: &ecs::AdvancedConfiguration) -> elbv2::Client {
@@ -56,6 +60,17 @@ impl Worker {
             session_name: "ecs-service".into(),
         };
         elbv2::Client::new(Arc::clone(&self.invoke), caller, &writes.key().scope.region)
+    }
+}
+
+/// Of those that are not named nothing is known.
+fn set_shares(writes: &mut Writes, listener: Listener, permille: &[(String, u32)]) {
+    for one in &mut writes.service.deployments {
+        let share = permille.iter().find(|(id, _)| *id == one.id).map(|(_, share)| *share);
+        match listener {
+            Listener::Production => one.production_permille = share,
+            Listener::Test => one.test_permille = share,
+        }
     }
 }
 
@@ -88,7 +103,12 @@ async fn shift_one(
         let request =
             elbv2::DescribeRulesInput { rule_arns: Some(vec![arn.to_owned()]), ..Default::default() };
         let rule = client.describe_rules(request).await?.rules.into_iter().flatten().next();
-        let actions = forwarding(rule.and_then(|rule| rule.actions).unwrap_or_default(), weights);
+        let rule = rule.unwrap_or_default();
+        let is_default = rule.is_default == Some(true);
+        let actions = forwarding(rule.actions.unwrap_or_default(), weights);
+        if let Some(listener) = clients::listener_of_rule(arn).filter(|_| is_default) {
+            return modify_listener(client, listener, actions).await;
+        }
         let request = elbv2::ModifyRuleInput {
             rule_arn: Some(arn.to_owned()),
             actions: Some(actions),
@@ -99,10 +119,19 @@ async fn shift_one(
     let request =
         elbv2::DescribeListenersInput { listener_arns: Some(vec![arn.to_owned()]), ..Default::default() };
     let listener = client.describe_listeners(request).await?.listeners.into_iter().flatten().next();
-    let listener = listener.unwrap_or_default();
+    let actions = listener.and_then(|listener| listener.default_actions).unwrap_or_default();
+    modify_listener(client, arn.to_owned(), forwarding(actions, weights)).await
+}
+
+/// Its default rule is changed by nothing else (ELB API reference, ModifyRule).
+async fn modify_listener(
+    client: &elbv2::Client,
+    arn: String,
+    actions: Vec<elbv2::Action>,
+) -> Result<(), ApiError> {
     let request = elbv2::ModifyListenerInput {
-        listener_arn: Some(arn.to_owned()),
-        default_actions: Some(forwarding(listener.default_actions.unwrap_or_default(), weights)),
+        listener_arn: Some(arn),
+        default_actions: Some(actions),
         ..Default::default()
     };
     client.modify_listener(request).await.map(drop)

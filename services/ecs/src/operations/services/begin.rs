@@ -124,7 +124,7 @@ fn put_revision(
 ) -> (Txn, String) {
     let id = digits(19);
     let spec = service.spec.clone();
-    let record = ServiceRevisionRecord { id: id.clone(), created_at: now, clients, spec };
+    let record = ServiceRevisionRecord { id: id.clone(), created_at: now, clients, images: None, spec };
     (txn.put_json(service.key().revision(&id), &record), id)
 }
 

@@ -80,10 +80,7 @@ pub(crate) async fn create(
                 ));
             }
         },
-        grace_period_seconds: grace_period(
-            input.health_check_grace_period_seconds,
-            !spec.load_balancers.is_empty() || controller == DeploymentController::External,
-        )?,
+        grace_period_seconds: grace_period(input.health_check_grace_period_seconds)?,
         rebalancing: rebalancing(&input, &configuration, controller)?,
         configuration,
         propagate_tags: propagate(input.propagate_tags.take())?,

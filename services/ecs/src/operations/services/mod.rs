@@ -68,15 +68,13 @@ fn desired_count(wanted: i32) -> Result<u32, ApiError> {
     }
 }
 
-fn grace_period(wanted: Option<i32>, balanced: bool) -> Result<Option<i32>, ApiError> {
-    match wanted {
-        Some(_) if !balanced => Err(invalid(
-            "Health check grace period is only valid for services configured to use load balancers",
-        )),
-        Some(seconds) if seconds < 0 => {
-            Err(invalid("Invalid healthCheckGracePeriodSeconds: it must be between 0 and 2147483647."))
-        }
-        other => Ok(other.or(balanced.then_some(0))),
+/// Holds for containers' checks as well as for load balancers'; without either it is of no use, and no mistake.
+fn grace_period(wanted: Option<i32>) -> Result<Option<i32>, ApiError> {
+    match wanted.unwrap_or(0) {
+        seconds if seconds < 0 => Err(invalid(format!(
+            "Invalid healthCheckGracePeriodSeconds {seconds}: it must be between 0 and 2147483647."
+        ))),
+        seconds => Ok(Some(seconds)),
     }
 }
 

@@ -86,7 +86,7 @@ pub(super) fn service(store: &dyn Store, service: &ServiceRecord, with_tags: boo
         placement_constraints: Some(Vec::new()),
         placement_strategy: Some(Vec::new()),
         network_configuration: spec.network_configuration.clone(),
-        health_check_grace_period_seconds: service.grace_period_seconds,
+        health_check_grace_period_seconds: Some(service.grace_period_seconds.unwrap_or(0)),
         scheduling_strategy: Some("REPLICA".into()),
         deployment_controller: Some(ecs::DeploymentController {
             r#type: Some(service.controller.name().into()),
@@ -164,7 +164,7 @@ pub(super) fn service_revision(
     let image = |container: &ecs::ContainerDefinition| ecs::ContainerImage {
         container_name: container.name.clone(),
         image: container.image.clone(),
-        image_digest: None,
+        image_digest: found.images.as_ref().and_then(|images| images.get(container.name.as_ref()?).cloned()),
     };
     let resolved = |balancer: &ecs::LoadBalancer| {
         let advanced = balancer.advanced_configuration.as_ref()?;

@@ -58,7 +58,7 @@ impl Asked {
                 launch::compute(self.launch_type.as_deref(), &strategy, cluster, definition)?;
             spec.launch_type = launch_type;
             spec.capacity_provider_strategy = strategy;
-        } else if definition.is_some_and(|one| !definition::requires(one, definition::FARGATE)) {
+        } else if definition.is_some_and(|one| !definition::fits_fargate(one)) {
             return Err(invalid("Task definition does not support launch_type FARGATE."));
         }
         if before.is_none() || self.platform_version.is_some() {

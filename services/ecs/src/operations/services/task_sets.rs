@@ -10,8 +10,8 @@ use super::{active, begin, change, client_token, find, key, not_found, shape};
 use crate::call::Call;
 use crate::controllers::services::observe::permille;
 use crate::errors::invalid;
-use crate::operations::clusters::missing;
-use crate::operations::{check_count, one_of, tags};
+use crate::operations::clusters::{inconsistent, missing};
+use crate::operations::{check_count, digest, one_of, tags};
 use crate::plan::service::{DeploymentStatus, Stability};
 use crate::state::service::{
     DeploymentController, DeploymentRecord, ServiceKey, ServiceRecord, Spec, TaskSetRecord,
@@ -69,6 +69,7 @@ pub(crate) async fn create(
 ) -> Result<ecs::CreateTaskSetResponse, ApiError> {
     let key = key(call, input.cluster.as_deref(), input.service.as_deref())?;
     let token = client_token(input.client_token.take())?;
+    let request = digest(&input)?;
     let found = active(call, &key)?.record;
     check_external(&found)?;
     let name = input.task_definition.take().unwrap_or_default();
@@ -91,12 +92,11 @@ pub(crate) async fn create(
     Box::pin(attachments::look_up(call, &wanted)).await?;
     let mut id = String::new();
     let service = change(call, &key, |service, txn| {
-        if let Some(token) = &token
-            && let Some(made) = service
-                .deployments
-                .iter()
-                .find(|one| one.task_set.as_ref().is_some_and(|set| set.client_token.as_ref() == Some(token)))
-        {
+        if let Some((made, set)) = made_before(service, token.as_deref()) {
+            // Of a set made before this was kept nothing can be said.
+            if set.request.as_ref().is_some_and(|made| *made != request) {
+                return Err(inconsistent());
+            }
             id.clone_from(&made.id);
             return Ok(ferrogate_store::Txn::new());
         }
@@ -111,6 +111,7 @@ pub(crate) async fn create(
         let set = TaskSetRecord {
             external_id: input.external_id.clone(),
             client_token: token.clone(),
+            request: token.is_some().then(|| request.clone()),
             scale_permille,
             tags: set_tags.clone(),
         };
@@ -120,6 +121,16 @@ pub(crate) async fn create(
     })
     .await?;
     Ok(ecs::CreateTaskSetResponse { task_set: described(call, &service, &id, true) })
+}
+
+/// The task set that a call with this token has made.
+fn made_before<'a>(
+    service: &'a ServiceRecord,
+    token: Option<&str>,
+) -> Option<(&'a DeploymentRecord, &'a TaskSetRecord)> {
+    let token = token?;
+    let mut sets = service.deployments.iter().filter_map(|one| Some((one, one.task_set.as_ref()?)));
+    sets.find(|(_, set)| set.client_token.as_deref() == Some(token))
 }
 
 /// The service keeps its own spec: that of its primary task set.

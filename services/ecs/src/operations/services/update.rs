@@ -143,9 +143,7 @@ fn apply(service: &mut ServiceRecord, input: &ecs::UpdateServiceRequest) -> Resu
         service.controller,
     )?;
     if input.health_check_grace_period_seconds.is_some() {
-        let balanced =
-            !service.spec.load_balancers.is_empty() || service.controller == DeploymentController::External;
-        service.grace_period_seconds = grace_period(input.health_check_grace_period_seconds, balanced)?;
+        service.grace_period_seconds = grace_period(input.health_check_grace_period_seconds)?;
     }
     let possible = service.controller == DeploymentController::Ecs
         && service.configuration.maximum_percent.is_some_and(|most| most > 100);

@@ -70,10 +70,16 @@ fn bring(world: &mut World<'_>, index: usize, scale: Scale, initiator: usize) {
     }
 }
 
-/// All but `primary`: `but` stays whole.
+/// All but `primary`: `but` stays whole, and who is known to have traffic goes only when it has none.
 fn bring_others(world: &mut World<'_>, primary: usize, but: Option<usize>, scale: Scale) {
     for index in (0..world.groups.len()).filter(|&index| index != primary) {
-        bring(world, index, if but == Some(index) { Scale::Whole } else { scale }, primary);
+        let serves = world.deployments.get(index).is_some_and(|it| it.production_permille > Some(0));
+        let scale = match scale {
+            _ if but == Some(index) => Scale::Whole,
+            Scale::Nothing if serves => Scale::AsItIs,
+            scale => scale,
+        };
+        bring(world, index, scale, primary);
     }
 }
 

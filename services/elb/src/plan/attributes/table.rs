@@ -16,6 +16,8 @@ pub(super) enum Values {
     /// A number, or this word.
     NumberOr(&'static str, u64, u64),
     OneOf(&'static [&'static str]),
+    /// One of these; another one of AWS's is refused, with what there is to know about it.
+    OneOfBut(&'static [&'static str], &'static str, &'static str),
     /// A bucket's name or a prefix.
     Text(usize),
     /// The value of a header; may be empty.
@@ -70,7 +72,11 @@ const APPLICATION: &[Attribute] = &[
     attribute(
         "routing.http.desync_mitigation_mode",
         "defensive",
-        Values::OneOf(&["monitor", "defensive", "strictest"]),
+        Values::OneOfBut(
+            &["defensive", "strictest"],
+            "monitor",
+            "requests that are classified as severe are refused in every mode",
+        ),
     ),
     attribute("routing.http.drop_invalid_header_fields.enabled", "false", Values::Flag),
     attribute("routing.http.preserve_host_header.enabled", "false", Values::Flag),

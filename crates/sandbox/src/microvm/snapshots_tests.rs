@@ -1,0 +1,166 @@
+//! Which snapshots there are, are made and go.
+
+use super::*;
+
+#[test]
+fn sizes_are_read_as_they_are_written() {
+    let sizes = [
+        Size::FIRST,
+        Size { vcpus: 16, memory_mib: machine_mib(122_880), has_interface: true },
+        Size { vcpus: 2, memory_mib: machine_mib(128), has_interface: false },
+    ];
+    for size in sizes {
+        assert_eq!(Size::parse(&size.name()), Some(size));
+    }
+    for text in ["", "1", "1-576", "1-576-net-more", "01-576-net", "x-576-net", "1-576-other"] {
+        assert_eq!(Size::parse(text), None, "{text}");
+    }
+}
+
+fn snapshots(dir: &Path) -> Snapshots {
+    let machines = super::super::tests::machines(dir, super::super::Accelerator::Tcg);
+    let shim = dir.join("shim");
+    fs::write(&shim, "shim").unwrap();
+    Snapshots::new(machines, dir.join("snapshots"), shim, "test".into())
+}
+
+/// As one that was made.
+fn put(snapshots: &Snapshots, base: &str, size: Size) -> SnapshotFiles {
+    let making = snapshots.dir.join(MAKING_DIR);
+    fs::create_dir_all(&making).unwrap();
+    let fresh = in_dir(&making);
+    fs::write(&fresh.memory, "memory").unwrap();
+    fs::write(&fresh.state, "state").unwrap();
+    keep(&making, &fresh, &snapshots.dir.join(format!("{base}-{}", size.name()))).unwrap()
+}
+
+fn sized(vcpus: u32) -> Size {
+    Size { vcpus, ..Size::FIRST }
+}
+
+#[test]
+fn a_later_agent_finds_what_is_whole_and_its_own() {
+    let home = tempfile::tempdir().unwrap();
+    let first = snapshots(home.path());
+    let base = first.find().unwrap();
+    assert_eq!(first.status().wanted, [Size::FIRST], "with nothing to go by the first size is made");
+    let files = put(&first, &base, sized(2));
+    let damaged = put(&first, &base, sized(3));
+    fs::write(&damaged.memory, "Memory").unwrap();
+    put(&first, "0123", sized(4));
+    let nobodys = Size { memory_mib: machine_mib(56) - 1, ..Size::FIRST };
+    put(&first, "0123", nobodys);
+
+    let later = snapshots(home.path());
+    assert_eq!(later.find().unwrap(), base);
+    let status = later.status();
+    assert_eq!((status.ready, status.wanted), (vec![sized(2)], vec![sized(3), sized(4)]));
+    assert_eq!(later.take(sized(2)), Some(files));
+    assert_eq!(later.take(sized(5)), None);
+    assert!(later.status().wanted.contains(&sized(5)));
+    let left = fs::read_dir(&later.dir).unwrap().count();
+    assert_eq!(left, 1, "what cannot be used is removed");
+}
+
+#[test]
+fn one_that_fails_machines_is_made_anew_and_given_up_in_the_end() {
+    let home = tempfile::tempdir().unwrap();
+    let snapshots = snapshots(home.path());
+    let base = snapshots.find().unwrap();
+    for attempt in 1..=FAILURES_MAX {
+        let files = put(&snapshots, &base, sized(2));
+        let before = SystemTime::now();
+        let ready = Ready::new(files, SystemTime::now());
+        snapshots.state().wanted.clear();
+        snapshots.state().ready.insert(sized(2), ready);
+        // One began from the one before it, two from this one, and each is heard of for every container.
+        snapshots.failed(sized(2), before, "it was another one");
+        assert!(snapshots.take(sized(2)).is_some());
+        for _ in 0..3 {
+            snapshots.failed(sized(2), SystemTime::now(), "it said nothing");
+        }
+        assert_eq!(snapshots.take(sized(2)), None);
+        assert_eq!(snapshots.status().wanted.is_empty(), attempt == FAILURES_MAX);
+    }
+    assert_eq!(snapshots.status().failed[&sized(2).name()], "it said nothing");
+}
+
+#[test]
+fn failures_are_forgotten_with_a_success() {
+    let home = tempfile::tempdir().unwrap();
+    let snapshots = snapshots(home.path());
+    let base = snapshots.find().unwrap();
+    for _ in 0..2 * FAILURES_MAX {
+        let files = put(&snapshots, &base, sized(2));
+        snapshots.state().wanted.clear();
+        snapshots.state().ready.insert(sized(2), Ready::new(files, SystemTime::now()));
+        snapshots.restored(sized(2), SystemTime::now());
+        snapshots.failed(sized(2), SystemTime::now(), "the host was busy");
+        assert!(snapshots.status().wanted.contains(&sized(2)), "it is made anew");
+    }
+}
+
+#[test]
+fn those_used_last_stay() {
+    let home = tempfile::tempdir().unwrap();
+    let snapshots = snapshots(home.path());
+    let base = snapshots.find().unwrap();
+    let all = SNAPSHOTS_MAX as u32 + 2;
+    for vcpus in 1..=all {
+        let files = put(&snapshots, &base, sized(vcpus));
+        let used = SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(u64::from(100 - vcpus));
+        snapshots.state().ready.insert(sized(vcpus), Ready::new(files, used));
+    }
+    snapshots.make_room(&mut snapshots.state());
+    assert_eq!(snapshots.status().ready, (1..=all - 2).map(sized).collect::<Vec<_>>());
+    assert_eq!(fs::read_dir(&snapshots.dir).unwrap().count(), SNAPSHOTS_MAX);
+}
+
+#[test]
+fn all_together_take_a_bounded_part_of_the_disk() {
+    let home = tempfile::tempdir().unwrap();
+    let snapshots = snapshots(home.path());
+    let base = snapshots.find().unwrap();
+    for vcpus in 1..=4 {
+        let files = put(&snapshots, &base, sized(vcpus));
+        let used = SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(u64::from(vcpus));
+        let ready = Ready::new(files, used);
+        assert!((1..1 << 20).contains(&ready.bytes), "as it is on disk: {}", ready.bytes);
+        let ready = Ready { bytes: DISK_BYTES_MAX / 2, ..ready };
+        snapshots.state().ready.insert(sized(vcpus), ready);
+    }
+    snapshots.make_room(&mut snapshots.state());
+    assert_eq!(snapshots.status().ready, [sized(3), sized(4)]);
+}
+
+#[test]
+fn no_snapshot_is_made_of_a_large_machine() {
+    let home = tempfile::tempdir().unwrap();
+    let snapshots = snapshots(home.path());
+    let large = Size { memory_mib: machine_mib(30_720), ..Size::FIRST };
+    assert_eq!(snapshots.take(large), None);
+    let status = snapshots.status();
+    assert_eq!((status.wanted.len(), status.making), (0, None));
+    assert!(status.failed[&large.name()].contains("more than 16384 MiB"), "{status:?}");
+    snapshots.restored(large, SystemTime::now());
+    assert_eq!(snapshots.take(Size { memory_mib: machine_mib(8192), ..large }), None);
+    assert_eq!(snapshots.status().wanted.len(), 1);
+}
+
+#[test]
+fn none_is_made_on_a_disk_that_is_nearly_full() {
+    let home = tempfile::tempdir().unwrap();
+    let snapshots = snapshots(home.path());
+    snapshots.state().making = Some(sized(2));
+    assert!(snapshots.has_room(sized(2), 2 * DISK_BYTES_FREE));
+    assert!(!snapshots.has_room(sized(2), DISK_BYTES_FREE));
+    let status = snapshots.status();
+    assert!(status.making.is_none() && status.wanted.is_empty(), "{status:?}");
+    assert!(status.failed[&sized(2).name()].contains("has 1024 MiB free"), "{status:?}");
+    // It is looked at again with the next machine, and as often as it takes.
+    for _ in 0..=FAILURES_MAX {
+        assert!(!snapshots.has_room(sized(2), 0));
+        assert_eq!(snapshots.take(sized(2)), None);
+        assert_eq!(snapshots.status().wanted, [sized(2)]);
+    }
+}

@@ -1,0 +1,185 @@
+//! A guest that does not come up, and one that stands still.
+
+use std::cell::RefCell;
+use std::io::Read;
+use std::os::unix::net::UnixStream;
+use std::rc::Rc;
+use std::time::Duration;
+
+use super::super::Phase;
+use super::super::begin::{BOOTS_MAX, Begun};
+use super::super::boot;
+use super::super::vmm::Started;
+use super::super::wire::{BootStep, Down, Kind, Up, decode};
+use super::super::world::{NoMachine, World, control, control_hello, control_ready};
+use crate::protocol::Call;
+
+/// What the guest would read next, of the messages that only the two know.
+fn told(world: &World) -> Vec<Down> {
+    let mut rest = world.machine.output.as_slice();
+    let mut all = Vec::new();
+    while let Some((frame, used)) = decode(rest).unwrap() {
+        if frame.kind == Kind::Control {
+            all.push(serde_json::from_slice(frame.payload).unwrap());
+        }
+        rest = &rest[used..];
+    }
+    all
+}
+
+#[test]
+fn a_guest_that_is_up_is_told_the_time() {
+    let mut world = World::new();
+    world.machine.clock.is_due_now();
+    world.machine.look_at_clock();
+    assert_eq!(told(&world), [], "it is not up");
+
+    let mut world = World::up();
+    world.machine.output.clear();
+    world.machine.look_at_clock();
+    assert_eq!(told(&world), [], "it was told a moment ago");
+    world.machine.clock.is_due_now();
+    let before = crate::server::container::now_ns();
+    world.machine.look_at_clock();
+    let after = crate::server::container::now_ns();
+    let messages = told(&world);
+    let [Down::Clock { now_ns }] = messages[..] else { panic!("{messages:?}") };
+    assert!((before..=after).contains(&now_ns), "{before} {now_ns} {after}");
+    // One that does not listen hears no times that are none any more.
+    world.machine.look_at_clock();
+    assert_eq!(told(&world).len(), 1);
+}
+
+/// As its next turn finds it when an interval of the clock is over.
+fn interval(world: &mut World) {
+    world.machine.output.clear();
+    world.machine.clock.is_due_now();
+    world.machine.look_at_clock();
+    world.is_sound();
+}
+
+#[test]
+fn a_guest_that_stands_still_is_lost_though_nobody_asks_it_anything() {
+    let mut world = World::up();
+    world.run("a");
+    for _ in 0..20 {
+        interval(&mut world);
+        interval(&mut world);
+        world.hears(&control(&Up::Clock));
+        world.hears(&control(&Up::Clock));
+        assert!(!world.is_lost(), "it answers, if late");
+    }
+    (0..3).for_each(|_| interval(&mut world));
+    assert!(!world.is_lost());
+    interval(&mut world);
+    assert!(world.is_lost());
+    let container = &world.machine.containers[0].state;
+    assert_eq!(container.exit_code, Some(137));
+    assert!(container.error.as_ref().unwrap().contains("the guest has not answered for "));
+}
+
+/// Machines in the place of the first: the guests' ends of their links.
+fn others(world: &mut World) -> Rc<RefCell<Vec<UnixStream>>> {
+    let ends = Rc::new(RefCell::new(Vec::new()));
+    let (begun, killed) = (Rc::clone(&ends), Rc::clone(&world.killed));
+    world.machine.begin = Box::new(move |_, _, boot| {
+        assert!(killed.replace(false), "there are never two");
+        boot.done("VMM started");
+        let pair = || UnixStream::pair().unwrap();
+        let ((link, guest), (console, _), (words, _)) = (pair(), pair(), pair());
+        begun.borrow_mut().push(guest);
+        let vmm = Box::new(NoMachine(Rc::clone(&killed)));
+        let started = Started { vmm, link, console: [console.into(), words.into()] };
+        Ok(Begun { started, tap: None })
+    });
+    ends
+}
+
+fn silent_for(world: &mut World, by: Duration) {
+    world.machine.boot.since -= by;
+    world.turns();
+}
+
+#[test]
+fn a_guest_that_says_no_hello_is_booted_again() {
+    let mut world = World::new();
+    let others = others(&mut world);
+    world.asks(Call::Stats);
+    for boots in 1..BOOTS_MAX {
+        silent_for(&mut world, Duration::from_secs(19));
+        assert_eq!(others.borrow().len(), boots - 1, "it has the time it has");
+        assert!(world.machine.timeout().unwrap() <= Duration::from_secs(1));
+        // Half of a message is nothing the next one goes on with.
+        world.hears(&[0, 0]);
+        silent_for(&mut world, Duration::from_secs(1));
+        assert_eq!(others.borrow().len(), boots);
+        assert!(matches!(world.machine.phase, Phase::Booting) && world.machine.input.is_empty());
+    }
+    // The last one has what is left of the boot's time.
+    silent_for(&mut world, Duration::from_secs(40));
+    assert_eq!(others.borrow().len(), BOOTS_MAX - 1);
+    assert!(world.machine.timeout().unwrap() > Duration::from_secs(20));
+    world.hears(&control_hello());
+    world.hears(&control_ready());
+    world.turns();
+    assert!(matches!(world.machine.phase, Phase::Up));
+    // What was asked of it goes to the one that is there.
+    let mut guest = others.borrow().last().unwrap().try_clone().unwrap();
+    guest.set_nonblocking(true).unwrap();
+    let mut heard = Vec::new();
+    let _ = guest.read_to_end(&mut heard);
+    assert!(String::from_utf8_lossy(&heard).contains("\"Stats\""), "{}", String::from_utf8_lossy(&heard));
+
+    let report = boot::read(&world.machine.directory).unwrap();
+    let again = |step: &&BootStep| step.step.starts_with("booted again, the guest said nothing");
+    assert_eq!(report.steps.iter().filter(again).count(), BOOTS_MAX - 1, "{report:?}");
+}
+
+#[test]
+fn the_boots_deadline_is_for_all_of_them() {
+    let mut world = World::new();
+    let _others = others(&mut world);
+    silent_for(&mut world, Duration::from_secs(20));
+    world.machine.boot.began -= Duration::from_secs(60);
+    world.turns();
+    assert!(world.is_lost());
+}
+
+#[test]
+fn a_guest_of_which_nothing_can_be_made_is_booted_again() {
+    let mut world = World::new();
+    let others = others(&mut world);
+    let unfit = control(&Up::Unfit { why: "its timer\u{1b} is late".into() });
+    for boots in 1..BOOTS_MAX {
+        world.hears(&unfit);
+        assert_eq!(world.machine.timeout(), Some(Duration::ZERO));
+        world.turns();
+        assert_eq!(others.borrow().len(), boots);
+    }
+    world.hears(&unfit);
+    world.turns();
+    assert!(world.is_lost());
+    world.asks(Call::Stats);
+    assert!(world.answered().unwrap_err().message.ends_with("its timer is late"));
+}
+
+#[test]
+fn one_that_cannot_be_booted_again_says_both() {
+    let mut world = World::new();
+    world.hears(&control(&Up::Unfit { why: "its timer is late".into() }));
+    world.turns();
+    world.asks(Call::Stats);
+    let why = world.answered().unwrap_err().message;
+    assert!(
+        why.contains("its timer is late, and it cannot be booted again: there is no other machine"),
+        "{why}"
+    );
+}
+
+/// Unfit, and then something else: it is not listened to any more.
+#[test]
+fn who_is_unfit_says_no_hello() {
+    let mut world = World::new();
+    world.hears(&[control(&Up::Unfit { why: "no".into() }), control_hello()].concat());
+    assert!(world.is_lost());
+}
