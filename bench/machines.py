@@ -21,7 +21,7 @@ QEMU = "qemu-system-x86_64"
 KERNEL = ROOT / ".cache/kernel/minimal"
 GUEST = FERROGATE.with_name("ferrogate-guest")
 # What a machine of a task of 512 MB has, with what its guest takes.
-MEMORY_MIB = 512 + 96 + 512 // 56
+MEMORY_MIB = 512 + 128 + 512 // 56
 SECONDS_MAX = 120
 # As a task's machine is started.
 LINE = "console=ttyS0 quiet loglevel=5 reboot=t oops=panic panic=-1 random.trust_cpu=on rdinit=/init"

@@ -4,7 +4,7 @@ use ferrogate_tests::{Cluster, Setup, TaskRun, in_machines, until, with_machines
 use serde_json::{Value, json};
 
 /// What a machine is called that has a task of 1 GB.
-const SIZE: &str = "1 vCPU, 1138 MiB";
+const SIZE: &str = "1 vCPU, 1170 MiB";
 
 /// Runs a task of that size to its end: what it said, and what is known of its start.
 fn run(cluster: &Cluster) -> (String, Value) {

@@ -16,7 +16,7 @@ use ferrogate_sandbox::{ContainerSandbox, EphemeralStorage, Isolation, Sandbox, 
 use tempfile::TempDir;
 
 /// Of the tests' machines: a task's memory, and what its guest takes.
-const SIZE: Size = Size { vcpus: 1, memory_mib: 128 + 96 + 128 / 56, has_interface: false };
+const SIZE: Size = Size { vcpus: 1, memory_mib: 128 + 128 + 128 / 56, has_interface: false };
 
 const BLOCK_BYTES: usize = 4096;
 

@@ -41,7 +41,7 @@ const INITRAMFS: &str = "initramfs";
 const ACPI_FILE: &str = "acpi";
 /// What the guest's own kernel (a distribution's takes more than a minimal one), PID 1 and shim take; the task has its memory
 /// beside it.
-const GUEST_MEMORY_MIB: u64 = 96;
+const GUEST_MEMORY_MIB: u64 = 128;
 /// … and this part of the task's memory: what the kernel keeps of each page (1/64) and its hash tables (1/512).
 const GUEST_MEMORY_PART: u64 = 56;
 /// What the machine's program takes beside the guest's memory, and where it emulates, beside the translated code.
