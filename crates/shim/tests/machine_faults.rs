@@ -6,28 +6,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use common::machines::{home, machine_pid, sandbox, small};
+use common::machines::{home, machine_pid, next_exit, sandbox, small};
 use common::{DEADLINE, Task};
 use ferrogate_sandbox::microvm::{MachineOptions, Machines};
-use ferrogate_sandbox::{
-    ContainerSandbox, ContainerSpec, EphemeralStorage, Events, ExecSpec, Exited, Sandbox, Status, TaskEvent,
-};
+use ferrogate_sandbox::{ContainerSandbox, ContainerSpec, EphemeralStorage, ExecSpec, Sandbox, Status};
 use tempfile::TempDir;
 
 const MIB: u64 = 1 << 20;
-
-async fn next_exit(mut events: Events) -> Exited {
-    let exited = async {
-        loop {
-            match events.next().await.expect("its shim lives") {
-                TaskEvent::Exited(exited) => return exited,
-                TaskEvent::Missed => panic!("events passed by"),
-                _ => {}
-            }
-        }
-    };
-    tokio::time::timeout(DEADLINE, exited).await.unwrap()
-}
 
 #[tokio::test]
 async fn a_machine_that_is_killed_is_told_of_and_its_output_kept() {

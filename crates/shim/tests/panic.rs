@@ -5,10 +5,10 @@ mod common;
 
 use std::path::{Path, PathBuf};
 
-use common::machines::{home, machine_pid, sandbox, small};
-use common::{DEADLINE, Task};
+use common::Task;
+use common::machines::{home, machine_pid, next_exit, sandbox, small};
+use ferrogate_sandbox::ExecSpec;
 use ferrogate_sandbox::microvm::MachineOptions;
-use ferrogate_sandbox::{ExecSpec, TaskEvent};
 
 #[tokio::test]
 async fn a_kernel_that_panics_under_a_task_ends_it_with_its_words() {
@@ -22,20 +22,11 @@ async fn a_kernel_that_panics_under_a_task_ends_it_with_its_words() {
     task.task.start("panic").await.unwrap();
     task.wait_for_line("panic", "second").await;
     let pid = machine_pid(&task);
-    let mut events = task.task.events();
+    let events = task.task.events();
     let argv = ["/bin/touch", "/panic"].map(str::to_owned).to_vec();
     // It may have no answer any more.
     let _ = task.task.exec("panic", ExecSpec { argv, ..ExecSpec::default() }).await;
-    let exited = async {
-        loop {
-            match events.next().await.expect("its shim lives") {
-                TaskEvent::Exited(exited) => return exited,
-                TaskEvent::Missed => panic!("events passed by"),
-                _ => {}
-            }
-        }
-    };
-    let exited = tokio::time::timeout(DEADLINE, exited).await.unwrap();
+    let exited = next_exit(events).await;
     assert_eq!((exited.container.as_str(), exited.exit_code, exited.oom_killed), ("panic", 137, false));
 
     let state = task.task.state().await.unwrap();

@@ -4,10 +4,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use ferrogate_sandbox::microvm::{MachineOptions, Machines};
-use ferrogate_sandbox::{ContainerSandbox, Isolation, TaskSandboxSpec};
+use ferrogate_sandbox::{ContainerSandbox, Events, Exited, Isolation, TaskEvent, TaskSandboxSpec};
 use tempfile::TempDir;
 
-use super::Task;
+use super::{DEADLINE, Task};
 
 pub(crate) fn home() -> (TempDir, MachineOptions) {
     let home = TempDir::with_prefix("ferrogate-microvm-test-").unwrap();
@@ -40,4 +40,18 @@ pub(crate) fn pid_of(instance: &str, id: &str) -> Option<i32> {
         members.flat_map(|text| text.lines().map(|pid| pid.parse().unwrap()).collect::<Vec<i32>>()).collect();
     assert!(pids.iter().all(|pid| *pid == pids[0]), "one process: {pids:?}");
     pids.first().copied()
+}
+
+/// The next container that ends.
+pub(crate) async fn next_exit(mut events: Events) -> Exited {
+    let exited = async {
+        loop {
+            match events.next().await.expect("its shim lives") {
+                TaskEvent::Exited(exited) => return exited,
+                TaskEvent::Missed => panic!("events passed by"),
+                _ => {}
+            }
+        }
+    };
+    tokio::time::timeout(DEADLINE, exited).await.unwrap()
 }
