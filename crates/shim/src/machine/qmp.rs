@@ -62,7 +62,11 @@ impl Qmp {
         if !self.greeted {
             self.greeted = true;
             self.line("the greeting", self.deadline())?;
-            self.ask("qmp_capabilities", &json!({}), None)?;
+            match self.ask("qmp_capabilities", &json!({}), None) {
+                // Every command after it would be, too.
+                Err(VmmError::Refused { command, why }) => return Err(VmmError::Broken { command, why }),
+                answered => answered?,
+            };
         }
         Ok(())
     }
@@ -177,6 +181,14 @@ mod tests {
         qmp.set_until(Some(Instant::now()));
         let asked = qmp.execute("query-status", json!({}), None);
         assert!(matches!(asked, Err(VmmError::Broken { why, .. }) if why == "none in time"));
+    }
+
+    #[test]
+    fn a_program_that_begins_with_no_is_asked_nothing_more() {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        theirs.write_all(b"{\"QMP\": {}}\n{\"error\": {\"desc\": \"no\"}, \"id\": 1}\n").unwrap();
+        let error = Qmp::new(ours).execute("query-status", json!({}), None).unwrap_err();
+        assert!(error.is_fatal(), "{error}");
     }
 
     #[test]
