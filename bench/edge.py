@@ -232,13 +232,14 @@ def fixed_load_new(proxy, kind):
     before = processor_seconds(proxy.process.pid)
     said = bounded(
         ["hey", "-z", f"{SECONDS}s", "-c", str(CLIENTS), "-q", str(FIXED_RATE_NEW // CLIENTS), "-disable-keepalive", "-o", "csv",
-         f"{scheme}://127.0.0.1:{proxy.ports[kind]}/page"],
+         # By itself it names the port in the handshake too, which is no name.
+         "-host", "localhost", f"{scheme}://127.0.0.1:{proxy.ports[kind]}/page"],
     )
     if said is None:
         return None
     used = processor_seconds(proxy.process.pid) - before
     answers = list(csv.DictReader(said.splitlines()))
-    if any(answer["status-code"] != "200" for answer in answers):
+    if not answers or any(answer["status-code"] != "200" for answer in answers):
         raise RuntimeError(f"{proxy.name}: {said[:2000]}")
     return p99([float(answer["response-time"]) * 1000 for answer in answers]), used / len(answers) * 1e6
 

@@ -67,7 +67,15 @@ pub(crate) fn guest(args: &[String]) -> Result<()> {
             build_guest("program", "ferrogate-guest", &[])?;
             build_guest("panics", "ferrogate-guest-panics", &[])
         }
-        ["--release"] => build_guest("program", "ferrogate-guest", &["--release"]),
+        ["--release"] => {
+            build_guest("program", "ferrogate-guest", &["--profile", "guest"])?;
+            let installed = crate::root().join("target/release");
+            fs::create_dir_all(&installed)?;
+            // In one step: a machine may be booted from it this moment.
+            let fresh = installed.join(".ferrogate-guest");
+            fs::copy(crate::root().join("target/guest/ferrogate-guest"), &fresh)?;
+            Ok(fs::rename(fresh, installed.join("ferrogate-guest"))?)
+        }
         other => bail!("unknown option '{}'\n{USAGE}", other.join(" ")),
     }
 }

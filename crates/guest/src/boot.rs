@@ -1,5 +1,6 @@
 //! From the kernel's first program to an open port.
 
+use std::ffi::CStr;
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::AsRawFd;
@@ -16,6 +17,8 @@ use rustix::time::{ClockId, clock_gettime};
 const ROOT: &str = "/new";
 /// In the initramfs, for a kernel that does not have everything built in; loaded in the order of their names.
 const MODULES: &str = "/modules";
+/// The command line's are only for what is built in.
+const MODULE_PARAMETERS: &[(&str, &CStr)] = &[("-scsi_mod.ko", c"scan=manual")];
 /// Longest a driver may take to find the port.
 const PORT_DEADLINE: Duration = Duration::from_secs(10);
 const PORT_INTERVAL: Duration = Duration::from_millis(1);
@@ -98,8 +101,11 @@ fn modules() -> io::Result<()> {
     files.sort();
     for path in files {
         let file = File::open(&path)?;
-        // SAFETY: the descriptor is open, the parameters are an empty C string.
-        let done = unsafe { libc::syscall(libc::SYS_finit_module, file.as_raw_fd(), c"".as_ptr(), 0) };
+        let name = path.to_string_lossy();
+        let known = MODULE_PARAMETERS.iter().find(|(module, _)| name.ends_with(module));
+        let parameters = known.map_or(c"", |(_, parameters)| parameters);
+        // SAFETY: the descriptor is open, the parameters are a C string.
+        let done = unsafe { libc::syscall(libc::SYS_finit_module, file.as_raw_fd(), parameters.as_ptr(), 0) };
         let error = io::Error::last_os_error();
         if done != 0 && error.raw_os_error() != Some(libc::EEXIST) {
             return Err(io::Error::new(error.kind(), format!("{}: {error}", path.display())));

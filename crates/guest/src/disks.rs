@@ -12,6 +12,7 @@ use rustix::mount::{MountFlags, mount};
 /// Longest from the host's word to the disk.
 const ARRIVAL_DEADLINE: Duration = Duration::from_secs(20);
 const INTERVAL: Duration = Duration::from_millis(1);
+const SCAN: &str = "/sys/class/scsi_host/host0/scan";
 const LAYER_FILE_SYSTEM: &str = "erofs";
 
 #[derive(Default)]
@@ -52,6 +53,9 @@ impl Disks {
     }
 
     fn look(&mut self, target: u32) -> Result<Option<PathBuf>, String> {
+        if !self.awaited.contains_key(&target) {
+            scan(target).map_err(|error| format!("cannot look for disk {target}: {error}"))?;
+        }
         if let Some(device) = find(target) {
             self.awaited.remove(&target);
             return Ok(Some(device));
@@ -62,6 +66,12 @@ impl Disks {
         }
         Ok(None)
     }
+}
+
+/// The kernel looks for none by itself (`scsi_mod.scan`): looking for one the host never spoke of takes as long as for one
+/// that is there. A disk found so is one in a moment.
+fn scan(target: u32) -> io::Result<()> {
+    fs::write(SCAN, format!("0 {target} 0"))
 }
 
 /// The one SCSI host there is has number 0; LUN and channel are 0 too.

@@ -38,10 +38,10 @@ pub(crate) fn make(setup: &Setup, disks: &mut Disks, steps: &mut Steps) -> Resul
     }
     let mut task = setup.task.clone();
     if let Some(storage) = &setup.storage {
-        let (disk, template) = (disks.wait(storage.disk)?, disks.wait(storage.template)?);
+        let disk = disks.wait(storage.disk)?;
         steps.done("storage disk");
-        let device =
-            storage::make(&disk, &template).map_err(|error| failed("make the ephemeral storage", error))?;
+        let device = storage::make(&disk, storage.bytes)
+            .map_err(|error| failed("make the ephemeral storage", error))?;
         task.storage_device = Some(device);
         steps.done("storage");
     }

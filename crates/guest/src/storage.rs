@@ -1,11 +1,11 @@
 //! The ephemeral disk: dm-crypt with a key that is made here, and the empty file system the host has ready for its size.
 //!
-//! The host's file system maker writes what is not zero of an empty ext4 into a template, once for each size; here that
-//! goes through the encryption onto the disk. So no maker of file systems has to be in the guest, and on the host's disk
+//! The host's file system maker writes what is not zero of an empty ext4 into a template, once for each size, which each
+//! disk has behind its end; here that goes through the encryption onto the disk. So no maker of file systems has to be in the guest, and on the host's disk
 //! is nothing anybody can read.
 
 use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom};
+use std::io::{self, Read};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -63,15 +63,14 @@ struct Request {
     parameters: [u8; PARAMETERS_BYTES],
 }
 
-/// The device to mount.
-pub(crate) fn make(disk: &Path, template: &Path) -> io::Result<PathBuf> {
-    let device = encrypt(disk)?;
-    fill(&File::options().write(true).open(&device)?, &File::open(template)?)?;
+/// The device to mount, which is the first `bytes` of the disk.
+pub(crate) fn make(disk: &Path, bytes: u64) -> io::Result<PathBuf> {
+    let device = encrypt(disk, bytes)?;
+    fill(&File::options().write(true).open(&device)?, &File::open(disk)?, bytes)?;
     Ok(device)
 }
 
-fn encrypt(disk: &Path) -> io::Result<PathBuf> {
-    let sectors = size(&File::open(disk)?)? / SECTOR_BYTES;
+fn encrypt(disk: &Path, bytes: u64) -> io::Result<PathBuf> {
     let mut key = [0u8; KEY_BYTES];
     File::open("/dev/urandom")?.read_exact(&mut key)?;
     let control = File::options().read(true).write(true).open(CONTROL)?;
@@ -82,7 +81,7 @@ fn encrypt(disk: &Path) -> io::Result<PathBuf> {
     let mut request = self::request();
     request.header.flags = SECURE_DATA;
     request.header.target_count = 1;
-    request.length = sectors;
+    request.length = bytes / SECTOR_BYTES;
     request.kind[..5].copy_from_slice(b"crypt");
     let mut parameters = format!("{CIPHER} ").into_bytes();
     for byte in key {
@@ -134,12 +133,11 @@ fn wipe(bytes: &mut [u8]) {
     unsafe { libc::explicit_bzero(bytes.as_mut_ptr().cast(), bytes.len()) };
 }
 
-fn fill(device: &File, template: &File) -> io::Result<()> {
+fn fill(device: &File, disk: &File, end: u64) -> io::Result<()> {
     let mut header = vec![0; template::HEADER_BYTES];
-    template.read_exact_at(&mut header, 0)?;
+    disk.read_exact_at(&mut header, end)?;
     let extents = template::decode(&header).map_err(io::Error::other)?;
-    let end = size(device)?;
-    let mut from = template::HEADER_BYTES as u64;
+    let mut from = end + template::HEADER_BYTES as u64;
     let mut buffer = vec![0; COPY_BYTES];
     for extent in extents {
         if extent.offset.checked_add(extent.bytes).is_none_or(|last| last > end) {
@@ -148,16 +146,11 @@ fn fill(device: &File, template: &File) -> io::Result<()> {
         let mut done = 0;
         while done < extent.bytes {
             let piece = &mut buffer[..COPY_BYTES.min((extent.bytes - done) as usize)];
-            template.read_exact_at(piece, from)?;
+            disk.read_exact_at(piece, from)?;
             device.write_all_at(piece, extent.offset + done)?;
             done += piece.len() as u64;
             from += piece.len() as u64;
         }
     }
     Ok(())
-}
-
-fn size(device: &File) -> io::Result<u64> {
-    let mut device = device;
-    device.seek(SeekFrom::End(0))
 }

@@ -190,14 +190,18 @@ impl Drop for Interface {
     }
 }
 
-/// What of a disk has been written, in blocks; those of nothing but zeroes are holes to a file system.
-fn written(disk: &Path) -> BTreeSet<Vec<u8>> {
+/// What of a disk has been written, in blocks; those of nothing but zeroes are holes to a file system. Behind the disk's end is
+/// the empty file system all of its size begin with.
+fn written(disk: &Path, templates: &Path) -> BTreeSet<Vec<u8>> {
     use rustix::fs::SeekFrom;
     let file = std::fs::File::open(disk).unwrap();
+    let template = std::fs::read_dir(templates).unwrap().next().unwrap().unwrap();
+    let size = file.metadata().unwrap().len() - template.metadata().unwrap().len();
+    assert!(size >= 20 << 30, "{size}");
     let mut blocks = BTreeSet::new();
     let mut end = 0;
-    while let Ok(begin) = rustix::fs::seek(&file, SeekFrom::Data(end)) {
-        end = rustix::fs::seek(&file, SeekFrom::Hole(begin)).unwrap();
+    while let Some(begin) = rustix::fs::seek(&file, SeekFrom::Data(end)).ok().filter(|begin| *begin < size) {
+        end = rustix::fs::seek(&file, SeekFrom::Hole(begin)).unwrap().min(size);
         let mut bytes = vec![0; usize::try_from(end - begin).unwrap()];
         file.read_exact_at(&mut bytes, begin).unwrap();
         blocks.extend(bytes.chunks(BLOCK_BYTES).map(<[u8]>::to_vec));
@@ -239,7 +243,7 @@ async fn machines_of_one_snapshot_have_addresses_and_disks_of_their_own() {
             assert_eq!(said.contains(&other.mac()), is_own, "{said}");
             assert_eq!(said.contains(&other.address()), is_own, "{said}");
         }
-        disks.push(written(&task.dir.join("storage.img")));
+        disks.push(written(&task.dir.join("storage.img"), &storage.templates));
     }
     let [one, two] = &disks[..] else { panic!("two disks") };
     assert!(one.len().min(two.len()) >= WRITTEN / BLOCK_BYTES, "{} {} blocks", one.len(), two.len());

@@ -236,6 +236,8 @@ impl Actor {
             self.container_spec(container).map_err(|error| failed("CannotCreateContainerError", error))?;
         let created = self.unless_stopped(sandbox.create_container(&spec)).await;
         let Some(created) = created else { return Err(Stop::ASKED) };
+        // A disk that has no room for the images may have had none for the container.
+        self.images_reserved().await?;
         created.map_err(|error| failed("CannotCreateContainerError", error.to_string()))?;
         self.record.note(step::CREATED, Some(name), began);
         for made in sandbox.booted().await {

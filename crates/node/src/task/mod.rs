@@ -31,7 +31,7 @@ use ferrogate_sandbox::{Sandbox, TaskSandbox};
 use ferrogate_vpc::VpcFabric;
 use jiff::Timestamp;
 use tokio::sync::{mpsc, watch};
-use tokio::task::{AbortHandle, JoinSet};
+use tokio::task::{AbortHandle, JoinHandle, JoinSet};
 
 use crate::balancer::EdgeConfig;
 use crate::logs::Run;
@@ -101,6 +101,8 @@ pub(crate) struct Actor {
     record: Record,
     desired: watch::Receiver<DesiredStatus>,
     sandbox: Option<Arc<dyn TaskSandbox>>,
+    /// Of room for the images on the task's disk, until it is answered.
+    reservation: Option<JoinHandle<Result<(), ferrogate_sandbox::Error>>>,
     images: BTreeMap<String, ferrogate_image::Image>,
     /// Probes: ended when the task is to stop.
     helpers: JoinSet<()>,
@@ -134,6 +136,7 @@ impl Actor {
             record,
             desired,
             sandbox: None,
+            reservation: None,
             images: Default::default(),
             helpers: JoinSet::new(),
             endpoints: JoinSet::new(),

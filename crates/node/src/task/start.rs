@@ -124,7 +124,7 @@ impl Actor {
             served => served?,
         }
         self.serve_connect(&assignment, runs).await?;
-        self.reserve_for_images().await?;
+        self.reserve_for_images();
         self.save();
         Ok(())
     }

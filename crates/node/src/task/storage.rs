@@ -25,39 +25,48 @@ impl Actor {
 
     /// The images, compressed and unpacked, lie in the task's ephemeral storage (ECS developer guide, Fargate task
     /// ephemeral storage); here they are shared by all tasks, so their size is taken from it.
-    pub(super) async fn reserve_for_images(&self) -> Result<(), Stop> {
-        let Some(sandbox) = &self.sandbox else { return Ok(()) };
+    /// Asked for while the first container is made; none runs before the answer ([`Actor::images_reserved`]).
+    pub(super) fn reserve_for_images(&mut self) {
+        let Some(sandbox) = self.sandbox.clone() else { return };
         // Containers that write already have what is left of it.
         if self.record.containers.values().any(|container| container.status != ContainerStatus::Pending) {
-            return Ok(());
+            return;
         }
-        let sizes: HashMap<String, u64> = self
-            .images
-            .values()
-            .map(|image| (image.manifest_digest.to_string(), image.size_bytes + image.unpacked_bytes))
-            .collect();
-        match sandbox.reserve_storage(sizes.values().sum()).await {
-            Ok(()) => Ok(()),
-            Err(Error::NoSpace(_)) => {
+        let bytes = self.images_bytes();
+        self.reservation = Some(tokio::spawn(async move { sandbox.reserve_storage(bytes).await }));
+    }
+
+    fn images_bytes(&self) -> u64 {
+        let of = |image: &Image| (image.manifest_digest.to_string(), image.size_bytes + image.unpacked_bytes);
+        self.images.values().map(of).collect::<HashMap<_, _>>().values().sum()
+    }
+
+    /// The answer, if none was heard yet.
+    pub(super) async fn images_reserved(&mut self) -> Result<(), Stop> {
+        let Some(asked) = self.reservation.take() else { return Ok(()) };
+        let Some(answer) = self.unless_stopped(asked).await else { return Err(Stop::ASKED) };
+        let error = match answer {
+            Ok(Ok(())) => return Ok(()),
+            Ok(Err(Error::NoSpace(_))) => {
                 let assignment = &self.record.assignment;
                 let gib = self.ephemeral_storage(assignment).size_bytes >> 30;
                 let reason = format!(
                     "CannotPullContainerError: failed to extract layer: the task's images take {} MiB, compressed and \
                      unpacked, of its {gib} GiB of ephemeral storage: no space left on device",
-                    sizes.values().sum::<u64>() >> 20
+                    self.images_bytes() >> 20
                 );
                 let stop = Stop::failed_to_start(reason.clone());
-                Err(match largest(&self.images) {
+                return Err(match largest(&self.images) {
                     Some(container) => stop.of_container(container, reason),
                     None => stop,
-                })
+                });
             }
-            // A shim that is gone is seen by whoever looks at the containers next.
-            Err(error) => {
-                tracing::warn!(%error, task = self.record.assignment.task_arn, "the images are not counted");
-                Ok(())
-            }
-        }
+            Ok(Err(error)) => error.to_string(),
+            Err(error) => error.to_string(),
+        };
+        // A shim that is gone is seen by whoever looks at the containers next.
+        tracing::warn!(error, task = self.record.assignment.task_arn, "the images are not counted");
+        Ok(())
     }
 
     /// Containers whose secrets are still needed: nobody asks for those of one that has been made.

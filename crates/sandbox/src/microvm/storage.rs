@@ -1,12 +1,13 @@
-//! The host's side of a machine's ephemeral disk: an empty sparse file, and what an empty file system of its size is.
+//! The host's side of a machine's ephemeral disk: an empty sparse file, and behind its end what an empty file system of its
+//! size is.
 
 use std::fs::File;
-use std::io::{self, Write};
+use std::io::{self, Seek, SeekFrom, Write};
 use std::os::fd::AsFd;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use ferrogate_shim::machine::config::StorageFiles;
+use ferrogate_shim::machine::config::StorageFile;
 use ferrogate_shim::machine::template::{self, Extent};
 use ferrogate_shim::protocol::STORAGE_IMAGE_FILE;
 
@@ -16,20 +17,23 @@ use crate::{EphemeralStorage, Error};
 const SECTOR_BYTES: u64 = 512;
 
 /// Blocking, and short but for the first of a size.
-pub(super) fn make(storage: &EphemeralStorage, task: &Path) -> Result<StorageFiles, Error> {
-    let size = crate::storage::file_bytes(storage);
-    let template = storage.templates.join(format!("machine-ext4-{size}"));
+pub(super) fn make(storage: &EphemeralStorage, task: &Path) -> Result<StorageFile, Error> {
+    let bytes = crate::storage::file_bytes(storage);
+    let template = storage.templates.join(format!("machine-ext4-{bytes}"));
     if !template.exists() {
-        make_template(&storage.templates, &template, size)?;
+        make_template(&storage.templates, &template, bytes)?;
     }
-    let disk = task.join(STORAGE_IMAGE_FILE);
-    let made = File::options().write(true).create_new(true).mode(0o600).open(&disk);
-    made.and_then(|file| file.set_len(size)).map_err(|source| Error::Io {
-        action: "make",
-        path: disk.clone(),
-        source,
-    })?;
-    Ok(StorageFiles { disk, template })
+    let path = task.join(STORAGE_IMAGE_FILE);
+    match write(&path, bytes, &template) {
+        Ok(()) => Ok(StorageFile { path, bytes }),
+        Err(source) => Err(Error::Io { action: "make", path, source }),
+    }
+}
+
+fn write(path: &Path, bytes: u64, template: &Path) -> io::Result<()> {
+    let mut file = File::options().write(true).create_new(true).mode(0o600).open(path)?;
+    file.seek(SeekFrom::Start(bytes))?;
+    io::copy(&mut File::open(template)?, &mut file).map(drop)
 }
 
 fn make_template(directory: &Path, template: &Path, size: u64) -> Result<(), Error> {
@@ -80,13 +84,21 @@ fn pack(directory: &Path, whole: &Path) -> io::Result<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::fs::MetadataExt;
+
+    /// Of a file system.
+    const BLOCK_BYTES: u64 = 4096;
 
     #[test]
     fn a_template_has_what_the_file_system_has() {
         let dir = tempfile::tempdir().unwrap();
         let storage = EphemeralStorage { size_bytes: 20 << 30, templates: dir.path().join("templates") };
-        let files = make(&storage, dir.path()).unwrap();
-        let bytes = std::fs::read(&files.template).unwrap();
+        let StorageFile { path, bytes: end } = make(&storage, dir.path()).unwrap();
+        let made = File::open(&path).unwrap();
+        let mut bytes = vec![0; (made.metadata().unwrap().len() - end) as usize];
+        made.read_exact_at(&mut bytes, end).unwrap();
+        assert_eq!((end, bytes.len() as u64 % SECTOR_BYTES), (crate::storage::file_bytes(&storage), 0));
+        assert!(made.metadata().unwrap().blocks() * SECTOR_BYTES <= bytes.len() as u64 + BLOCK_BYTES);
         let extents = template::decode(&bytes[..template::HEADER_BYTES]).unwrap();
         assert!(bytes.len() < 4 << 20, "{} bytes", bytes.len());
         // The superblock's magic number, at its place.
@@ -95,7 +107,7 @@ mod tests {
         // Written out again it is a file system without faults, whatever was on the disk before.
         let disk = dir.path().join("disk");
         let file = File::options().read(true).write(true).create_new(true).open(&disk).unwrap();
-        file.set_len(crate::storage::file_bytes(&storage)).unwrap();
+        file.set_len(end).unwrap();
         let mut from = template::HEADER_BYTES;
         for extent in &extents {
             file.write_all_at(&bytes[from..from + extent.bytes as usize], extent.offset).unwrap();

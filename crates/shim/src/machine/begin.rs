@@ -108,6 +108,9 @@ impl Machine {
         self.input.clear();
         self.output.clear();
         self.streams = Streams::default();
+        self.disks.clear();
+        self.next_disk = 0;
+        self.storage = None;
         self.phase = Phase::Booting;
         self.boot.since = Instant::now();
         Ok(())

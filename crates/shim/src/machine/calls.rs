@@ -7,9 +7,10 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::boot::DISKS_STEP;
+use super::config::StorageFile;
 use super::container::Container;
 use super::terminal::Terminal;
-use super::wire::{Down, GUEST_LAYERS_DIR, Kind, encode_json};
+use super::wire::{Down, GUEST_LAYERS_DIR, Kind, StorageDisk, encode_json};
 use super::{ACKNOWLEDGE_BYTES_MAX, Machine, Phase};
 use crate::protocol::{
     self, Answer, CONTAINERS_MAX, Call, CreateContainer, EXECS_MAX, ExecState, Failure, FailureKind,
@@ -155,7 +156,7 @@ impl Machine {
                 Phase::Up => return self.pass_on(connection, id, call, stdio),
                 Phase::Booting | Phase::Unfit(_) | Phase::SettingUp => {
                     self.held.push_back((connection, Request { id, call }, stdio));
-                    return;
+                    return self.attach_ahead();
                 }
                 Phase::Lost(why) => self.without_guest(&call, why.clone()),
             },
@@ -317,7 +318,36 @@ impl Machine {
         Ok(disk)
     }
 
-    pub(super) fn attach(&mut self, path: &Path, read_only: bool) -> Result<u32, Failure> {
+    /// The ephemeral disk, if the task has one.
+    pub(super) fn storage(&mut self) -> Result<Option<StorageDisk>, Failure> {
+        if self.storage.is_none()
+            && let Some(StorageFile { path, bytes }) = self.machine.storage.clone()
+        {
+            self.storage = Some(StorageDisk { disk: self.attach(&path, false)?, bytes });
+        }
+        Ok(self.storage)
+    }
+
+    /// What waits for the guest has its disks while that boots: it looks for one when it is told of it. What fails here fails
+    /// again when it is needed, and is told then.
+    pub(super) fn attach_ahead(&mut self) {
+        // Before its first word the program is asked nothing: it may not be there yet.
+        if self.vmm.first_word().is_some() || self.storage().is_err() {
+            return;
+        }
+        let layers_of = |call: &Call| match call {
+            Call::CreateContainer(create) => match &create.rootfs {
+                Rootfs::Layers(layers) => layers.clone(),
+                Rootfs::Directory(_) => Vec::new(),
+            },
+            _ => Vec::new(),
+        };
+        let layers: Vec<PathBuf> =
+            self.held.iter().flat_map(|(_, request, _)| layers_of(&request.call)).collect();
+        let _ = layers.iter().try_for_each(|layer| self.layer(layer).map(drop));
+    }
+
+    fn attach(&mut self, path: &Path, read_only: bool) -> Result<u32, Failure> {
         let failed = |why: String| {
             Failure::new(FailureKind::System, format!("cannot give the machine {}: {why}", path.display()))
         };

@@ -33,7 +33,7 @@ pub struct MachineConfig {
     /// Its interface becomes the guest's before the first container that joins it. It may be made later than the machine.
     pub network_namespace: Option<PathBuf>,
     /// The containers write to a disk of their own. `None`: to the machine's memory.
-    pub storage: Option<StorageFiles>,
+    pub storage: Option<StorageFile>,
     /// `None`: it is booted.
     pub snapshot: Option<Snapshot>,
 }
@@ -56,14 +56,13 @@ pub struct SnapshotFiles {
     pub state: PathBuf,
 }
 
-/// Host files.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct StorageFiles {
-    /// Sparse, of the disk's size; only ever holds what nobody can read.
-    pub disk: PathBuf,
-    /// [`super::template`]
-    pub template: PathBuf,
+pub struct StorageFile {
+    /// Of the host, sparse; in the disk's own part is only ever what nobody can read.
+    pub path: PathBuf,
+    /// Of that part. Behind it is what an empty file system of its size is: [`super::template`].
+    pub bytes: u64,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

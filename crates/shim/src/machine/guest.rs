@@ -8,9 +8,7 @@ use super::calls::{GUEST_LOG, Pending, What};
 use super::config::Snapshot;
 use super::container::Ended;
 use super::terminal::Terminal;
-use super::wire::{
-    self, Broken, Down, Frame, Kind, LINK_VERSION, OUTPUT_WINDOW_BYTES, Output, Setup, StorageDisk, Up,
-};
+use super::wire::{self, Broken, Down, Frame, Kind, LINK_VERSION, OUTPUT_WINDOW_BYTES, Output, Setup, Up};
 use super::{Machine, Phase};
 use crate::descriptor;
 use crate::log::{HEADER_BYTES, LINE_BYTES_MAX};
@@ -102,13 +100,7 @@ impl Machine {
     }
 
     fn setup(&mut self) -> Result<Setup, Failure> {
-        let storage = match self.machine.storage.clone() {
-            Some(files) => Some(StorageDisk {
-                disk: self.attach(&files.disk, false)?,
-                template: self.attach(&files.template, true)?,
-            }),
-            None => None,
-        };
+        let storage = self.storage()?;
         let mut entropy = vec![0; ENTROPY_BYTES];
         let filled = rustix::rand::getrandom(&mut entropy[..], rustix::rand::GetRandomFlags::empty());
         if filled != Ok(ENTROPY_BYTES) {

@@ -36,7 +36,7 @@ use qemu::Place;
 use streams::Streams;
 use tap::Tap;
 use vmm::{Started, Vmm};
-use wire::{Broken, Down};
+use wire::{Broken, Down, StorageDisk};
 
 mod begin;
 pub mod boot;
@@ -133,6 +133,8 @@ pub(crate) struct Machine {
     /// Layers that are disks of the guest, by the file they are.
     disks: BTreeMap<PathBuf, u32>,
     next_disk: u32,
+    /// Once it is attached.
+    storage: Option<StorageDisk>,
     /// Until it is in the task's namespace.
     tap: Option<Tap>,
     ending: bool,
@@ -216,6 +218,7 @@ impl Machine {
             next_channel: 1,
             disks: BTreeMap::new(),
             next_disk: 0,
+            storage: None,
             tap,
             ending: false,
         })
@@ -399,6 +402,7 @@ impl Machine {
     fn hear_vmm(&mut self) {
         if self.vmm.hear_first_word().is_ok() {
             self.boot.done(VMM_STEP);
+            self.attach_ahead();
         }
     }
 

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 
 use super::calls::PENDING_MAX;
 use super::wire::{Kind, LINK_VERSION, Up, encode};
-use super::world::{World, control, exec, exited, output, reply, started};
+use super::world::{World, control, control_hello, control_ready, exec, exited, output, reply, started};
 use super::{ACKNOWLEDGE_BYTES_MAX, LINK_OUTPUT_BYTES_LIMIT, LINK_OUTPUT_BYTES_MAX, Phase, UNREAD_DEADLINE};
 use crate::protocol::{
     Answer, Call, ContainerUsage, Event, Failure, FailureKind, Reply, Request, Status, TaskStats, Usage,
@@ -142,6 +142,18 @@ fn answers_to_what_was_not_asked_end_the_machine() {
         world.hears(&said);
         assert!(matches!(world.machine.phase, Phase::Lost(_)), "{}", String::from_utf8_lossy(&said));
     }
+}
+
+#[test]
+fn what_waits_for_the_guest_has_its_disks_already() {
+    let mut world = World::new();
+    world.create("a");
+    world.create("b");
+    assert!(matches!(world.machine.phase, Phase::Booting));
+    assert_eq!((world.machine.disks.len(), world.machine.next_disk), (1, 1), "one layer");
+    world.hears(&control_hello());
+    world.hears(&control_ready());
+    assert_eq!((world.machine.pending.len(), world.machine.next_disk), (2, 1));
 }
 
 /// The answer may be heard before the event, but the event never without the question.

@@ -18,7 +18,7 @@ use crate::log::Stream;
 use crate::protocol::{self, CreateContainer, Exec, TaskConfig, WindowSize, valid_id};
 
 /// Raised when a frame changes its meaning. Host and guest program come from one build.
-pub const LINK_VERSION: u32 = 3;
+pub const LINK_VERSION: u32 = 4;
 /// Of the virtio-serial port.
 pub const PORT_NAME: &str = "ferrogate";
 /// Kind and channel.
@@ -159,12 +159,13 @@ pub struct Setup {
     pub storage: Option<StorageDisk>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct StorageDisk {
-    /// SCSI targets: the disk itself, and the empty file system it begins with.
+    /// SCSI target.
     pub disk: u32,
-    pub template: u32,
+    /// Of the disk itself; behind them is the empty file system it begins with: [`super::template`].
+    pub bytes: u64,
 }
 
 /// The task's network interface, as the guest sees it.
