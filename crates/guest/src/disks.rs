@@ -68,8 +68,7 @@ impl Disks {
     }
 }
 
-/// The kernel looks for none by itself (`scsi_mod.scan`): looking for one the host never spoke of takes as long as for one
-/// that is there. A disk found so is one in a moment.
+/// The kernel looks for none by itself (`scsi_mod.scan`). One that is found is a device a moment later.
 fn scan(target: u32) -> io::Result<()> {
     fs::write(SCAN, format!("0 {target} 0"))
 }

@@ -1,8 +1,8 @@
 //! The ephemeral disk: dm-crypt with a key that is made here, and the empty file system the host has ready for its size.
 //!
 //! The host's file system maker writes what is not zero of an empty ext4 into a template, once for each size, which each
-//! disk has behind its end; here that goes through the encryption onto the disk. So no maker of file systems has to be in the guest, and on the host's disk
-//! is nothing anybody can read.
+//! disk has behind its end; here that goes through the encryption onto the disk. So no maker of file systems has to be in
+//! the guest, and on the disk itself is nothing anybody on the host can read.
 
 use std::fs::File;
 use std::io::{self, Read};

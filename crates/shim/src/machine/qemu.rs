@@ -30,8 +30,8 @@ const CONSOLE_FD: i32 = LINK_FD + 2;
 const TAP_FD: i32 = LINK_FD + 3;
 /// `console`: for the log, with what the kernel warns of. `reboot=t`: the machine has nothing else that could reset it.
 /// `oops`, `panic=-1`: a kernel that is broken ends, at once.
-/// `scan`: the guest looks for a disk when it is told of it, and for no other. `expedited`: a container's start waits for some
-/// ten grace periods, which with so few processors are over at once for who asks.
+/// `scan`: the guest looks for a disk when it is told of it, and for no other. `expedited`: what waits for a grace period of
+/// RCU, as who joins a cgroup does, does not wait for the next ticks.
 const KERNEL_LINE: &str = "console=ttyS0 quiet loglevel=5 reboot=t oops=panic panic=-1 random.trust_cpu=on \
      scsi_mod.scan=manual rcupdate.rcu_expedited=1 rdinit=/init";
 const KERNEL_LINE_WITHOUT_ACPI: &str = "acpi=off";
