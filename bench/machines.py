@@ -24,8 +24,8 @@ GUEST = FERROGATE.with_name("ferrogate-guest")
 MEMORY_MIB = 512 + 128 + 512 // 56
 SECONDS_MAX = 120
 # As a task's machine is started.
-LINE = "console=ttyS0 quiet loglevel=5 reboot=t oops=panic panic=-1 random.trust_cpu=on scsi_mod.scan=manual rcupdate.rcu_expedited=1 rdinit=/init"
-LINE_TCG = "tsc=reliable no_timer_check nokaslr mitigations=off"
+LINE = "console=ttyS0 quiet loglevel=5 reboot=t oops=panic panic=-1 random.trust_cpu=on scsi_mod.scan=manual scsi_mod.default_dev_flags=0x26000000 rcupdate.rcu_expedited=1 rdinit=/init"
+LINE_TCG = "tsc=reliable no_timer_check nokaslr noreplace-smp mitigations=off"
 TRANSLATED_CODE_MIB = 64
 TSC_MEASURED_SECONDS = 0.02
 TSC_READINGS = 16
@@ -72,11 +72,15 @@ class Bare:
         (root / "bin").mkdir(parents=True)
         (root / "dev").mkdir()
         shutil.copy(shutil.which("busybox"), root / "bin/busybox")
+        applets = ["sh", "ts", "sleep"]
+        for applet in applets:
+            (root / "bin" / applet).symlink_to("busybox")
+        # The shell that is come to runs the task's command.
         init = root / "init"
-        init.write_text(f"#!/bin/busybox sh\n/bin/busybox echo {SAID.decode()}\nwhile true; do /bin/busybox sleep 9; done\n")
+        init.write_text(f"#!/bin/sh\n{COMMAND[-1]}\necho {SAID.decode()}\nwhile true; do sleep 9; done\n")
         init.chmod(0o755)
         os.mknod(root / "dev/console", 0o600 | 0o020000, os.makedev(5, 1))
-        names = "\n".join([".", "bin", "bin/busybox", "dev", "dev/console", "init"])
+        names = "\n".join([".", "bin", "bin/busybox", *(f"bin/{applet}" for applet in applets), "dev", "dev/console", "init"])
         self.initramfs = home / "bare.cpio"
         with open(self.initramfs, "wb") as archive:
             subprocess.run(["busybox", "cpio", "-o", "-H", "newc"], input=names.encode(), stdout=archive, stderr=subprocess.DEVNULL, cwd=root, check=True)
@@ -85,7 +89,7 @@ class Bare:
         line = f"{LINE} {'' if acpi else 'acpi=off'} {f'{LINE_TCG} tsc_early_khz={tsc_khz()}' if emulated else ''}"
         self.command = [
             QEMU, "-nodefaults", "-no-user-config", "-no-reboot", "-display", "none",
-            "-machine", f"microvm,acpi={'on' if acpi else 'off'},pcie=off,usb=off,rtc=off,isa-serial=on,auto-kernel-cmdline=on",
+            "-machine", f"microvm,acpi={'on' if acpi else 'off'},pcie=off,usb=off,rtc=auto,isa-serial=on,auto-kernel-cmdline=on",
             "-accel", f"tcg,tb-size={TRANSLATED_CODE_MIB}" if emulated else accelerator,
             "-cpu", "max" if emulated else "host", "-smp", "1", "-m", f"{MEMORY_MIB}M",
             "-kernel", KERNEL / "vmlinux", "-initrd", self.initramfs, "-append", line, "-serial", "stdio",

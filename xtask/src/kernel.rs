@@ -39,10 +39,10 @@ const BUILD_ENVIRONMENT: &[(&str, &str)] = &[
 const CLOUD_MODULES: &[&str] = &[
     "virtio_mmio",
     "virtio_console",
+    "virtio_blk",
     "virtio_scsi",
     "sd_mod",
     "virtio_net",
-    "virtio-rng",
     "erofs",
     "overlay",
     "ext4",
@@ -52,6 +52,7 @@ const CLOUD_MODULES: &[&str] = &[
 ];
 
 pub(crate) fn run(args: &[String]) -> Result<()> {
+    let _lock = alone()?;
     match args.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
         [] => minimal(),
         ["--cloud"] => cloud(),
@@ -87,6 +88,19 @@ fn build_guest(feature: &str, program: &str, profile: &[&str]) -> Result<()> {
     succeed(cargo.current_dir(crate::root()))
 }
 
+fn key(text: &[u8]) -> String {
+    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, text);
+    hex::encode(digest)[..16].to_owned()
+}
+
+/// Two at a time would build in one folder.
+fn alone() -> Result<fs::File> {
+    fs::create_dir_all(cache())?;
+    let lock = fs::File::create(cache().join("lock"))?;
+    lock.lock()?;
+    Ok(lock)
+}
+
 fn cache() -> PathBuf {
     crate::root().join(".cache/kernel")
 }
@@ -95,8 +109,7 @@ fn minimal() -> Result<()> {
     let version = candidate(SOURCE_PACKAGE)?;
     let config = crate::root().join(CONFIG);
     let text = fs::read(&config).with_context(|| format!("cannot read {}", config.display()))?;
-    let key = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &text);
-    let name = format!("minimal-{}-{}", clean(&version), &hex::encode(key)[..16]);
+    let name = format!("minimal-{}-{}", clean(&version), key(&text));
     let done = cache().join(&name);
     if !done.join("vmlinux").exists() {
         let source = source(&version)?;
@@ -157,7 +170,7 @@ fn source(version: &str) -> Result<PathBuf> {
 
 fn cloud() -> Result<()> {
     let version = candidate(CLOUD_PACKAGE)?;
-    let name = format!("cloud-{}", clean(&version));
+    let name = format!("cloud-{}-{}", clean(&version), key(CLOUD_MODULES.join(" ").as_bytes()));
     let done = cache().join(&name);
     if !done.join("vmlinux").exists() {
         let image = dependency(CLOUD_PACKAGE)?;

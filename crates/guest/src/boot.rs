@@ -18,7 +18,7 @@ const ROOT: &str = "/new";
 /// In the initramfs, for a kernel that does not have everything built in; loaded in the order of their names.
 const MODULES: &str = "/modules";
 /// The command line's are only for what is built in.
-const MODULE_PARAMETERS: &[(&str, &CStr)] = &[("-scsi_mod.ko", c"scan=manual")];
+const MODULE_PARAMETERS: &[(&str, &CStr)] = &[("-scsi_mod.ko", c"scan=manual default_dev_flags=0x26000000")];
 /// Longest a driver may take to find the port.
 const PORT_DEADLINE: Duration = Duration::from_secs(10);
 const PORT_INTERVAL: Duration = Duration::from_millis(1);

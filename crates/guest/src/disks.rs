@@ -11,7 +11,6 @@ use rustix::mount::{MountFlags, mount};
 
 /// Longest from the host's word to the disk.
 const ARRIVAL_DEADLINE: Duration = Duration::from_secs(20);
-const INTERVAL: Duration = Duration::from_millis(1);
 const SCAN: &str = "/sys/class/scsi_host/host0/scan";
 const LAYER_FILE_SYSTEM: &str = "erofs";
 
@@ -42,16 +41,6 @@ impl Disks {
         Ok(all)
     }
 
-    /// Waits for the disk. For those without which there is no task.
-    pub(crate) fn wait(&mut self, target: u32) -> Result<PathBuf, String> {
-        loop {
-            if let Some(device) = self.look(target)? {
-                return Ok(device);
-            }
-            std::thread::sleep(INTERVAL);
-        }
-    }
-
     fn look(&mut self, target: u32) -> Result<Option<PathBuf>, String> {
         if !self.awaited.contains_key(&target) {
             scan(target).map_err(|error| format!("cannot look for disk {target}: {error}"))?;
@@ -62,6 +51,8 @@ impl Disks {
         }
         let since = self.awaited.entry(target).or_insert_with(Instant::now);
         if since.elapsed() > ARRIVAL_DEADLINE {
+            // Who asks again has it looked for again.
+            self.awaited.remove(&target);
             return Err(format!("disk {target} did not come within {} s", ARRIVAL_DEADLINE.as_secs()));
         }
         Ok(None)

@@ -1,7 +1,7 @@
 //! PID 1 inside a micro-VM, and the whole of its user space: a static program in an initramfs of its own.
 //!
 //! ```text
-//! mounts ─ modules ─ port ─ timer ─ Hello ▶ … ◀ Setup: clock, entropy, name, disks, interface ─ shim ─ Ready ▶ calls, streams
+//! mounts ─ modules ─ ahead ─ port ─ timer ─ Hello ▶ … ◀ Setup: clock, entropy, name, disks, interface ─ shim ─ Ready ▶ calls, streams
 //! ```
 //!
 //! It becomes a task's only with [`Setup`](ferrogate_shim::machine::wire::Setup): until then nothing in it belongs to
@@ -31,6 +31,8 @@ pub fn run() -> Result<Infallible, String> {
     boot::mounts()?;
     boot::spare()?;
     steps.done("mounts");
+    setup::ahead()?;
+    steps.done("ready for anybody");
     let port = boot::port()?;
     steps.done("port");
     link::serve(port, steps)

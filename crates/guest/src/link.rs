@@ -13,11 +13,11 @@ use ferrogate_shim::machine::wire::{
     self, Broken, Down, FRAME_BYTES_MAX, Frame, Kind, LINK_VERSION, Up, encode_json,
 };
 use ferrogate_shim::protocol::{
-    Answer, Call, CreateContainer, Event, Exec, Exited, Failure, FailureKind, PROTOCOL_VERSION, Reply,
-    Request, WindowSize,
+    Answer, Call, Event, Exec, Exited, Failure, FailureKind, PROTOCOL_VERSION, Reply, Request, WindowSize,
 };
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::termios::{Winsize, tcsetwinsize};
+use serde_json::value::RawValue;
 
 use crate::boot::Steps;
 use crate::disks::Disks;
@@ -47,8 +47,9 @@ struct Task {
 
 struct Arriving {
     id: u64,
+    container: String,
     disks: Vec<u32>,
-    create: CreateContainer,
+    request: Box<RawValue>,
 }
 
 struct Running {
@@ -245,8 +246,8 @@ impl Link {
             Down::Hello => self.hello(),
             Down::Setup(_) if self.task.is_some() => Err("a second set-up".into()),
             Down::Setup(task) => self.set_up(&task),
-            Down::CreateContainer { id, disks, create } => {
-                self.task()?.arriving.push(Arriving { id, disks, create: *create });
+            Down::CreateContainer { id, container, disks, request } => {
+                self.task()?.arriving.push(Arriving { id, container, disks, request });
                 Ok(())
             }
             Down::Exec { id, channel, exec } => self.exec(id, channel, *exec),
@@ -274,7 +275,7 @@ impl Link {
     }
 
     fn set_up(&mut self, setup: &wire::Setup) -> Result<(), String> {
-        match setup::make(setup, &mut self.disks, &mut self.steps) {
+        match setup::make(setup, &mut self.steps) {
             Ok(shim) => {
                 let mut task = Task {
                     shim,
@@ -466,15 +467,14 @@ impl Link {
         let Some(task) = &mut self.task else { return Ok(()) };
         let mut refused = Vec::new();
         let mut waiting = Vec::new();
-        for Arriving { id, disks, create } in std::mem::take(&mut task.arriving) {
-            match self.disks.mount_layers(&disks) {
-                Ok(false) => waiting.push(Arriving { id, disks, create }),
+        for arriving in std::mem::take(&mut task.arriving) {
+            match self.disks.mount_layers(&arriving.disks) {
+                Ok(false) => waiting.push(arriving),
                 Ok(true) => {
-                    task.outputs.forget(&create.id);
-                    let call = Call::CreateContainer(Box::new(create));
-                    task.shim.call(&Request { id, call }, Vec::new())?;
+                    task.outputs.forget(&arriving.container);
+                    task.shim.call(&arriving.request, Vec::new())?;
                 }
-                Err(why) => refused.push((id, why)),
+                Err(why) => refused.push((arriving.id, why)),
             }
         }
         task.arriving = waiting;

@@ -5,11 +5,11 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::path::{Component, Path};
 
-use ferrogate_shim::machine::wire::{GUEST_TASK_DIR, Setup};
-use ferrogate_shim::protocol::CONFIG_FILE;
+use ferrogate_shim::cgroup::Cgroups;
+use ferrogate_shim::machine::wire::{GUEST_CGROUP, GUEST_DISK, GUEST_SHIM_CGROUP, GUEST_TASK_DIR, Setup};
+use ferrogate_shim::protocol::{CONFIG_FILE, Resources};
 
 use crate::boot::Steps;
-use crate::disks::Disks;
 use crate::interface;
 use crate::shim::Shim;
 use crate::storage;
@@ -24,13 +24,29 @@ const BEHIND_MAX_NS: i64 = 200_000_000;
 /// … and ahead, of what the host said a while ago: a time that comes late is no reason to go through a second twice.
 const AHEAD_MAX_NS: i64 = 2_000_000_000;
 
-pub(crate) fn make(setup: &Setup, disks: &mut Disks, steps: &mut Steps) -> Result<Shim, String> {
+/// What each task needs and none is known by, before this guest is anybody's: one that is restored has it.
+pub(crate) fn ahead() -> Result<(), String> {
+    if !Path::new(GUEST_DISK).exists() {
+        return Err(format!(
+            "there is no {GUEST_DISK}: this kernel has no virtio_blk; `cargo xtask kernel` makes one that has"
+        ));
+    }
+    interface::loopback_up().map_err(|error| format!("cannot bring the loopback interface up: {error}"))?;
+    storage::ahead().map_err(|error| format!("cannot make the disk that is encrypted: {error}"))?;
+    let cgroups = Cgroups::detect().map_err(|error| format!("cannot find cgroups: {error}"))?;
+    for cgroup in [GUEST_SHIM_CGROUP, GUEST_CGROUP] {
+        let made = cgroups.create(Path::new(cgroup), &Resources::default());
+        made.map_err(|error| format!("cannot make the cgroup {cgroup:?}: {error}"))?;
+    }
+    Ok(())
+}
+
+pub(crate) fn make(setup: &Setup, steps: &mut Steps) -> Result<Shim, String> {
     let failed = |what: &str, error: io::Error| format!("cannot {what}: {error}");
     clock(setup.now_ns)?;
     add_entropy(&setup.entropy).map_err(|error| failed("take entropy", error))?;
     rustix::system::sethostname(setup.hostname.as_bytes())
         .map_err(|error| failed("set the host name", error.into()))?;
-    interface::loopback_up().map_err(|error| failed("bring the loopback interface up", error))?;
     let directory = Path::new(GUEST_TASK_DIR);
     make_private(directory).map_err(|error| failed("make the task's directory", error))?;
     for (name, content) in &setup.files {
@@ -38,9 +54,7 @@ pub(crate) fn make(setup: &Setup, disks: &mut Disks, steps: &mut Steps) -> Resul
     }
     let mut task = setup.task.clone();
     if let Some(storage) = &setup.storage {
-        let disk = disks.wait(storage.disk)?;
-        steps.done("storage disk");
-        let device = storage::make(&disk, storage.bytes)
+        let device = storage::make(Path::new(GUEST_DISK), storage.bytes)
             .map_err(|error| failed("make the ephemeral storage", error))?;
         task.storage_device = Some(device);
         steps.done("storage");

@@ -6,9 +6,10 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
-use ferrogate_shim::protocol::{self, FRAME_BYTES_MAX, Reply, Request, SOCKET_FILE};
+use ferrogate_shim::protocol::{self, FRAME_BYTES_MAX, Reply, SOCKET_FILE};
 use rustix::event::PollFlags;
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
+use serde::Serialize;
 
 const READ_BYTES: usize = 16 << 10;
 const DESCRIPTORS_MAX: usize = 3;
@@ -63,7 +64,8 @@ impl Shim {
         if self.waiting.is_empty() { PollFlags::IN } else { PollFlags::IN | PollFlags::OUT }
     }
 
-    pub(crate) fn call(&mut self, request: &Request, descriptors: Vec<OwnedFd>) -> Result<(), String> {
+    /// `request`: a [`Request`](protocol::Request), or the text of one.
+    pub(crate) fn call(&mut self, request: &impl Serialize, descriptors: Vec<OwnedFd>) -> Result<(), String> {
         let mut frame = Vec::new();
         protocol::encode(request, &mut frame).map_err(|error| error.to_string())?;
         self.waiting.push_back((frame, descriptors));

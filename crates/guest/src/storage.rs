@@ -1,7 +1,7 @@
 //! The ephemeral disk: dm-crypt with a key that is made here, and the empty file system the host has ready for its size.
 //!
-//! The host's file system maker writes what is not zero of an empty ext4 into a template, once for each size, which each
-//! disk has behind its end; here that goes through the encryption onto the disk. So no maker of file systems has to be in
+//! The host's file system maker writes what is not zero of an empty ext4 into a template, once for each size, which is
+//! behind the end of each; here that goes through the encryption onto the disk. So no maker of file systems has to be in
 //! the guest, and on the disk itself is nothing anybody on the host can read.
 
 use std::fs::File;
@@ -19,7 +19,7 @@ const CONTROL: &str = "/dev/mapper/control";
 const NAME: &[u8] = b"ephemeral";
 const SECTOR_BYTES: u64 = 512;
 /// The template's data is copied in pieces of this size at most.
-const COPY_BYTES: usize = 256 << 10;
+const COPY_BYTES: usize = 64 << 10;
 
 const VERSION: [u32; 3] = [4, 0, 0];
 const PARAMETERS_BYTES: usize = 512;
@@ -63,6 +63,11 @@ struct Request {
     parameters: [u8; PARAMETERS_BYTES],
 }
 
+/// A mapped device that maps nothing yet.
+pub(crate) fn ahead() -> io::Result<()> {
+    call(&control()?, DEV_CREATE, &mut request())
+}
+
 /// The device to mount, which is the first `bytes` of the disk.
 pub(crate) fn make(disk: &Path, bytes: u64) -> io::Result<PathBuf> {
     let device = encrypt(disk, bytes)?;
@@ -73,12 +78,8 @@ pub(crate) fn make(disk: &Path, bytes: u64) -> io::Result<PathBuf> {
 fn encrypt(disk: &Path, bytes: u64) -> io::Result<PathBuf> {
     let mut key = [0u8; KEY_BYTES];
     File::open("/dev/urandom")?.read_exact(&mut key)?;
-    let control = File::options().read(true).write(true).open(CONTROL)?;
+    let control = control()?;
     let mut request = request();
-    call(&control, DEV_CREATE, &mut request)?;
-    let device = request.header.device;
-
-    let mut request = self::request();
     request.header.flags = SECURE_DATA;
     request.header.target_count = 1;
     request.length = bytes / SECTOR_BYTES;
@@ -95,6 +96,7 @@ fn encrypt(disk: &Path, bytes: u64) -> io::Result<PathBuf> {
     let loaded = call(&control, TABLE_LOAD, &mut request);
     wipe(&mut request.parameters);
     loaded?;
+    let device = request.header.device;
     // Without the flag for suspending it resumes: the table becomes the device's.
     call(&control, DEV_SUSPEND, &mut self::request())?;
 
@@ -104,6 +106,10 @@ fn encrypt(disk: &Path, bytes: u64) -> io::Result<PathBuf> {
         return Err(io::Error::other(format!("{} ({}:{}) is not there", path.display(), number.0, number.1)));
     }
     Ok(path)
+}
+
+fn control() -> io::Result<File> {
+    File::options().read(true).write(true).open(CONTROL)
 }
 
 fn request() -> Request {

@@ -14,7 +14,7 @@ use crate::Error;
 
 /// Room for the file system's own tables, so that the task gets the size it asked for.
 const OVERHEAD_PERCENT: u64 = 3;
-const BLOCK_BYTES: u64 = 4096;
+pub(crate) const BLOCK_BYTES: u64 = 4096;
 /// No journal and nothing reserved, as it lives no longer than the task; tables are zero in a sparse file already, so
 /// that a fresh one takes 128 KiB whatever its size.
 const MKFS: &[&str] = &[

@@ -362,7 +362,6 @@ fn absolute(path: &Path) -> io::Result<PathBuf> {
     fs::canonicalize(path)
 }
 
-/// Named by what is in it, so that machines of an older program keep theirs.
 /// What former programs, kernels and crashes left: initramfs of other names, and what was half written.
 fn remove_leftovers(dir: &Path, initramfs: &Path) -> io::Result<()> {
     for entry in fs::read_dir(dir)?.flatten() {
@@ -376,6 +375,7 @@ fn remove_leftovers(dir: &Path, initramfs: &Path) -> io::Result<()> {
     Ok(())
 }
 
+/// Named by what is in it, so that machines of an older program keep theirs.
 fn write_initramfs(dir: &Path, guest: &Path, kernel: &Path) -> Result<PathBuf, Error> {
     let mut modules: Vec<PathBuf> = match fs::read_dir(kernel.join(MODULES_DIR)) {
         Ok(entries) => entries.flatten().map(|entry| entry.path()).collect(),

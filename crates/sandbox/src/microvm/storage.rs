@@ -1,5 +1,5 @@
-//! The host's side of a machine's ephemeral disk: an empty sparse file, and behind its end what an empty file system of its
-//! size is.
+//! The host's side of a machine's ephemeral storage: an empty sparse file, and behind its end what an empty file system of
+//! its size is.
 
 use std::fs::File;
 use std::io::{self, Seek, SeekFrom, Write};
@@ -13,13 +13,13 @@ use ferrogate_shim::protocol::STORAGE_IMAGE_FILE;
 
 use crate::{EphemeralStorage, Error};
 
-/// The disk's size is this many sectors.
+/// A disk's size is this many bytes, some times.
 const SECTOR_BYTES: u64 = 512;
 
 /// Blocking, and short but for the first of a size.
 pub(super) fn make(storage: &EphemeralStorage, task: &Path) -> Result<StorageFile, Error> {
     let bytes = crate::storage::file_bytes(storage);
-    let template = storage.templates.join(format!("machine-ext4-{bytes}"));
+    let template = storage.templates.join(format!("machine-ext4-{}-{bytes}", template::VERSION));
     if !template.exists() {
         make_template(&storage.templates, &template, bytes)?;
     }
@@ -33,7 +33,9 @@ pub(super) fn make(storage: &EphemeralStorage, task: &Path) -> Result<StorageFil
 fn write(path: &Path, bytes: u64, template: &Path) -> io::Result<()> {
     let mut file = File::options().write(true).create_new(true).mode(0o600).open(path)?;
     file.seek(SeekFrom::Start(bytes))?;
-    io::copy(&mut File::open(template)?, &mut file).map(drop)
+    let behind = io::copy(&mut File::open(template)?, &mut file)?;
+    // No longer than that: it is what the guest's kernel can fill of the host's disk.
+    file.set_len((bytes + behind).next_multiple_of(SECTOR_BYTES))
 }
 
 fn make_template(directory: &Path, template: &Path, size: u64) -> Result<(), Error> {
@@ -66,16 +68,23 @@ fn pack(directory: &Path, whole: &Path) -> io::Result<PathBuf> {
     if bytes > crate::storage::TEMPLATE_DATA_BYTES_MAX {
         return Err(io::Error::other(format!("{} is no empty file system", whole.display())));
     }
+    let mut data = Vec::new();
+    for extent in &extents {
+        let before = data.len();
+        data.resize(before + extent.bytes as usize, 0);
+        from.read_exact_at(&mut data[before..], extent.offset)?;
+    }
+    // What another system may have left at a disk's end is wiped; this one has nothing of its own there.
+    let end = from.metadata()?.len();
+    let wiped = extents.pop_if(|last| {
+        let of_it = &data[data.len() - last.bytes as usize..];
+        last.offset + last.bytes == end && of_it.iter().all(|byte| *byte == 0)
+    });
+    data.truncate(data.len() - wiped.map_or(0, |wiped| wiped.bytes as usize));
     let fresh = crate::storage::tempfile_in(directory)?;
     let mut to = File::options().write(true).open(&fresh)?;
     to.write_all(&template::encode(&extents).map_err(io::Error::other)?)?;
-    for extent in &extents {
-        let mut data = vec![0; extent.bytes as usize];
-        from.read_exact_at(&mut data, extent.offset)?;
-        to.write_all(&data)?;
-    }
-    let length = template::HEADER_BYTES as u64 + bytes;
-    to.set_len(length.next_multiple_of(SECTOR_BYTES))?;
+    to.write_all(&data)?;
     // It is named next, and then is whole, also after a crash of the host.
     to.sync_all()?;
     Ok(fresh)
@@ -84,23 +93,31 @@ fn pack(directory: &Path, whole: &Path) -> io::Result<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::storage::BLOCK_BYTES;
     use std::os::unix::fs::MetadataExt;
-
-    /// Of a file system.
-    const BLOCK_BYTES: u64 = 4096;
 
     #[test]
     fn a_template_has_what_the_file_system_has() {
+        // The least a task has, and the most.
+        [20, 200].into_iter().for_each(is_whole);
+    }
+
+    fn is_whole(gib: u64) {
         let dir = tempfile::tempdir().unwrap();
-        let storage = EphemeralStorage { size_bytes: 20 << 30, templates: dir.path().join("templates") };
+        let storage = EphemeralStorage { size_bytes: gib << 30, templates: dir.path().join("templates") };
         let StorageFile { path, bytes: end } = make(&storage, dir.path()).unwrap();
         let made = File::open(&path).unwrap();
-        let mut bytes = vec![0; (made.metadata().unwrap().len() - end) as usize];
+        let template = std::fs::read_dir(&storage.templates).unwrap().next().unwrap().unwrap();
+        let mut bytes = vec![0; template.metadata().unwrap().len() as usize];
         made.read_exact_at(&mut bytes, end).unwrap();
-        assert_eq!((end, bytes.len() as u64 % SECTOR_BYTES), (crate::storage::file_bytes(&storage), 0));
+        assert_eq!(end, crate::storage::file_bytes(&storage));
+        assert_eq!(made.metadata().unwrap().len(), (end + bytes.len() as u64).next_multiple_of(SECTOR_BYTES));
         assert!(made.metadata().unwrap().blocks() * SECTOR_BYTES <= bytes.len() as u64 + BLOCK_BYTES);
         let extents = template::decode(&bytes[..template::HEADER_BYTES]).unwrap();
+        assert!(extents.len() < template::EXTENTS_MAX / 4, "{} extents", extents.len());
         assert!(bytes.len() < 4 << 20, "{} bytes", bytes.len());
+        let last = extents[extents.len() - 1];
+        assert!(last.offset + last.bytes < end, "what is wiped at the end is not in it");
         // The superblock's magic number, at its place.
         assert_eq!(extents[0].offset, 0);
         assert_eq!(bytes[template::HEADER_BYTES + 1080..][..2], [0x53, 0xef]);

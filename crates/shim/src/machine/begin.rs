@@ -8,13 +8,15 @@
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
+use rustix::event::PollFlags;
+
 use super::boot::Boot;
 use super::config::{MachineConfig, Snapshot};
 use super::qemu::{self, Memory, Place};
 use super::streams::Streams;
 use super::tap::Tap;
 use super::vmm::Started;
-use super::{MACHINE_CGROUP, Machine, Phase, restore, snapshot};
+use super::{LAST_READS_MAX, MACHINE_CGROUP, Machine, Phase, restore, snapshot};
 
 /// A guest that does not come up so often is not to come up.
 pub(super) const BOOTS_MAX: usize = 3;
@@ -73,7 +75,13 @@ impl Machine {
         if let Phase::Unfit(why) = &self.phase {
             let why = why.clone();
             self.begin_again(&why);
-        } else if self.hello_left().is_some_and(|left| left.is_zero()) {
+            return;
+        }
+        if self.hello_left().is_some_and(|left| left.is_zero()) {
+            // While disks were attached it may have spoken.
+            self.hear_guest(PollFlags::IN, LAST_READS_MAX);
+        }
+        if self.hello_left().is_some_and(|left| left.is_zero()) {
             let deadline_ms = self.machine.hello_deadline_ms.unwrap_or_default();
             self.begin_again(&format!("the guest said nothing within {deadline_ms} ms"));
         }
@@ -110,7 +118,6 @@ impl Machine {
         self.streams = Streams::default();
         self.disks.clear();
         self.next_disk = 0;
-        self.storage = None;
         self.phase = Phase::Booting;
         self.boot.since = Instant::now();
         Ok(())

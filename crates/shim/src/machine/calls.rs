@@ -6,11 +6,12 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use serde_json::value::to_raw_value;
+
 use super::boot::DISKS_STEP;
-use super::config::StorageFile;
 use super::container::Container;
 use super::terminal::Terminal;
-use super::wire::{Down, GUEST_LAYERS_DIR, Kind, StorageDisk, encode_json};
+use super::wire::{Down, GUEST_LAYERS_DIR, Kind, encode_json};
 use super::{ACKNOWLEDGE_BYTES_MAX, Machine, Phase};
 use crate::protocol::{
     self, Answer, CONTAINERS_MAX, Call, CreateContainer, EXECS_MAX, ExecState, Failure, FailureKind,
@@ -289,7 +290,9 @@ impl Machine {
         let container = Container::new(&self.directory, &name, limits).map_err(|error| {
             Failure::new(FailureKind::System, format!("cannot create container {name:?}: {error}"))
         })?;
-        self.say(&Down::CreateContainer { id, disks, create: Box::new(create) })?;
+        let request = Request { id, call: Call::CreateContainer(Box::new(create)) };
+        let request = to_raw_value(&request).map_err(|error| too_long(error.into()))?;
+        self.say(&Down::CreateContainer { id, container: name, disks, request })?;
         Ok(What::Create(Box::new(container)))
     }
 
@@ -313,26 +316,16 @@ impl Machine {
         if let Some(disk) = self.disks.get(path) {
             return Ok(*disk);
         }
-        let disk = self.attach(path, true)?;
+        let disk = self.attach(path)?;
         self.disks.insert(path.to_owned(), disk);
         Ok(disk)
-    }
-
-    /// The ephemeral disk, if the task has one.
-    pub(super) fn storage(&mut self) -> Result<Option<StorageDisk>, Failure> {
-        if self.storage.is_none()
-            && let Some(StorageFile { path, bytes }) = self.machine.storage.clone()
-        {
-            self.storage = Some(StorageDisk { disk: self.attach(&path, false)?, bytes });
-        }
-        Ok(self.storage)
     }
 
     /// What waits for the guest has its disks while that boots: it looks for one when it is told of it. What fails here fails
     /// again when it is needed, and is told then.
     pub(super) fn attach_ahead(&mut self) {
         // Before its first word the program is asked nothing: it may not be there yet.
-        if self.vmm.first_word().is_some() || self.storage().is_err() {
+        if self.vmm.first_word().is_some() {
             return;
         }
         let layers_of = |call: &Call| match call {
@@ -347,7 +340,7 @@ impl Machine {
         let _ = layers.iter().try_for_each(|layer| self.layer(layer).map(drop));
     }
 
-    fn attach(&mut self, path: &Path, read_only: bool) -> Result<u32, Failure> {
+    fn attach(&mut self, path: &Path) -> Result<u32, Failure> {
         let failed = |why: String| {
             Failure::new(FailureKind::System, format!("cannot give the machine {}: {why}", path.display()))
         };
@@ -355,11 +348,11 @@ impl Machine {
         if disk >= DISKS_MAX {
             return Err(Failure::new(FailureKind::Limit, format!("a machine has at most {DISKS_MAX} disks")));
         }
-        let file = File::options().read(true).write(!read_only).open(path);
+        let file = File::open(path);
         let file = file.map_err(|error| failed(error.to_string()))?;
         // Also where it fails: half of it may stand.
         self.next_disk += 1;
-        if let Err(error) = self.vmm.attach(disk, file, read_only) {
+        if let Err(error) = self.vmm.attach(disk, file) {
             let why = error.to_string();
             if error.is_fatal() {
                 // Whatever it says next may answer another question.

@@ -10,6 +10,9 @@ use crate::protocol::Resources;
 /// What an emulator keeps of the guest's code in its own. More is not kept; by itself QEMU takes up to 1 GiB.
 pub const TRANSLATED_CODE_MIB: u64 = 64;
 
+/// Of a disk that is nobody's, and of a restored guest's, as it sees it: more than any task's, which ends where its file does.
+pub const DISK_BYTES: u64 = 256 << 30;
+
 /// A task whose containers run in a machine of their own.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -32,7 +35,7 @@ pub struct MachineConfig {
     pub resources: Resources,
     /// Its interface becomes the guest's before the first container that joins it. It may be made later than the machine.
     pub network_namespace: Option<PathBuf>,
-    /// The containers write to a disk of their own. `None`: to the machine's memory.
+    /// The containers write to the machine's disk. `None`: to its memory.
     pub storage: Option<StorageFile>,
     /// `None`: it is booted.
     pub snapshot: Option<Snapshot>,
@@ -59,9 +62,9 @@ pub struct SnapshotFiles {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct StorageFile {
-    /// Of the host, sparse; in the disk's own part is only ever what nobody can read.
+    /// Of the host, sparse; in the storage's own part is only ever what nobody can read.
     pub path: PathBuf,
-    /// Of that part. Behind it is what an empty file system of its size is: [`super::template`].
+    /// Of that part, from its beginning. Behind it is what an empty file system of its size is: [`super::template`].
     pub bytes: u64,
 }
 

@@ -8,7 +8,10 @@ use super::calls::{GUEST_LOG, Pending, What};
 use super::config::Snapshot;
 use super::container::Ended;
 use super::terminal::Terminal;
-use super::wire::{self, Broken, Down, Frame, Kind, LINK_VERSION, OUTPUT_WINDOW_BYTES, Output, Setup, Up};
+use super::wire::{
+    self, Broken, Down, Frame, GUEST_CGROUP, GUEST_SHIM_CGROUP, Kind, LINK_VERSION, OUTPUT_WINDOW_BYTES,
+    Output, Setup, Storage, Up,
+};
 use super::{Machine, Phase};
 use crate::descriptor;
 use crate::log::{HEADER_BYTES, LINE_BYTES_MAX};
@@ -100,7 +103,6 @@ impl Machine {
     }
 
     fn setup(&mut self) -> Result<Setup, Failure> {
-        let storage = self.storage()?;
         let mut entropy = vec![0; ENTROPY_BYTES];
         let filled = rustix::rand::getrandom(&mut entropy[..], rustix::rand::GetRandomFlags::empty());
         if filled != Ok(ENTROPY_BYTES) {
@@ -111,6 +113,8 @@ impl Machine {
             entropy,
             hostname: self.machine.hostname.clone(),
             task: TaskConfig {
+                cgroup: GUEST_CGROUP.into(),
+                shim_cgroup: GUEST_SHIM_CGROUP.into(),
                 resources: self.machine.resources.clone(),
                 ephemeral_storage: false,
                 storage_device: None,
@@ -118,7 +122,7 @@ impl Machine {
                 ..self.config.clone()
             },
             files: self.machine.files.clone(),
-            storage,
+            storage: self.machine.storage.as_ref().map(|storage| Storage { bytes: storage.bytes }),
         })
     }
 

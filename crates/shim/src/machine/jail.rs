@@ -48,6 +48,8 @@ pub(super) struct Jail<'a> {
     pub(super) descriptors: &'a [BorrowedFd<'a>],
     /// Its memory has a file, which the other end of this opens for it.
     pub(super) opener: Option<BorrowedFd<'a>>,
+    /// No file becomes longer by it; `None`: it is to write one.
+    pub(super) file_bytes: Option<u64>,
 }
 
 pub(super) fn spawn(jail: &Jail<'_>) -> Result<Launched, VmmError> {
@@ -79,6 +81,9 @@ fn enter(jail: &Jail<'_>, user: u32) -> Result<std::convert::Infallible, Stop> {
     step("limit core dumps", sys::set_rlimit(libc::RLIMIT_CORE, 0, 0))?;
     let files = (OPEN_FILES_MAX, OPEN_FILES_MAX);
     step("limit open files", sys::set_rlimit(libc::RLIMIT_NOFILE, files.0, files.1))?;
+    if let Some(bytes) = jail.file_bytes {
+        step("limit files", sys::set_rlimit(libc::RLIMIT_FSIZE, bytes, bytes))?;
+    }
     step("leave all groups", sys::set_groups(&[]))?;
     step("become its group", sys::set_gid(user))?;
     step("become its user", sys::set_uid(user))?;

@@ -36,7 +36,7 @@ use qemu::Place;
 use streams::Streams;
 use tap::Tap;
 use vmm::{Started, Vmm};
-use wire::{Broken, Down, StorageDisk};
+use wire::{Broken, Down};
 
 mod begin;
 pub mod boot;
@@ -133,8 +133,6 @@ pub(crate) struct Machine {
     /// Layers that are disks of the guest, by the file they are.
     disks: BTreeMap<PathBuf, u32>,
     next_disk: u32,
-    /// Once it is attached.
-    storage: Option<StorageDisk>,
     /// Until it is in the task's namespace.
     tap: Option<Tap>,
     ending: bool,
@@ -218,7 +216,6 @@ impl Machine {
             next_channel: 1,
             disks: BTreeMap::new(),
             next_disk: 0,
-            storage: None,
             tap,
             ending: false,
         })

@@ -80,18 +80,15 @@ fn give(listener: &OwnedFd, file: &File) -> io::Result<()> {
     checked(unsafe { libc::ioctl(listener.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_RECV, &raw mut asked) })?;
     let given = libc::seccomp_notif_addfd {
         id: asked.id,
-        flags: 0,
+        // In one step: a program that a signal takes out of its call in between would have it twice.
+        flags: libc::SECCOMP_ADDFD_FLAG_SEND as u32,
         srcfd: file.as_raw_fd() as u32,
         newfd: 0,
         newfd_flags: libc::O_CLOEXEC as u32,
     };
     // SAFETY: the structure is the one the kernel reads, and outlives the call.
-    let fd = unsafe { libc::ioctl(listener.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_ADDFD, &raw const given) };
-    let mut response =
-        libc::seccomp_notif_resp { id: asked.id, val: checked(fd)?.into(), error: 0, flags: 0 };
-    // SAFETY: the structure is the one the kernel reads, and outlives the call.
-    checked(unsafe { libc::ioctl(listener.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_SEND, &raw mut response) })?;
-    Ok(())
+    checked(unsafe { libc::ioctl(listener.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_ADDFD, &raw const given) })
+        .map(drop)
 }
 
 fn wait(listener: &OwnedFd, until: Instant) -> io::Result<()> {

@@ -1,17 +1,19 @@
 //! QEMU's `microvm` machine: no PCI, no firmware of note, a handful of virtio devices.
 
 use std::fs::File;
-use std::io::Read;
+use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use rustix::fs::{MemfdFlags, memfd_create};
+use rustix::io::Errno;
 use rustix::process::{Signal, pidfd_send_signal};
 use serde_json::{Value, json};
 
 use super::boot::{Boot, VMM_STEP};
-use super::config::{Accelerator, MachineConfig, TRANSLATED_CODE_MIB, VmmConfig};
+use super::config::{Accelerator, DISK_BYTES, MachineConfig, TRANSLATED_CODE_MIB, VmmConfig};
 use super::jail::{self, Jail};
 use super::opener::{self, MEMORY};
 use super::qmp::Qmp;
@@ -27,20 +29,28 @@ const INITRAMFS: &str = "/initramfs";
 const LINK_FD: i32 = jail::DESCRIPTORS_FROM;
 const CONTROL_FD: i32 = LINK_FD + 1;
 const CONSOLE_FD: i32 = LINK_FD + 2;
-const TAP_FD: i32 = LINK_FD + 3;
+const DISK_FD: i32 = LINK_FD + 3;
+const TAP_FD: i32 = LINK_FD + 4;
+/// Of the machine's own disk; those of the disks that come are above.
+const DISK_SET: u32 = 0;
 /// `console`: for the log, with what the kernel warns of. `reboot=t`: the machine has nothing else that could reset it.
 /// `oops`, `panic=-1`: a kernel that is broken ends, at once.
-/// `scan`: the guest looks for a disk when it is told of it, and for no other. `expedited`: what waits for a grace period of
+/// `scan`: the guest looks for a disk when it is told of it, and for no other. `flags`: nor for what the disk says of itself
+/// beyond its size (`BLIST_NO_DIF`, `_SKIP_VPD_PAGES`, `_NO_RSOC`). `expedited`: what waits for a grace period of
 /// RCU, as who joins a cgroup does, does not wait for the next ticks.
 const KERNEL_LINE: &str = "console=ttyS0 quiet loglevel=5 reboot=t oops=panic panic=-1 random.trust_cpu=on \
-     scsi_mod.scan=manual rcupdate.rcu_expedited=1 rdinit=/init";
+     scsi_mod.scan=manual scsi_mod.default_dev_flags=0x26000000 rcupdate.rcu_expedited=1 rdinit=/init";
 const KERNEL_LINE_WITHOUT_ACPI: &str = "acpi=off";
-/// Nothing of what an emulated CPU's clock shows is worth measuring again and again.
-const KERNEL_LINE_EMULATED: &str = "tsc=reliable no_timer_check nokaslr mitigations=off";
+/// Nothing of what an emulated CPU's clock shows is worth measuring again and again. `smp`: the kernel's code is not written
+/// over for the one processor there is; all of it that was translated would be again.
+const KERNEL_LINE_EMULATED: &str = "tsc=reliable no_timer_check nokaslr noreplace-smp mitigations=off";
 
 /// Longest until it has its memory, and until a snapshot is saved.
 const BEGIN_DEADLINE: Duration = Duration::from_secs(6);
 const INTERVAL: Duration = Duration::from_millis(1);
+/// The first port is kept for a console: ours is the second, and each there could be has two queues.
+const PORTS: &str = "virtio-serial-device,max_ports=2";
+const DISK_NODE: &str = "disk";
 /// Of a descriptor the program is given.
 const STATE_NAME: &str = "state";
 const WORDS_BYTES_MAX: u64 = 2 << 10;
@@ -95,12 +105,15 @@ pub(super) fn start(
     let (words, words_writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
         .map_err(|error| VmmError::Io { what: "make a pipe", source: error.into() })?;
     let (opener, asked) = pair()?;
+    let disk = disk(config).map_err(VmmError::io("open the machine's disk"))?;
+    let disk_bytes = disk.metadata().map_err(VmmError::io("see the machine's disk"))?.len();
     let vmm = &config.vmm;
     let mut files: Vec<(&Path, &Path)> =
         vmm.files.iter().map(|file| (file.as_path(), file.as_path())).collect();
     files.push((&vmm.kernel, Path::new(KERNEL)));
     files.push((&vmm.initramfs, Path::new(INITRAMFS)));
-    let mut descriptors = vec![guest_link.as_fd(), guest_control.as_fd(), guest_console.as_fd()];
+    let mut descriptors =
+        vec![guest_link.as_fd(), guest_control.as_fd(), guest_console.as_fd(), disk.as_fd()];
     descriptors.extend(tap);
     let jail = Jail {
         program: &vmm.program,
@@ -113,6 +126,10 @@ pub(super) fn start(
         words: words_writer.as_fd(),
         descriptors: &descriptors,
         opener: memory.file().map(|_| asked.as_fd()),
+        file_bytes: match memory {
+            Memory::Written(_) => None,
+            Memory::Fresh | Memory::Restored { .. } => Some(disk_bytes),
+        },
     };
     let process = jail::spawn(&jail)?;
     // They end with the program then, also for who waits for its answer or reads what it said last.
@@ -123,6 +140,22 @@ pub(super) fn start(
         return Err(with_words(error, words));
     }
     Ok(Started { vmm: Box::new(qemu), link, console: [OwnedFd::from(console), words] })
+}
+
+/// Every machine has one, so that a restored one has what its snapshot had: the task's storage, or what is nobody's.
+fn disk(config: &MachineConfig) -> io::Result<File> {
+    if let Some(storage) = &config.storage {
+        return File::options().read(true).write(true).open(&storage.path);
+    }
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::NOEXEC_SEAL;
+    let nobodys = match memfd_create("disk", flags) {
+        // Linux before 6.3.
+        Err(Errno::INVAL) => memfd_create("disk", MemfdFlags::CLOEXEC),
+        made => made,
+    };
+    let nobodys = File::from(nobodys?);
+    nobodys.set_len(DISK_BYTES)?;
+    Ok(nobodys)
 }
 
 /// Why a program that has ended did so, by its own account.
@@ -141,8 +174,9 @@ fn arguments(config: &MachineConfig, has_tap: bool, memory: &Memory<'_>) -> Vec<
         Accelerator::Tcg => (format!("tcg,tb-size={TRANSLATED_CODE_MIB}"), "max"),
     };
     let program = vmm.program.to_string_lossy().into_owned();
+    // `rtc`: where it is emulated. The kernel of a guest with neither that nor KVM's clock waits a second for it.
     let mut machine = format!(
-        "microvm,acpi={},pcie=off,usb=off,rtc=off,isa-serial=on,auto-kernel-cmdline=on",
+        "microvm,acpi={},pcie=off,usb=off,rtc=auto,isa-serial=on,auto-kernel-cmdline=on",
         on(vmm.acpi)
     );
     let mut backed = Vec::new();
@@ -162,6 +196,10 @@ fn arguments(config: &MachineConfig, has_tap: bool, memory: &Memory<'_>) -> Vec<
     let console = format!("socket,id=console,fd={CONSOLE_FD}");
     let control = format!("socket,id=control,fd={CONTROL_FD}");
     let link = format!("socket,id=link,fd={LINK_FD}");
+    let disk = format!("fd={DISK_FD},set={DISK_SET}");
+    let node = block(DISK_NODE, DISK_SET, false).to_string();
+    let device = format!("virtio-blk-device,drive={DISK_NODE},werror=report,rerror=report");
+    // Four devices at most: the next would have the interrupt of the clock's chip.
     let words: &[&str] = &[
         &program,
         "-nodefaults",
@@ -198,15 +236,17 @@ fn arguments(config: &MachineConfig, has_tap: bool, memory: &Memory<'_>) -> Vec<
         "-chardev",
         &link,
         "-device",
-        "virtio-serial-device",
+        PORTS,
         "-device",
         &port,
-        "-object",
-        "rng-builtin,id=entropy",
-        "-device",
-        "virtio-rng-device,rng=entropy",
         "-device",
         "virtio-scsi-device,id=disks,hotplug=off",
+        "-add-fd",
+        &disk,
+        "-blockdev",
+        &node,
+        "-device",
+        &device,
     ];
     let network = [
         "-netdev".to_owned(),
@@ -216,6 +256,17 @@ fn arguments(config: &MachineConfig, has_tap: bool, memory: &Memory<'_>) -> Vec<
     ];
     let network = network.into_iter().filter(|_| has_tap);
     words.iter().map(|word| (*word).to_owned()).chain(network).chain(backed).collect()
+}
+
+/// What is behind a disk: a file that was handed over.
+fn block(node: &str, set: u32, read_only: bool) -> Value {
+    json!({
+        "driver": "raw",
+        "node-name": node,
+        "read-only": read_only,
+        "discard": "unmap",
+        "file": { "driver": "file", "filename": format!("/dev/fdset/{set}"), "locking": "off" },
+    })
 }
 
 fn kernel_line(vmm: &VmmConfig) -> String {
@@ -316,17 +367,10 @@ impl Vmm for Qemu {
         })
     }
 
-    fn attach(&mut self, target: u32, file: File, read_only: bool) -> Result<(), VmmError> {
+    fn attach(&mut self, target: u32, file: File) -> Result<(), VmmError> {
         let (set, node) = (target + 1, format!("disk{target}"));
         self.control.execute("add-fd", json!({ "fdset-id": set }), Some(file.as_fd()))?;
-        let block = json!({
-            "driver": "raw",
-            "node-name": node,
-            "read-only": read_only,
-            "discard": "unmap",
-            "file": { "driver": "file", "filename": format!("/dev/fdset/{set}"), "locking": "off" },
-        });
-        self.control.execute("blockdev-add", block, None)?;
+        self.control.execute("blockdev-add", block(&node, set, true), None)?;
         let device = json!({
             "driver": "scsi-hd",
             "id": format!("target{target}"),

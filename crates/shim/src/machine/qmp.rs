@@ -18,11 +18,14 @@ const ANSWER_DEADLINE: Duration = Duration::from_secs(10);
 /// Longest line, and most that may come before an answer.
 const LINE_BYTES_MAX: usize = 64 << 10;
 const LINES_MAX: usize = 256;
+const FIRST: &str = "qmp_capabilities";
 
 pub(super) struct Qmp {
     stream: UnixStream,
     input: Vec<u8>,
     greeted: bool,
+    /// Why it does not begin: every command would be refused, and none is asked.
+    refused: Option<String>,
     next_id: u64,
     /// No answer is waited for longer than this.
     until: Option<Instant>,
@@ -30,7 +33,7 @@ pub(super) struct Qmp {
 
 impl Qmp {
     pub(super) fn new(stream: UnixStream) -> Self {
-        Qmp { stream, input: Vec::new(), greeted: false, next_id: 1, until: None }
+        Qmp { stream, input: Vec::new(), greeted: false, refused: None, next_id: 1, until: None }
     }
 
     /// All that is asked from now on has to be answered by then.
@@ -61,14 +64,17 @@ impl Qmp {
     pub(super) fn greet(&mut self) -> Result<(), VmmError> {
         if !self.greeted {
             self.greeted = true;
-            self.line("the greeting", self.deadline())?;
-            match self.ask("qmp_capabilities", &json!({}), None) {
-                // Every command after it would be, too.
-                Err(VmmError::Refused { command, why }) => return Err(VmmError::Broken { command, why }),
-                answered => answered?,
-            };
+            let greeted = self.line("the greeting", self.deadline());
+            let began = greeted.and_then(|_| self.ask(FIRST, &json!({}), None));
+            self.refused = began.err().map(|error| match error {
+                VmmError::Refused { why, .. } | VmmError::Broken { why, .. } => why,
+                other => other.to_string(),
+            });
         }
-        Ok(())
+        match &self.refused {
+            Some(why) => Err(VmmError::Broken { command: FIRST, why: why.clone() }),
+            None => Ok(()),
+        }
     }
 
     fn ask(
@@ -187,8 +193,11 @@ mod tests {
     fn a_program_that_begins_with_no_is_asked_nothing_more() {
         let (ours, mut theirs) = UnixStream::pair().unwrap();
         theirs.write_all(b"{\"QMP\": {}}\n{\"error\": {\"desc\": \"no\"}, \"id\": 1}\n").unwrap();
-        let error = Qmp::new(ours).execute("query-status", json!({}), None).unwrap_err();
-        assert!(error.is_fatal(), "{error}");
+        let mut qmp = Qmp::new(ours);
+        assert!(qmp.greet().unwrap_err().is_fatal());
+        let error = qmp.execute("query-status", json!({}), None).unwrap_err();
+        assert!(error.is_fatal() && error.to_string().ends_with(": no"), "{error}");
+        assert_eq!(qmp.next_id, 2, "one command was asked");
     }
 
     #[test]

@@ -1,12 +1,14 @@
 //! An empty file system without its holes: what a guest copies onto a fresh disk.
 //!
 //! ```text
-//! | magic 8 | count 8 | offset 8, bytes 8 … | … to 64 KiB | data of the first extent, of the second, …
+//! | magic 8 | count 8 | offset 8, bytes 8 … | … to 4 KiB | data of the first extent, of the second, …
 //! ```
 
-/// Room for the list: about four thousand extents, where an empty ext4 has some ten.
-pub const HEADER_BYTES: usize = 64 << 10;
-const MAGIC: &[u8; 8] = b"fgempty1";
+/// Room for the list: 255 extents, where an empty ext4 has some ten.
+pub const HEADER_BYTES: usize = 4 << 10;
+/// Raised when a file of one version is none of another.
+pub const VERSION: u32 = 2;
+const MAGIC: &[u8; 8] = b"fgempty2";
 pub const EXTENTS_MAX: usize = (HEADER_BYTES - 16) / 16;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -10,8 +10,8 @@ pub(super) trait Vmm {
     /// Of its process, to be known when it is collected.
     fn pid(&self) -> i32;
 
-    /// A disk more, of the file's size, as SCSI target `target`. The guest sees it a moment later.
-    fn attach(&mut self, target: u32, file: File, read_only: bool) -> Result<(), VmmError>;
+    /// A disk more, of the file's size and read-only, as SCSI target `target`. The guest sees it when it looks.
+    fn attach(&mut self, target: u32, file: File) -> Result<(), VmmError>;
 
     /// Its program's first word, until it has been heard.
     fn first_word(&self) -> Option<BorrowedFd<'_>>;

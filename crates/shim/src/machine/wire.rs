@@ -13,12 +13,13 @@ use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
 use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 
 use crate::log::Stream;
-use crate::protocol::{self, CreateContainer, Exec, TaskConfig, WindowSize, valid_id};
+use crate::protocol::{self, Exec, TaskConfig, WindowSize, valid_id};
 
 /// Raised when a frame changes its meaning. Host and guest program come from one build.
-pub const LINK_VERSION: u32 = 4;
+pub const LINK_VERSION: u32 = 5;
 /// Of the virtio-serial port.
 pub const PORT_NAME: &str = "ferrogate";
 /// Kind and channel.
@@ -33,6 +34,11 @@ pub const WINDOW_BYTES: u32 = 64 << 10;
 pub const OUTPUT_WINDOW_BYTES: u64 = 256 << 10;
 /// Where the task lives in the guest.
 pub const GUEST_TASK_DIR: &str = "/run/task";
+/// Its cgroup, and its shim's. It has nobody else's: each level more would have controllers of its own.
+pub const GUEST_CGROUP: &str = "task";
+pub const GUEST_SHIM_CGROUP: &str = "shim";
+/// The machine's own disk.
+pub const GUEST_DISK: &str = "/dev/vda";
 /// Its one network interface.
 pub const GUEST_LINK: &str = "eth0";
 /// Where the guest mounts the layers of images: a directory for each disk.
@@ -82,18 +88,20 @@ pub enum Broken {
 }
 
 /// Host to guest.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "down", deny_unknown_fields)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub enum Down {
     /// To a guest from a snapshot, which has said it to nobody: [`Up::Hello`] again.
     Hello,
     /// To a guest that is nobody's; answered by [`Up::Ready`] or [`Up::Failed`].
     Setup(Box<Setup>),
-    /// The call of that name, once these disks are mounted below [`GUEST_LAYERS_DIR`]. Answered as a call.
+    /// The call, once these disks are mounted below [`GUEST_LAYERS_DIR`]. Answered as one. To PID 1 it is text: its parser
+    /// is the shim's alone.
     CreateContainer {
         id: u64,
+        container: String,
         disks: Vec<u32>,
-        create: Box<CreateContainer>,
+        request: Box<RawValue>,
     },
     /// The call of that name; its stdin, stdout and stderr are `channel` and the two after it. A terminal has two: what
     /// is typed, what is shown.
@@ -155,16 +163,14 @@ pub struct Setup {
     pub task: TaskConfig,
     /// Written below [`GUEST_TASK_DIR`]: relative path and content.
     pub files: BTreeMap<String, String>,
-    /// The disk the containers write to, encrypted with a key made in the guest. `None`: they write to memory.
-    pub storage: Option<StorageDisk>,
+    /// The containers write to the machine's disk, encrypted with a key made in the guest. `None`: to memory.
+    pub storage: Option<Storage>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct StorageDisk {
-    /// SCSI target.
-    pub disk: u32,
-    /// Of the disk itself; behind them is the empty file system it begins with: [`super::template`].
+pub struct Storage {
+    /// Of [`GUEST_DISK`]; behind them is the empty file system it begins with: [`super::template`].
     pub bytes: u64,
 }
 

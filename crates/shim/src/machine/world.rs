@@ -34,7 +34,7 @@ impl Vmm for NoMachine {
         i32::MAX
     }
 
-    fn attach(&mut self, _: u32, _: File, _: bool) -> Result<(), VmmError> {
+    fn attach(&mut self, _: u32, _: File) -> Result<(), VmmError> {
         Ok(())
     }
 

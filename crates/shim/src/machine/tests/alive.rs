@@ -32,12 +32,12 @@ fn a_guest_that_is_up_is_told_the_time() {
     let mut world = World::new();
     world.machine.clock.is_due_now();
     world.machine.look_at_clock();
-    assert_eq!(told(&world), [], "it is not up");
+    assert!(told(&world).is_empty(), "it is not up");
 
     let mut world = World::up();
     world.machine.output.clear();
     world.machine.look_at_clock();
-    assert_eq!(told(&world), [], "it was told a moment ago");
+    assert!(told(&world).is_empty(), "it was told a moment ago");
     world.machine.clock.is_due_now();
     let before = crate::server::container::now_ns();
     world.machine.look_at_clock();
