@@ -70,6 +70,10 @@ fn two_hundred_tasks_leave_nothing() {
         assert_eq!(addresses.len(), arns.len(), "two tasks have one address in wave {wave}");
         assert_eq!(cluster.free_addresses(), free - arns.len() as i64);
         for arn in &arns {
+            // From then on it hears SIGTERM.
+            until("it is up", || cluster.output(arn).contains("up").then_some(()));
+        }
+        for arn in &arns {
             cluster.boto().ok("ecs", "stop_task", json!({ "task": arn }));
         }
         for task in all_are(&cluster, &arns, "STOPPED") {
