@@ -199,7 +199,7 @@ fn arguments(config: &MachineConfig, has_tap: bool, memory: &Memory<'_>) -> Vec<
     let disk = format!("fd={DISK_FD},set={DISK_SET}");
     let node = block(DISK_NODE, DISK_SET, false).to_string();
     let device = format!("virtio-blk-device,drive={DISK_NODE},werror=report,rerror=report");
-    // Four devices at most: the next would have the interrupt of the clock's chip.
+    // Four devices: a fifth may have the interrupt of the clock's chip (read of QEMU's numbers, not seen).
     let words: &[&str] = &[
         &program,
         "-nodefaults",
