@@ -5,6 +5,8 @@ use serde_json::{Value, json};
 
 /// What a machine is called that has a task of 1 GB.
 const SIZE: &str = "1 vCPU, 1170 MiB";
+/// … of 2 GB.
+const GROWN: &str = "1 vCPU, 2212 MiB";
 
 /// Runs a task of that size to its end: what it said, and what is known of its start.
 fn run(cluster: &Cluster) -> (String, Value) {
@@ -14,15 +16,18 @@ fn run(cluster: &Cluster) -> (String, Value) {
     let arn = cluster.run_task(&cluster.network(), &run);
     let ended = cluster.stopped(&arn);
     assert_eq!(ended["containers"][0]["exitCode"], 0, "{ended:#}");
-    let told = cluster.ferrogate(&["ps", "--timing", &arn, "--output", "json"]).json();
-    (cluster.output(&arn), told[0].clone())
+    (cluster.output(&arn), timing(cluster, &arn))
 }
 
-fn is_ready(cluster: &Cluster) {
+fn timing(cluster: &Cluster, arn: &str) -> Value {
+    cluster.ferrogate(&["ps", "--timing", arn, "--output", "json"]).json()[0].clone()
+}
+
+fn is_ready(cluster: &Cluster, size: &str) {
     until("there is a snapshot of the size", || {
         let status = cluster.ferrogate(&["status", "--output", "json"]).json();
         let ready = status["snapshots"]["ready"].as_array().expect("sizes").clone();
-        ready.contains(&json!(SIZE)).then_some(())
+        ready.contains(&json!(size)).then_some(())
     });
 }
 
@@ -50,7 +55,7 @@ fn second_task() {
     ] {
         assert!(has(&start, &format!("machine: {step}")), "{step}: {start:#}");
     }
-    is_ready(&cluster);
+    is_ready(&cluster, SIZE);
     let (second, start) = run(&cluster);
     assert_eq!(start["restored"], true, "{start:#}");
     assert!(
@@ -63,10 +68,18 @@ fn second_task() {
         "{table}"
     );
 
+    // What is registered is expected: its first task begins from a snapshot, too.
+    let app = json!([{ "name": "app", "image": "busybox:latest", "command": ["uname", "-r"] }]);
+    cluster.define("grown", app, json!({ "cpu": "512", "memory": "2048" }));
+    is_ready(&cluster, GROWN);
+    let arn = cluster.run_task(&cluster.network(), &TaskRun::of("grown"));
+    assert_eq!(cluster.stopped(&arn)["containers"][0]["exitCode"], 0);
+    assert_eq!(timing(&cluster, &arn)["restored"], true);
+
     // A later program takes what the former one made.
     cluster.kill();
     cluster.up();
-    is_ready(&cluster);
+    is_ready(&cluster, SIZE);
     let (third, start) = run(&cluster);
     assert_eq!(start["restored"], true, "{start:#}");
     let boot_id = |said: &String| said.lines().next().expect("a boot id").to_owned();

@@ -16,7 +16,7 @@ pub fn in_machines() -> Vec<String> {
 
 /// Whether tasks are to be in machines where a test does not say otherwise: it runs by [`machines!`](crate::machines), or under
 /// `FERROGATE_TEST_ISOLATION=microvm`.
-pub(crate) fn machines_wanted() -> bool {
+pub fn machines_wanted() -> bool {
     MACHINES.get() || std::env::var("FERROGATE_TEST_ISOLATION").is_ok_and(|isolation| isolation == "microvm")
 }
 

@@ -26,7 +26,7 @@ mod world;
 pub use boto::{AwsError, Boto, Keys};
 pub use clock::WallClock;
 pub use cluster::{Cluster, Said, Setup};
-pub use isolation::{in_machines, with_machines};
+pub use isolation::{in_machines, machines_wanted, with_machines};
 pub use registry::Registry;
 pub use tasks::{Network, TaskRun};
 pub use wait::{eventually, until};

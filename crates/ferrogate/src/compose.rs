@@ -208,7 +208,7 @@ impl Ferrogate {
         };
         let images = Arc::new(ImageStore::open(&data.join("images"), images)?);
         if options.pre_pull {
-            tokio::spawn(pre_pull::run(ecs.registered_images(), Arc::clone(&images)));
+            tokio::spawn(pre_pull::run(ecs.registered_definitions(), Arc::clone(&images)));
         }
         let agent = Agent::new(
             ferrogate_node::Config { instance: instance.clone(), tasks_dir: data.join("tasks") },
@@ -231,6 +231,12 @@ impl Ferrogate {
         let broker: Arc<dyn ferrogate_node::ExecBroker> = Arc::<Agent>::clone(&agent);
         exec_door.connect(Arc::downgrade(&broker));
         let (isolation, snapshots) = (chosen.words, chosen.snapshots);
+        if let Some(snapshots) = &snapshots {
+            tokio::spawn(crate::isolation::snapshots_ahead(
+                ecs.registered_definitions(),
+                Arc::clone(snapshots),
+            ));
+        }
         Ok(Self { front, driver, agent, store, fabric, ecs, ec2, instance, explain, isolation, snapshots })
     }
 

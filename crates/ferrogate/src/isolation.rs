@@ -5,11 +5,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use ferrogate_ecs::RegisteredDefinition;
 use ferrogate_sandbox::ContainerSandbox;
 use ferrogate_sandbox::microvm::{
     MachineAccelerator, MachineOptions, Machines, NoMachine, Snapshots, discard_probe, parts, probe,
 };
 use serde::{Deserialize, Serialize};
+use tokio::sync::broadcast::Receiver;
+use tokio::sync::broadcast::error::RecvError;
 
 use crate::data::DataDir;
 
@@ -22,6 +25,7 @@ const PROBE_INSTANCE: &str = "-probe";
 /// Behind the node's own instance: cgroup of the machines snapshots are taken of.
 const SNAPSHOTS_INSTANCE: &str = "-snapshots";
 const SHIM: &str = "ferrogate-shim";
+const HOST_ARCHITECTURE: &str = std::env::consts::ARCH;
 
 /// As `ferrogate up` was asked.
 #[derive(Clone, Debug)]
@@ -59,6 +63,23 @@ pub(crate) struct Chosen {
     pub(crate) sandbox: ContainerSandbox,
     pub(crate) words: String,
     pub(crate) snapshots: Option<Arc<Snapshots>>,
+}
+
+/// A size's first task finds a snapshot, if its definition was registered long enough before it runs. Until the service is gone.
+pub(crate) async fn snapshots_ahead(
+    mut registered: Receiver<RegisteredDefinition>,
+    snapshots: Arc<Snapshots>,
+) {
+    loop {
+        match registered.recv().await {
+            Ok(definition) if definition.architecture == HOST_ARCHITECTURE => {
+                snapshots.expect(definition.cpu_units, definition.memory_mib.into());
+            }
+            // What is missed is made with a size's first task.
+            Ok(_) | Err(RecvError::Lagged(_)) => {}
+            Err(RecvError::Closed) => return,
+        }
+    }
 }
 
 /// What a probe found that lasts. It holds for this boot of the host, this program and what machines are made of.

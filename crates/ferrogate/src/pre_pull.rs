@@ -4,13 +4,13 @@
 
 use std::sync::Arc;
 
-use ferrogate_ecs::RegisteredImages;
+use ferrogate_ecs::RegisteredDefinition;
 use ferrogate_image::{Auth, ImageRef, ImageStore, Platform};
 use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
 
 /// Until the service is gone. What is missed or does not fit into the queue is pulled by the first task.
-pub(crate) async fn run(mut registered: Receiver<RegisteredImages>, images: Arc<ImageStore>) {
+pub(crate) async fn run(mut registered: Receiver<RegisteredDefinition>, images: Arc<ImageStore>) {
     loop {
         let definition = match registered.recv().await {
             Ok(definition) => definition,

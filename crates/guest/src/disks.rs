@@ -22,12 +22,16 @@ pub(crate) struct Disks {
 }
 
 impl Disks {
-    /// Mounts what is there; `false`: not all is.
+    /// Mounts what is there; `false`: not all is. To look for one more takes its time, so that is done for one at a time.
     pub(crate) fn mount_layers(&mut self, targets: &[u32]) -> Result<bool, String> {
-        let mut all = true;
+        let (mut all, mut looked) = (true, false);
         for target in targets {
             if self.mounted.contains_key(target) {
                 continue;
+            }
+            let is_new = !self.awaited.contains_key(target);
+            if is_new && std::mem::replace(&mut looked, true) {
+                return Ok(false);
             }
             match self.look(*target)? {
                 Some(device) => {

@@ -6,23 +6,44 @@ use std::net::Ipv4Addr;
 
 use ferrogate_shim::machine::netlink::{LinkChange, Netlink, Route};
 use ferrogate_shim::machine::wire::{GUEST_LINK, HOST_NAMES, Interface};
+use rustix::net::netdevice::name_to_index;
+use rustix::net::{AddressFamily, SocketType};
 
 const LOOPBACK: &str = "lo";
 
-pub(crate) fn loopback_up() -> io::Result<()> {
-    let mut route = Netlink::open()?;
-    let link = route.link(LOOPBACK)?.ok_or(io::ErrorKind::NotFound)?;
-    route.change_link(link.index, &LinkChange { up: Some(true), ..LinkChange::default() })
+/// Both are up; a machine without a network has the one.
+pub(crate) fn ahead() -> io::Result<()> {
+    up(index(LOOPBACK)?)?;
+    match index(GUEST_LINK) {
+        Ok(link) => {
+            // Where the kernel has IPv6, no address is made of a MAC that is nobody's.
+            let mode = format!("/proc/sys/net/ipv6/conf/{GUEST_LINK}/addr_gen_mode");
+            match fs::write(mode, "1") {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+                _ => up(link),
+            }
+        }
+        Err(error) if error.raw_os_error() == Some(libc::ENODEV) => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+fn up(link: u32) -> io::Result<()> {
+    Netlink::open()?.change_link(link, &LinkChange { up: Some(true), ..LinkChange::default() })
+}
+
+fn index(name: &str) -> io::Result<u32> {
+    let any = rustix::net::socket(AddressFamily::UNIX, SocketType::DGRAM, None)?;
+    Ok(name_to_index(any, name)?)
 }
 
 /// The interface with the address and the MAC the VPC knows it by; everything goes to the gateway.
 pub(crate) fn configure(wanted: &Interface) -> io::Result<()> {
     let Interface { mac, mtu, address, prefix, gateway, gateway_mac } = *wanted;
     let mut route = Netlink::open()?;
-    let link = route.link(GUEST_LINK)?.ok_or(io::ErrorKind::NotFound)?.index;
+    let link = index(GUEST_LINK)?;
     let change = LinkChange { mac: Some(mac), mtu: Some(mtu), ..LinkChange::default() };
     route.change_link(link, &change)?;
-    route.change_link(link, &LinkChange { up: Some(true), ..LinkChange::default() })?;
     route.add_address(link, address, prefix)?;
     route.add_neighbour(link, gateway, gateway_mac)?;
     let everywhere = Ipv4Addr::UNSPECIFIED;

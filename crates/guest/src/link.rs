@@ -77,6 +77,8 @@ struct Link {
     signals: OwnedFd,
     steps: Steps,
     task: Option<Task>,
+    /// It could not be set up: its host ends it, and what was said to it before that is for nobody.
+    failed: bool,
 }
 
 pub(crate) fn serve(port: File, steps: Steps) -> Result<Infallible, String> {
@@ -90,6 +92,7 @@ pub(crate) fn serve(port: File, steps: Steps) -> Result<Infallible, String> {
         signals,
         steps,
         task: None,
+        failed: false,
     };
     match timer::check() {
         Ok(()) => link.hello()?,
@@ -218,6 +221,9 @@ impl Link {
     }
 
     fn take(&mut self, frame: Frame<'_>) -> Result<(), String> {
+        if self.failed {
+            return Ok(());
+        }
         match frame.kind {
             Kind::Control => {
                 let down = serde_json::from_slice(frame.payload).map_err(|error| error.to_string())?;
@@ -243,7 +249,11 @@ impl Link {
     fn obey(&mut self, down: Down) -> Result<(), String> {
         match down {
             Down::Hello if self.task.is_some() => Err("a hello to a guest that is a task's".into()),
-            Down::Hello => self.hello(),
+            Down::Hello => {
+                self.hello()?;
+                // Its set-up may be here already, and takes a while.
+                self.flush()
+            }
             Down::Setup(_) if self.task.is_some() => Err("a second set-up".into()),
             Down::Setup(task) => self.set_up(&task),
             Down::CreateContainer { id, container, disks, request } => {
@@ -291,10 +301,13 @@ impl Link {
                 self.task = Some(task);
                 self.steps.done("ready");
                 let steps = self.steps.take();
-                self.up(&Up::Ready { steps })
+                self.up(&Up::Ready { steps })?;
+                // What it was told meanwhile may take a while.
+                self.flush()
             }
             Err(why) => {
                 eprintln!("ferrogate-guest: {why}");
+                self.failed = true;
                 self.up(&Up::Failed { why })
             }
         }

@@ -31,8 +31,9 @@ pub(crate) fn ahead() -> Result<(), String> {
             "there is no {GUEST_DISK}: this kernel has no virtio_blk; `cargo xtask kernel` makes one that has"
         ));
     }
-    interface::loopback_up().map_err(|error| format!("cannot bring the loopback interface up: {error}"))?;
-    storage::ahead().map_err(|error| format!("cannot make the disk that is encrypted: {error}"))?;
+    interface::ahead().map_err(|error| format!("cannot bring network interfaces up: {error}"))?;
+    storage::ahead(Path::new(GUEST_DISK))
+        .map_err(|error| format!("cannot make the disk that is encrypted: {error}"))?;
     let cgroups = Cgroups::detect().map_err(|error| format!("cannot find cgroups: {error}"))?;
     for cgroup in [GUEST_SHIM_CGROUP, GUEST_CGROUP] {
         let made = cgroups.create(Path::new(cgroup), &Resources::default());

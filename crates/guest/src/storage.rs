@@ -5,7 +5,8 @@
 //! the guest, and on the disk itself is nothing anybody on the host can read.
 
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, Read, Seek, SeekFrom};
+use std::ops::Range;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -17,15 +18,25 @@ const CIPHER: &str = "aes-xts-plain64";
 const KEY_BYTES: usize = 64;
 const CONTROL: &str = "/dev/mapper/control";
 const NAME: &[u8] = b"ephemeral";
+/// Of tables, whatever a device's own are.
 const SECTOR_BYTES: u64 = 512;
+/// `struct dm_target_spec`, which begins with the first sector.
+const TARGET_BYTES: usize = 40;
+const TARGET_LENGTH: Range<usize> = 8..16;
+const TARGET_KIND: Range<usize> = 24..29;
+/// `struct dm_target_msg` begins with it.
+const FIRST_SECTOR: [u8; 8] = [0; 8];
 /// The template's data is copied in pieces of this size at most.
 const COPY_BYTES: usize = 64 << 10;
 
 const VERSION: [u32; 3] = [4, 0, 0];
-const PARAMETERS_BYTES: usize = 512;
+const BODY_BYTES: usize = 512;
 const DEV_CREATE: libc::Ioctl = command(3);
 const DEV_SUSPEND: libc::Ioctl = command(6);
 const TABLE_LOAD: libc::Ioctl = command(9);
+const TARGET_MESSAGE: libc::Ioctl = command(14);
+/// Without it `DEV_SUSPEND` resumes.
+const SUSPEND: u32 = 1 << 1;
 /// The buffer is wiped by the kernel: it holds a key.
 const SECURE_DATA: u32 = 1 << 15;
 
@@ -51,83 +62,92 @@ struct Header {
     data: [u8; 7],
 }
 
-/// … with one `struct dm_target_spec` and its parameters.
+/// … with what the command takes: a `struct dm_target_spec` or a `struct dm_target_msg`, and a text.
 #[repr(C)]
 struct Request {
     header: Header,
-    sector: u64,
-    length: u64,
-    status: i32,
-    next: u32,
-    kind: [u8; 16],
-    parameters: [u8; PARAMETERS_BYTES],
+    body: [u8; BODY_BYTES],
 }
 
-/// A mapped device that maps nothing yet.
-pub(crate) fn ahead() -> io::Result<()> {
-    call(&control()?, DEV_CREATE, &mut request())
-}
-
-/// The device to mount, which is the first `bytes` of the disk.
-pub(crate) fn make(disk: &Path, bytes: u64) -> io::Result<PathBuf> {
-    let device = encrypt(disk, bytes)?;
-    fill(&File::options().write(true).open(&device)?, &File::open(disk)?, bytes)?;
-    Ok(device)
-}
-
-fn encrypt(disk: &Path, bytes: u64) -> io::Result<PathBuf> {
-    let mut key = [0u8; KEY_BYTES];
-    File::open("/dev/urandom")?.read_exact(&mut key)?;
+/// The mapped device with its cipher, but without a key: the one it cannot be made without is wiped, and it cannot be used
+/// before it has another.
+pub(crate) fn ahead(disk: &Path) -> io::Result<()> {
+    let sectors = File::open(disk)?.seek(SeekFrom::End(0))? / SECTOR_BYTES;
     let control = control()?;
-    let mut request = request();
-    request.header.flags = SECURE_DATA;
-    request.header.target_count = 1;
-    request.length = bytes / SECTOR_BYTES;
-    request.kind[..5].copy_from_slice(b"crypt");
-    let mut parameters = format!("{CIPHER} ").into_bytes();
-    for byte in key {
-        parameters.extend_from_slice(&[hex(byte >> 4), hex(byte & 15)]);
-    }
-    parameters.extend_from_slice(format!(" 0 {} 0 1 allow_discards", disk.display()).as_bytes());
-    let room = request.parameters.get_mut(..parameters.len()).ok_or(io::ErrorKind::InvalidInput)?;
-    room.copy_from_slice(&parameters);
-    wipe(&mut parameters);
-    wipe(&mut key);
-    let loaded = call(&control, TABLE_LOAD, &mut request);
-    wipe(&mut request.parameters);
-    loaded?;
-    let device = request.header.device;
-    // Without the flag for suspending it resumes: the table becomes the device's.
-    call(&control, DEV_SUSPEND, &mut self::request())?;
+    call(&control, DEV_CREATE, 0, &[])?;
+    let mut target = [0; TARGET_BYTES];
+    target[TARGET_LENGTH].copy_from_slice(&sectors.to_ne_bytes());
+    target[TARGET_KIND].copy_from_slice(b"crypt");
+    let mut table = [target.as_slice(), CIPHER.as_bytes(), b" "].concat();
+    push_key(&mut table)?;
+    table.extend_from_slice(format!(" 0 {} 0 1 allow_discards", disk.display()).as_bytes());
+    call_and_wipe(&control, TABLE_LOAD, &mut table)?;
+    // The table becomes the device's when it resumes; its key can be changed while it is suspended.
+    call(&control, DEV_SUSPEND, 0, &[])?;
+    call(&control, DEV_SUSPEND, SUSPEND, &[])?;
+    call(&control, TARGET_MESSAGE, 0, &message(b"key wipe")).map(drop)
+}
 
+/// The device to mount, whose first `bytes` are the file system.
+pub(crate) fn make(disk: &Path, bytes: u64) -> io::Result<PathBuf> {
+    let control = control()?;
+    let mut key = message(b"key set ");
+    push_key(&mut key)?;
+    call_and_wipe(&control, TARGET_MESSAGE, &mut key)?;
+    let device = call(&control, DEV_SUSPEND, 0, &[])?.device;
     let number = (rustix::fs::major(device), rustix::fs::minor(device));
     let path = PathBuf::from(format!("/dev/dm-{}", number.1));
     if !path.exists() {
         return Err(io::Error::other(format!("{} ({}:{}) is not there", path.display(), number.0, number.1)));
     }
+    fill(&File::options().write(true).open(&path)?, &File::open(disk)?, bytes)?;
     Ok(path)
+}
+
+/// To the one target, which is found by its first sector.
+fn message(text: &[u8]) -> Vec<u8> {
+    [&FIRST_SECTOR, text].concat()
+}
+
+/// A key nobody else has, in hexadecimal.
+fn push_key(text: &mut Vec<u8>) -> io::Result<()> {
+    let mut key = [0u8; KEY_BYTES];
+    File::open("/dev/urandom")?.read_exact(&mut key)?;
+    text.extend(key.iter().flat_map(|byte| [hex(byte >> 4), hex(byte & 15)]));
+    wipe(&mut key);
+    Ok(())
 }
 
 fn control() -> io::Result<File> {
     File::options().read(true).write(true).open(CONTROL)
 }
 
-fn request() -> Request {
-    // SAFETY: all zeroes is a valid value of this plain structure.
-    let mut request: Request = unsafe { std::mem::zeroed() };
-    request.header.version = VERSION;
-    request.header.data_size = size_of::<Request>() as u32;
-    request.header.data_start = size_of::<Header>() as u32;
-    request.header.name[..NAME.len()].copy_from_slice(NAME);
-    request
+fn call_and_wipe(control: &File, command: libc::Ioctl, body: &mut [u8]) -> io::Result<()> {
+    let called = call(control, command, SECURE_DATA, body);
+    wipe(body);
+    called.map(drop)
 }
 
-fn call(control: &File, command: libc::Ioctl, request: &mut Request) -> io::Result<()> {
+fn call(control: &File, command: libc::Ioctl, flags: u32, body: &[u8]) -> io::Result<Header> {
+    // SAFETY: all zeroes is a valid value of this plain structure.
+    let mut request: Request = unsafe { std::mem::zeroed() };
+    let header = &mut request.header;
+    header.version = VERSION;
+    header.data_size = size_of::<Request>() as u32;
+    header.data_start = size_of::<Header>() as u32;
+    header.target_count = 1;
+    header.flags = flags;
+    header.name[..NAME.len()].copy_from_slice(NAME);
+    // The last byte ends the text.
+    let room = request.body[..BODY_BYTES - 1].get_mut(..body.len()).ok_or(io::ErrorKind::InvalidInput)?;
+    room.copy_from_slice(body);
     // SAFETY: the structure is the one the kernel reads and writes, says its own size, and outlives the call.
-    match unsafe { libc::ioctl(control.as_raw_fd(), command, &raw mut *request) } {
+    let called = match unsafe { libc::ioctl(control.as_raw_fd(), command, &raw mut request) } {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
-    }
+    };
+    wipe(&mut request.body);
+    called.map(|()| request.header)
 }
 
 fn hex(digit: u8) -> u8 {

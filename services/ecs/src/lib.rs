@@ -36,7 +36,7 @@ mod names;
 mod node;
 mod operations;
 mod plan;
-mod pre_pull;
+mod registrations;
 mod sessions;
 mod state;
 
@@ -51,7 +51,7 @@ use ferrogate_store::Store;
 
 use assignments::Assignments;
 pub use node::{ReportError, TaskRoles};
-pub use pre_pull::{RegisteredImage, RegisteredImages};
+pub use registrations::{RegisteredDefinition, RegisteredImage};
 pub use sessions::{
     ExecSession, Opened, SessionError, SessionLog, SessionSeen, SessionStatus, Ticket, WhereExec,
 };
@@ -87,7 +87,7 @@ pub struct EcsService {
     clock: Arc<dyn Clock>,
     nodes: Arc<[Node]>,
     assignments: Arc<Assignments>,
-    registrations: pre_pull::Registrations,
+    registrations: registrations::Registrations,
     sessions: sessions::Sessions,
     /// Where the next tasks begin among zones that are equal: a hint, nothing depends on it.
     zone_cursor: AtomicUsize,
@@ -114,7 +114,7 @@ impl EcsService {
             clock,
             nodes: config.nodes.into(),
             assignments,
-            registrations: pre_pull::Registrations::new(),
+            registrations: registrations::Registrations::new(),
             sessions: sessions::Sessions::default(),
             zone_cursor: AtomicUsize::new(0),
             closing: Arc::default(),
@@ -125,8 +125,8 @@ impl EcsService {
         self.zone_cursor.fetch_add(tasks, Ordering::Relaxed)
     }
 
-    /// The images of task definitions that can run on Fargate, registered from now on. A hint: a listener that lags misses some.
-    pub fn registered_images(&self) -> tokio::sync::broadcast::Receiver<RegisteredImages> {
+    /// Task definitions that can run on Fargate, registered from now on. A hint: a listener that lags misses some.
+    pub fn registered_definitions(&self) -> tokio::sync::broadcast::Receiver<RegisteredDefinition> {
         self.registrations.subscribe()
     }
 

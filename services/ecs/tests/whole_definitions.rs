@@ -336,10 +336,10 @@ async fn all_of_it_reaches_the_node() {
 }
 
 #[tokio::test]
-async fn images_are_told_of_as_they_are_registered() {
+async fn definitions_are_told_of_as_they_are_registered() {
     let world = World::new();
     world.register(sample()).await.unwrap();
-    let mut told = world.service.registered_images();
+    let mut told = world.service.registered_definitions();
     world
         .register(with(
             sample(),
@@ -361,6 +361,7 @@ async fn images_are_told_of_as_they_are_registered() {
         "arn:aws:ecs:us-east-1:123456789012:task-definition/sample-fargate-app:2"
     );
     assert_eq!(registered.execution_role_arn.as_deref(), Some(EXECUTION_ROLE));
+    assert_eq!((registered.cpu_units, registered.memory_mib), (256, 512));
     assert_eq!(
         registered.images,
         [

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use ferrogate_tests::{Cluster, Setup, eventually};
+use ferrogate_tests::{Cluster, Setup, eventually, machines_wanted};
 use serde_json::{Value, json};
 
 /// What runs in the parts' containers.
@@ -11,6 +11,8 @@ pub(super) const PORT: u16 = 8080;
 pub(super) const EVERYWHERE: &str = "0.0.0.0/0";
 /// A target group's deregistration delay: longer than any request of these tests.
 pub(super) const DELAY_SECONDS: &str = "4";
+/// An emulated machine's Python has begun by then.
+const EMULATED_GRACE_SECONDS: u32 = 30;
 
 pub(super) fn text(value: &Value) -> String {
     value.as_str().unwrap_or_else(|| panic!("a text, not {value}")).to_owned()
@@ -121,6 +123,7 @@ impl House {
         self.rule(name, priority, &target_group);
         let balanced = json!({
             "loadBalancers": [{ "targetGroupArn": target_group, "containerName": "app", "containerPort": PORT }],
+            "healthCheckGracePeriodSeconds": if machines_wanted() { EMULATED_GRACE_SECONDS } else { 0 },
         });
         self.create(name, desired, &self.back, with(balanced, more));
         Part { house: self, name, target_group }
@@ -138,11 +141,17 @@ impl House {
         self.cluster.boto().ok("ecs", "create_service", with(input, more));
     }
 
-    /// As a deployment pipeline waits: it looks every 15 seconds.
+    /// As a deployment pipeline waits: it looks every 15 seconds. What it looks at may be so before the deployment has
+    /// completed, where tasks take long to be healthy.
     pub(super) fn stable(&self, services: &[&str]) {
         let mut arguments = vec!["ecs", "wait", "services-stable", "--services"];
         arguments.extend(services);
         self.cluster.aws(&arguments).ok();
+        eventually("their deployments have ended", || {
+            let answer = self.cluster.boto().ok("ecs", "describe_services", json!({ "services": services }));
+            let mut all = answer["services"].as_array().expect("services").iter();
+            all.all(|service| service["deployments"][0]["rolloutState"] != "IN_PROGRESS")
+        });
     }
 
     /// Public addresses of the load balancer, one for each zone.

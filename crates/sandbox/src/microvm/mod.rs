@@ -262,11 +262,7 @@ impl Machines {
 /// What of a task counts for what its machine is.
 fn size(spec: &TaskSandboxSpec) -> Size {
     let task = Some(spec.memory_bytes / MIB).filter(|mib| *mib > 0).unwrap_or(MEMORY_MIB_DEFAULT);
-    Size {
-        vcpus: spec.cpu_units.div_ceil(CPU_UNITS_PER_VCPU).max(1),
-        memory_mib: machine_mib(task),
-        has_interface: spec.network_namespace.is_some(),
-    }
+    Size::of(spec.cpu_units, task, spec.network_namespace.is_some())
 }
 
 /// Of the machine of a task with this memory.

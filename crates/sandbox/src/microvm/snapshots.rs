@@ -71,6 +71,12 @@ impl Size {
     /// Of the smallest task there is in Fargate, and the most common.
     const FIRST: Size = Size { vcpus: 1, memory_mib: machine_mib(MEMORY_MIB_DEFAULT), has_interface: true };
 
+    /// Of the machine of a task.
+    pub(super) fn of(cpu_units: u32, memory_mib: u64, has_interface: bool) -> Size {
+        let vcpus = cpu_units.div_ceil(CPU_UNITS_PER_VCPU).max(1);
+        Size { vcpus, memory_mib: machine_mib(memory_mib), has_interface }
+    }
+
     fn name(self) -> String {
         let interface = if self.has_interface { "net" } else { "alone" };
         format!("{}-{}-{interface}", self.vcpus, self.memory_mib)
@@ -138,6 +144,8 @@ struct State {
     wanted: BTreeSet<Size>,
     making: Option<Size>,
     failed: BTreeMap<Size, (u32, String)>,
+    /// Sizes no machine has had yet.
+    expected: BTreeSet<Size>,
 }
 
 #[derive(Debug)]
@@ -187,12 +195,26 @@ impl Snapshots {
     /// What a machine of this size begins from; where there is nothing yet it is made, and this one is booted.
     pub(super) fn take(&self, size: Size) -> Option<SnapshotFiles> {
         let mut state = self.state();
+        state.expected.remove(&size);
         if let Some(ready) = state.ready.get_mut(&size) {
             ready.used = SystemTime::now();
             return Some(ready.files.clone());
         }
         self.want(&mut state, size);
         None
+    }
+
+    /// Tasks of this size may come. One is made for them if there is room; until it is used it is the first to go.
+    pub fn expect(&self, cpu_units: u32, memory_mib: u64) {
+        let size = Size::of(cpu_units, memory_mib, true);
+        let mut state = self.state();
+        let all = state.ready.len() + state.wanted.len() + usize::from(state.making.is_some());
+        let known =
+            state.ready.contains_key(&size) || state.wanted.contains(&size) || state.making == Some(size);
+        if !known && all < SNAPSHOTS_MAX && refusal(size, u64::MAX).is_none() {
+            state.expected.insert(size);
+            self.want(&mut state, size);
+        }
     }
 
     fn want(&self, state: &mut State, size: Size) {
@@ -273,6 +295,9 @@ impl Snapshots {
         loop {
             let next = {
                 let mut state = self.state();
+                // One may have been asked for before it was found.
+                let State { ready, wanted, .. } = &mut *state;
+                wanted.retain(|size| !ready.contains_key(size));
                 state.making = state.wanted.pop_first();
                 state.making
             };
@@ -292,7 +317,9 @@ impl Snapshots {
                 Ok(files) => {
                     let took_ms = began.elapsed().as_millis() as u64;
                     tracing::info!(size = size.name(), took_ms, "snapshot of a booted machine made");
-                    state.ready.insert(size, Ready::new(files, SystemTime::now()));
+                    let unused = state.expected.contains(&size);
+                    let used = if unused { SystemTime::UNIX_EPOCH } else { SystemTime::now() };
+                    state.ready.insert(size, Ready::new(files, used));
                     self.make_room(&mut state);
                 }
                 Err(why) => {

@@ -63,6 +63,37 @@ fn a_later_agent_finds_what_is_whole_and_its_own() {
 }
 
 #[test]
+fn what_is_expected_is_made_and_nothing_goes_for_it() {
+    let home = tempfile::tempdir().unwrap();
+    let snapshots = snapshots(home.path());
+    let base = snapshots.find().unwrap();
+    snapshots.state().wanted.clear();
+    snapshots.expect(512, 1024);
+    snapshots.expect(256, 1024);
+    snapshots.expect(2048, 4096);
+    snapshots.expect(16384, 122_880);
+    let size = |vcpus, memory_mib| Size { vcpus, memory_mib: machine_mib(memory_mib), has_interface: true };
+    assert_eq!(snapshots.status().wanted, [size(1, 1024), size(2, 4096)], "one for each machine");
+    assert!(snapshots.status().failed.is_empty(), "nobody has wanted the largest");
+    let taken = snapshots.take(size(1, 1024));
+    let unused = snapshots.state().expected.clone();
+    assert_eq!((taken, unused), (None, [size(2, 4096)].into()));
+
+    // Those under way count.
+    let rest = (3..).map(|vcpus| 1024 * vcpus);
+    rest.take(SNAPSHOTS_MAX).for_each(|cpu_units| snapshots.expect(cpu_units, 512));
+    assert_eq!(snapshots.status().wanted.len(), SNAPSHOTS_MAX);
+    snapshots.state().wanted.clear();
+    for vcpus in 1..=SNAPSHOTS_MAX as u32 {
+        let files = put(&snapshots, &base, sized(vcpus));
+        snapshots.state().ready.insert(sized(vcpus), Ready::new(files, SystemTime::now()));
+    }
+    snapshots.expect(1024, 512);
+    snapshots.expect(1024, 2048);
+    assert_eq!(snapshots.status().wanted, [], "there are as many as may be");
+}
+
+#[test]
 fn one_that_fails_machines_is_made_anew_and_given_up_in_the_end() {
     let home = tempfile::tempdir().unwrap();
     let snapshots = snapshots(home.path());

@@ -17,6 +17,7 @@ use super::streams::Streams;
 use super::tap::Tap;
 use super::vmm::Started;
 use super::{LAST_READS_MAX, MACHINE_CGROUP, Machine, Phase, restore, snapshot};
+use crate::protocol::TaskConfig;
 
 /// A guest that does not come up so often is not to come up.
 pub(super) const BOOTS_MAX: usize = 3;
@@ -25,26 +26,28 @@ pub(super) const BOOTS_MAX: usize = 3;
 pub(super) struct Begun {
     pub(super) started: Started,
     pub(super) tap: Option<Tap>,
+    /// Of a restored guest, which has said hello and been told its set-up, what it said since.
+    pub(super) heard: Option<Vec<u8>>,
 }
 
 /// Boots a machine: [`boot`], but for tests.
 pub(super) type Begin = Box<dyn FnMut(&MachineConfig, &Place<'_>, &mut Boot) -> Result<Begun, String>>;
 
-/// … and whether it was restored: then it has said hello.
 pub(super) fn begin(
     machine: &MachineConfig,
+    config: &TaskConfig,
     place: &Place<'_>,
     begun: &mut Boot,
-) -> Result<(Begun, bool), String> {
+) -> Result<Begun, String> {
     if let Some(Snapshot::Restore(files)) = &machine.snapshot {
         let tap = tap(machine)?;
         let end = tap.as_ref().map(|tap| tap.fd.as_fd());
-        match restore::restore(machine, files, place, end, begun) {
-            Ok(started) => return Ok((Begun { started, tap }, true)),
+        match restore::restore(machine, config, files, place, end, begun) {
+            Ok((started, heard)) => return Ok(Begun { started, tap, heard: Some(heard) }),
             Err(error) => begun.not_restored(error.to_string()),
         }
     }
-    boot(machine, place, begun).map(|begun| (begun, false))
+    boot(machine, place, begun)
 }
 
 pub(super) fn boot(machine: &MachineConfig, place: &Place<'_>, begun: &mut Boot) -> Result<Begun, String> {
@@ -55,7 +58,7 @@ pub(super) fn boot(machine: &MachineConfig, place: &Place<'_>, begun: &mut Boot)
             .and_then(|file| qemu::start(machine, place, end, &Memory::Written(&file), begun)),
         _ => qemu::start(machine, place, end, &Memory::Fresh, begun),
     };
-    Ok(Begun { started: started.map_err(|error| error.to_string())?, tap })
+    Ok(Begun { started: started.map_err(|error| error.to_string())?, tap, heard: None })
 }
 
 fn tap(machine: &MachineConfig) -> Result<Option<Tap>, String> {
@@ -106,7 +109,7 @@ impl Machine {
 
     /// Of the guest before this one nothing is left.
     fn around_again(&mut self, begun: Begun) -> std::io::Result<()> {
-        let Begun { started: Started { vmm, link, console }, tap } = begun;
+        let Begun { started: Started { vmm, link, console }, tap, heard: _ } = begun;
         // First: with it the one that is under way ends if the rest fails.
         self.vmm = vmm;
         self.tap = tap;

@@ -46,18 +46,30 @@ pub(super) struct Boot {
     pub(super) began: Instant,
     /// … of the machine that is there now.
     pub(super) since: Instant,
+    /// The time its set-up tells was old when the guest heard it.
+    pub(super) time_was_old: bool,
     /// How many came to nothing: as many steps come first.
     gone: usize,
     report: BootReport,
     /// The first moment of the guest's clock, on ours.
     guest_zero_us: i64,
+    /// No step it tells of was before that.
+    guest_least_us: u64,
 }
 
 impl Boot {
     pub(super) fn begin() -> Boot {
         let report = BootReport { began_ns: now_ns(), ..BootReport::default() };
         let began = Instant::now();
-        Boot { began, since: began, gone: 0, report, guest_zero_us: 0 }
+        Boot {
+            began,
+            since: began,
+            time_was_old: false,
+            gone: 0,
+            report,
+            guest_zero_us: 0,
+            guest_least_us: 0,
+        }
     }
 
     /// A snapshot could not be used: the machine begins again.
@@ -117,21 +129,25 @@ impl Boot {
     fn heard(&mut self, now_us: u64, steps: &[BootStep]) {
         let last_us = steps.last().map_or(0, |step| step.at_us);
         self.guest_zero_us = (now_us as i64).saturating_sub_unsigned(last_us);
+        self.guest_least_us = self.report.steps.last().map_or(0, |last| last.at_us);
         if !self.report.restored {
             self.guest(now_us, &[BootStep { step: KERNEL_STEP.into(), at_us: 0 }]);
         }
         self.guest(now_us, steps);
     }
 
-    /// Never before the step before it, never after now, whatever the guest's clock shows.
+    /// Never before the step it told of before, never after now, whatever the guest's clock shows; among the steps of this side,
+    /// which goes on meanwhile.
     fn guest(&mut self, now_us: u64, steps: &[BootStep]) {
         for step in steps.iter().take(STEPS_MAX) {
-            let least = self.report.steps.last().map_or(0, |last| last.at_us).min(now_us);
+            let least = self.guest_least_us.min(now_us);
             let at_us = self.guest_zero_us.saturating_add_unsigned(step.at_us).max(0) as u64;
             let letters = step.step.chars().filter(|letter| !letter.is_control());
             let name = letters.take(NAME_LETTERS_MAX).collect();
-            self.report.steps.push(BootStep { step: name, at_us: at_us.clamp(least, now_us) });
+            self.guest_least_us = at_us.clamp(least, now_us);
+            self.report.steps.push(BootStep { step: name, at_us: self.guest_least_us });
         }
+        self.report.steps[self.gone..].sort_by_key(|step| step.at_us);
     }
 }
 
@@ -165,6 +181,17 @@ mod tests {
         boot.heard(100, &[step("hello", 5_000_000)]);
         boot.guest(300, &[step("ready", 5_000_150)]);
         assert_eq!(boot.report.steps, [step("hello", 100), step("ready", 250)]);
+    }
+
+    #[test]
+    fn steps_of_both_sides_are_in_order() {
+        let mut boot = Boot::begin();
+        boot.report.restored = true;
+        boot.heard(100, &[step("hello", 5_000_000)]);
+        boot.report.steps.push(step(DISKS_STEP, 150));
+        boot.guest(300, &[step("storage", 5_000_020), step("ready", 5_000_150)]);
+        let expected = [step("hello", 100), step("storage", 120), step(DISKS_STEP, 150), step("ready", 250)];
+        assert_eq!(boot.report.steps, expected);
     }
 
     #[test]

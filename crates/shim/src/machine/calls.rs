@@ -155,6 +155,10 @@ impl Machine {
             Call::DeleteExec { exec } => self.delete_exec(exec).map(|()| Answer::Done),
             _ => match &self.phase {
                 Phase::Up => return self.pass_on(connection, id, call, stdio),
+                // The guest comes to it when it is set up; nothing waits for its word that it is.
+                Phase::SettingUp if matches!(call, Call::CreateContainer(_)) => {
+                    return self.pass_on(connection, id, call, stdio);
+                }
                 Phase::Booting | Phase::Unfit(_) | Phase::SettingUp => {
                     self.held.push_back((connection, Request { id, call }, stdio));
                     return self.attach_ahead();
@@ -325,7 +329,7 @@ impl Machine {
     /// again when it is needed, and is told then.
     pub(super) fn attach_ahead(&mut self) {
         // Before its first word the program is asked nothing: it may not be there yet.
-        if self.vmm.first_word().is_some() {
+        if !matches!(self.phase, Phase::Booting) || self.vmm.first_word().is_some() {
             return;
         }
         let layers_of = |call: &Call| match call {
@@ -354,9 +358,11 @@ impl Machine {
         self.next_disk += 1;
         if let Err(error) = self.vmm.attach(disk, file) {
             let why = error.to_string();
-            if error.is_fatal() {
-                // Whatever it says next may answer another question.
-                self.lose(&why);
+            // Whatever it says next may answer another question.
+            match self.phase {
+                Phase::Booting if error.is_fatal() => self.phase = Phase::Unfit(why.clone()),
+                _ if error.is_fatal() => self.lose(&why),
+                _ => {}
             }
             return Err(failed(why));
         }

@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use super::boot::{BOOT_FILE, FIRST_STEP};
 use super::calls::{GUEST_LOG, Pending, What};
-use super::config::Snapshot;
+use super::config::{MachineConfig, Snapshot};
 use super::container::Ended;
 use super::terminal::Terminal;
 use super::wire::{
@@ -74,10 +74,14 @@ impl Machine {
                     return Ok(());
                 }
                 self.phase = Phase::Up;
+                self.unread = None;
                 self.write_boot();
-                for (connection, request, stdio) in std::mem::take(&mut self.held) {
-                    self.take_call(connection, request, stdio);
+                if self.boot.time_was_old {
+                    // A message of this size is never too long.
+                    let _ = self.say(&Down::Clock { now_ns: now_ns() });
+                    self.clock.told();
                 }
+                self.take_held();
                 Ok(())
             }
             (Up::Failed { why }, Phase::SettingUp) => {
@@ -90,9 +94,21 @@ impl Machine {
 
     /// The guest is there and nobody's: it becomes this task's.
     pub(super) fn greeted(&mut self) {
-        match self.setup().and_then(|setup| self.say(&Down::Setup(Box::new(setup)))) {
-            Ok(()) => self.phase = Phase::SettingUp,
+        match setup(&self.machine, &self.config).and_then(|setup| self.say(&setup)) {
+            Ok(()) => self.told(),
             Err(failure) => self.lose(&failure.message),
+        }
+    }
+
+    /// It knows its set-up.
+    pub(super) fn told(&mut self) {
+        self.phase = Phase::SettingUp;
+        self.take_held();
+    }
+
+    pub(super) fn take_held(&mut self) {
+        for (connection, request, stdio) in std::mem::take(&mut self.held) {
+            self.take_call(connection, request, stdio);
         }
     }
 
@@ -100,30 +116,6 @@ impl Machine {
         if let Err(error) = self.boot.write(&self.directory) {
             complain!("cannot write {BOOT_FILE}: {error}");
         }
-    }
-
-    fn setup(&mut self) -> Result<Setup, Failure> {
-        let mut entropy = vec![0; ENTROPY_BYTES];
-        let filled = rustix::rand::getrandom(&mut entropy[..], rustix::rand::GetRandomFlags::empty());
-        if filled != Ok(ENTROPY_BYTES) {
-            return Err(Failure::new(FailureKind::System, "cannot get random bytes for the guest"));
-        }
-        Ok(Setup {
-            now_ns: now_ns(),
-            entropy,
-            hostname: self.machine.hostname.clone(),
-            task: TaskConfig {
-                cgroup: GUEST_CGROUP.into(),
-                shim_cgroup: GUEST_SHIM_CGROUP.into(),
-                resources: self.machine.resources.clone(),
-                ephemeral_storage: false,
-                storage_device: None,
-                machine: None,
-                ..self.config.clone()
-            },
-            files: self.machine.files.clone(),
-            storage: self.machine.storage.as_ref().map(|storage| Storage { bytes: storage.bytes }),
-        })
     }
 
     fn take_response(&mut self, id: u64, result: Result<Answer, Failure>) -> Result<(), Broken> {
@@ -342,6 +334,31 @@ impl Machine {
             let _ = self.say(&message);
         }
     }
+}
+
+/// What makes a machine this task's.
+pub(super) fn setup(machine: &MachineConfig, config: &TaskConfig) -> Result<Down, Failure> {
+    let mut entropy = vec![0; ENTROPY_BYTES];
+    let filled = rustix::rand::getrandom(&mut entropy[..], rustix::rand::GetRandomFlags::empty());
+    if filled != Ok(ENTROPY_BYTES) {
+        return Err(Failure::new(FailureKind::System, "cannot get random bytes for the guest"));
+    }
+    Ok(Down::Setup(Box::new(Setup {
+        now_ns: now_ns(),
+        entropy,
+        hostname: machine.hostname.clone(),
+        task: TaskConfig {
+            cgroup: GUEST_CGROUP.into(),
+            shim_cgroup: GUEST_SHIM_CGROUP.into(),
+            resources: machine.resources.clone(),
+            ephemeral_storage: false,
+            storage_device: None,
+            machine: None,
+            ..config.clone()
+        },
+        files: machine.files.clone(),
+        storage: machine.storage.as_ref().map(|storage| Storage { bytes: storage.bytes }),
+    })))
 }
 
 /// A stranger's, as text of bounded length.

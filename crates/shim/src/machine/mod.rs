@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! Booting ──Hello──▶ SettingUp ──Ready──▶ Up ──▶ Lost       from each of them to Lost: the program ended, the guest
-//!  ▲   └──Unfit──▶ Unfit                                    broke the protocol, did not come up in time or fell silent
+//!  ▲   └──Unfit──▶ Unfit  (or its program broke)            broke the protocol, did not come up in time or fell silent
 //!  └─ again: ───────┘
 //!     no Hello in time
 //! ```
@@ -174,18 +174,23 @@ impl Machine {
         made.map_err(|error| format!("cannot make the cgroup {}: {error}", cgroup.display()))?;
         let place = Place { directory, cgroups: &cgroups, cgroup: &cgroup };
         let mut boot = Boot::begin();
-        let (begun, restored) = begin::begin(&machine, &place, &mut boot)?;
+        let begun = begin::begin(&machine, &config, &place, &mut boot)?;
+        let restored = begun.heard.is_some();
         let begin: Begin = Box::new(begin::boot);
         let host = Host { directory: directory.to_owned(), config, cgroups, signals, listener, begin };
         let mut machine = Machine::around(host, machine, begun, boot).map_err(|error| error.to_string())?;
         if restored {
-            machine.greeted();
+            machine.told();
+            // What it said since then is here, and no descriptor tells of it.
+            if let Err(broken) = machine.take_frames() {
+                machine.lose_to(&broken);
+            }
         }
         Ok(machine)
     }
 
     fn around(host: Host, machine: MachineConfig, begun: Begun, boot: Boot) -> io::Result<Machine> {
-        let Begun { started: Started { vmm, link, console }, tap } = begun;
+        let Begun { started: Started { vmm, link, console }, tap, heard } = begun;
         let Host { directory, config, cgroups, signals, listener, begin } = host;
         link.set_nonblocking(true)?;
         let console = Console::open(&directory, console)?;
@@ -199,7 +204,7 @@ impl Machine {
             connections: Connections::new(listener),
             vmm,
             link: Some(link),
-            input: Vec::new(),
+            input: heard.unwrap_or_default(),
             output: Vec::new(),
             unread: None,
             streams: Streams::default(),
@@ -443,7 +448,9 @@ impl Machine {
     }
 
     fn hear_guest(&mut self, ready: PollFlags, reads_max: usize) {
-        if !ready.intersects(PollFlags::IN | PollFlags::HUP | PollFlags::ERR) {
+        // One that is ended next is not listened to any more.
+        let ends = matches!(self.phase, Phase::Unfit(_));
+        if ends || !ready.intersects(PollFlags::IN | PollFlags::HUP | PollFlags::ERR) {
             return;
         }
         for _ in 0..reads_max {
@@ -566,9 +573,7 @@ impl Machine {
                 self.answer(connection, request, result.clone());
             }
         }
-        for (connection, request, stdio) in std::mem::take(&mut self.held) {
-            self.take_call(connection, request, stdio);
-        }
+        self.take_held();
     }
 
     fn state(&self) -> TaskState {

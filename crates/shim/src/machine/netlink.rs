@@ -6,7 +6,10 @@ use std::net::Ipv4Addr;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 const HEADER_BYTES: usize = 16;
-const RECEIVE_BYTES: usize = 64 << 10;
+/// Of a dump's part.
+const DUMP_BYTES: usize = 64 << 10;
+/// Of the answer to a change: an error, and what it is about.
+const ANSWER_BYTES: usize = 4 << 10;
 /// `RTNH_F_ONLINK`
 const ONLINK: u32 = 4;
 /// Datagrams of one dump.
@@ -153,7 +156,7 @@ impl Netlink {
     fn request(&mut self, mut message: Message) -> io::Result<()> {
         message.flag(libc::NLM_F_ACK);
         self.send(message)?;
-        for answer in self.receive()? {
+        for answer in self.receive(ANSWER_BYTES)? {
             if i32::from(answer.kind) == libc::NLMSG_ERROR {
                 return error_of(&answer.payload);
             }
@@ -165,7 +168,7 @@ impl Netlink {
         self.send(Message::new(kind, libc::NLM_F_DUMP, header))?;
         let mut found = Vec::new();
         for _ in 0..DUMP_PARTS_MAX {
-            for answer in self.receive()? {
+            for answer in self.receive(DUMP_BYTES)? {
                 match i32::from(answer.kind) {
                     libc::NLMSG_DONE => return Ok(found),
                     libc::NLMSG_ERROR => error_of(&answer.payload)?,
@@ -185,8 +188,8 @@ impl Netlink {
     }
 
     /// One datagram's messages for the last request.
-    fn receive(&mut self) -> io::Result<Vec<Answer>> {
-        let mut buffer = vec![0; RECEIVE_BYTES];
+    fn receive(&mut self, room: usize) -> io::Result<Vec<Answer>> {
+        let mut buffer = vec![0; room];
         // SAFETY: pointer and length are one buffer's.
         let got = unsafe { libc::recv(self.fd.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len(), 0) };
         let got = usize::try_from(got).map_err(|_| io::Error::last_os_error())?;

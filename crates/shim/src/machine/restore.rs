@@ -2,7 +2,7 @@
 //!
 //! The guest of a snapshot has said hello and waits for its set-up. It says hello again, to its new shim; what makes it
 //! another machine than all the other copies (clock, entropy, name, keys) comes with the set-up, before anything of the
-//! task's runs.
+//! task's runs. It is told both at once, so that nothing waits for its answer; one that answers otherwise is ended.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -13,50 +13,62 @@ use std::time::{Duration, Instant};
 
 use super::boot::{Boot, RESTORED_STEP};
 use super::config::{MachineConfig, SnapshotFiles};
+use super::guest::setup;
 use super::qemu::{self, Memory, Place};
 use super::vmm::{Started, VmmError};
 use super::wire::{self, BootStep, Down, Kind, LINK_VERSION, Up, encode_json};
+use crate::protocol::TaskConfig;
 
 /// From the machine's start to the guest's hello. Enough for an emulated one on a busy host, and with the begin of a boot
 /// instead, less than the agent waits for a shim.
 const DEADLINE: Duration = Duration::from_secs(9);
+/// Less is no matter for a clock.
+const TIME_OLD: Duration = Duration::from_millis(200);
 const READ_BYTES: usize = 4 << 10;
 /// A hello is a few hundred bytes.
 const HELLO_BYTES_MAX: usize = 16 << 10;
 
-/// Returns when the guest has answered.
+/// Returns when the guest has said hello, with what it said since.
 pub(super) fn restore(
     config: &MachineConfig,
+    task: &TaskConfig,
     files: &SnapshotFiles,
     place: &Place<'_>,
     tap: Option<BorrowedFd<'_>>,
     boot: &mut Boot,
-) -> Result<Started, VmmError> {
+) -> Result<(Started, Vec<u8>), VmmError> {
     let open = |path: &Path| File::open(path).map_err(VmmError::io("open the snapshot"));
     let (memory, state) = (open(&files.memory)?, open(&files.state)?);
     let until = boot.began + DEADLINE;
     let memory = Memory::Restored { memory: &memory, state: &state, until };
     let mut started = qemu::start(config, place, tap, &memory, boot)?;
     boot.done(RESTORED_STEP);
-    let steps = hello(&mut started.link, until).map_err(VmmError::io("hear from the restored guest"))?;
+    let told = Instant::now();
+    let heard = setup(config, task)
+        .map_err(|failure| io::Error::other(failure.message))
+        .and_then(|setup| hello(&mut started.link, &setup, until));
+    let (steps, heard) = heard.map_err(VmmError::io("hear from the restored guest"))?;
     boot.hello(&steps);
-    Ok(started)
+    boot.time_was_old = told.elapsed() > TIME_OLD;
+    Ok((started, heard))
 }
 
-fn hello(link: &mut UnixStream, until: Instant) -> io::Result<Vec<BootStep>> {
-    let mut asked = Vec::new();
-    encode_json(Kind::Control, &Down::Hello, &mut asked).map_err(io::Error::other)?;
-    link.write_all(&asked)?;
+fn hello(link: &mut UnixStream, setup: &Down, until: Instant) -> io::Result<(Vec<BootStep>, Vec<u8>)> {
+    let mut told = Vec::new();
+    for down in [&Down::Hello, setup] {
+        encode_json(Kind::Control, down, &mut told).map_err(io::Error::other)?;
+    }
+    let left = until.saturating_duration_since(Instant::now());
+    link.set_write_timeout(Some(left.max(Duration::from_millis(1))))?;
+    link.write_all(&told)?;
     let mut input = Vec::new();
     let mut buffer = [0; READ_BYTES];
     while input.len() <= HELLO_BYTES_MAX {
         if let Some((frame, used)) = wire::decode(&input).map_err(io::Error::other)? {
             let up = serde_json::from_slice(frame.payload)?;
             return match up {
-                Up::Hello { version: LINK_VERSION, steps }
-                    if frame.kind == Kind::Control && used == input.len() =>
-                {
-                    Ok(steps)
+                Up::Hello { version: LINK_VERSION, steps } if frame.kind == Kind::Control => {
+                    Ok((steps, input.split_off(used)))
                 }
                 _ => Err(io::Error::other("it said something else than hello")),
             };
@@ -83,11 +95,11 @@ mod tests {
     use super::*;
 
     /// What the shim makes of a guest that answers with `said`.
-    fn heard(said: &[u8]) -> io::Result<Vec<BootStep>> {
+    fn heard(said: &[u8]) -> io::Result<(Vec<BootStep>, Vec<u8>)> {
         let (mut ours, mut theirs) = UnixStream::pair()?;
         theirs.write_all(said)?;
         theirs.shutdown(std::net::Shutdown::Write)?;
-        hello(&mut ours, Instant::now() + DEADLINE)
+        hello(&mut ours, &Down::Clock { now_ns: 0 }, Instant::now() + DEADLINE)
     }
 
     fn said(up: &Up) -> Vec<u8> {
@@ -100,11 +112,12 @@ mod tests {
     fn only_a_hello_is_an_answer() {
         let steps = vec![BootStep { step: "hello".into(), at_us: 7 }];
         let right = said(&Up::Hello { version: LINK_VERSION, steps: steps.clone() });
-        assert_eq!(heard(&right).unwrap(), steps);
+        assert_eq!(heard(&right).unwrap(), (steps.clone(), Vec::new()));
+        let since = said(&Up::Ready { steps: Vec::new() });
+        assert_eq!(heard(&[right.clone(), since.clone()].concat()).unwrap(), (steps.clone(), since));
         for wrong in [
             said(&Up::Hello { version: LINK_VERSION + 1, steps }),
             said(&Up::Ready { steps: Vec::new() }),
-            [right.clone(), right.clone()].concat(),
             right[..right.len() - 1].to_vec(),
             vec![0xff; 64],
             Vec::new(),

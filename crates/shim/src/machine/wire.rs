@@ -135,7 +135,8 @@ pub enum Up {
     Hello { version: u32, steps: Vec<BootStep> },
     /// … of a guest of which nothing can be made: the host is to end it.
     Unfit { why: String },
-    /// The guest is the task's: calls are taken from now on.
+    /// The guest is the task's. It comes now to the interface and the containers that it was told of since its set-up, and
+    /// takes all other calls.
     Ready { steps: Vec<BootStep> },
     /// It cannot be.
     Failed { why: String },

@@ -27,7 +27,11 @@ use crate::protocol::{
 };
 use crate::server::connection::Connection;
 
-pub(super) struct NoMachine(pub(super) Rc<Cell<bool>>);
+pub(super) struct NoMachine {
+    pub(super) killed: Rc<Cell<bool>>,
+    /// Its program answers what nobody asked.
+    pub(super) broken: bool,
+}
 
 impl Vmm for NoMachine {
     fn pid(&self) -> i32 {
@@ -35,7 +39,10 @@ impl Vmm for NoMachine {
     }
 
     fn attach(&mut self, _: u32, _: File) -> Result<(), VmmError> {
-        Ok(())
+        match self.broken {
+            true => Err(VmmError::Broken { command: "blockdev-add", why: "it makes no sense".into() }),
+            false => Ok(()),
+        }
     }
 
     fn first_word(&self) -> Option<BorrowedFd<'_>> {
@@ -51,7 +58,7 @@ impl Vmm for NoMachine {
     }
 
     fn kill(&mut self) {
-        self.0.set(true);
+        self.killed.set(true);
     }
 }
 
@@ -116,11 +123,11 @@ impl World {
             begin: Box::new(|_, _, _| Err("there is no other machine".into())),
         };
         let started = Started {
-            vmm: Box::new(NoMachine(Rc::clone(&killed))),
+            vmm: Box::new(NoMachine { killed: Rc::clone(&killed), broken: false }),
             link,
             console: [console.into(), words.into()],
         };
-        let begun = Begun { started, tap: None };
+        let begun = Begun { started, tap: None, heard: None };
         let layer = home.path().join("layer");
         std::fs::write(&layer, "layer").unwrap();
         let mut machine = Machine::around(host, wanted, begun, Boot::begin()).unwrap();

@@ -1,10 +1,12 @@
 //! A guest that does not come up, and one that stands still.
 
 use std::cell::RefCell;
-use std::io::Read;
+use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+use rustix::event::PollFlags;
 
 use super::super::Phase;
 use super::super::begin::{BOOTS_MAX, Begun};
@@ -50,6 +52,20 @@ fn a_guest_that_is_up_is_told_the_time() {
     assert_eq!(told(&world).len(), 1);
 }
 
+#[test]
+fn a_guest_that_heard_the_time_late_is_told_it_again() {
+    for old in [false, true] {
+        let mut world = World::new();
+        world.hears(&control_hello());
+        world.machine.boot.time_was_old = old;
+        world.machine.output.clear();
+        world.hears(&control_ready());
+        assert_eq!(told(&world).len(), usize::from(old));
+        world.hears(&control(&Up::Clock));
+        assert_eq!(world.is_lost(), !old, "nobody answers what was not said");
+    }
+}
+
 /// As its next turn finds it when an interval of the clock is over.
 fn interval(world: &mut World) {
     world.machine.output.clear();
@@ -88,9 +104,9 @@ fn others(world: &mut World) -> Rc<RefCell<Vec<UnixStream>>> {
         let pair = || UnixStream::pair().unwrap();
         let ((link, guest), (console, _), (words, _)) = (pair(), pair(), pair());
         begun.borrow_mut().push(guest);
-        let vmm = Box::new(NoMachine(Rc::clone(&killed)));
+        let vmm = Box::new(NoMachine { killed: Rc::clone(&killed), broken: false });
         let started = Started { vmm, link, console: [console.into(), words.into()] };
-        Ok(Begun { started, tap: None })
+        Ok(Begun { started, tap: None, heard: None })
     });
     ends
 }
@@ -161,6 +177,73 @@ fn a_guest_of_which_nothing_can_be_made_is_booted_again() {
     assert!(world.is_lost());
     world.asks(Call::Stats);
     assert!(world.answered().unwrap_err().message.ends_with("its timer is late"));
+}
+
+#[test]
+fn one_whose_program_breaks_is_booted_again_while_it_is_nobodys() {
+    let broken = |world: &mut World| {
+        world.machine.vmm = Box::new(NoMachine { killed: Rc::clone(&world.killed), broken: true });
+    };
+    let mut world = World::new();
+    let others = others(&mut world);
+    broken(&mut world);
+    world.create("a");
+    world.asks_as(8, Call::Stats);
+    assert!(matches!(world.machine.phase, Phase::Unfit(_)), "it is asked nothing more");
+    // What it says at last is for nobody.
+    world.ends.1.write_all(&control_hello()).unwrap();
+    world.machine.hear_guest(PollFlags::IN, 1);
+    world.turns();
+    assert_eq!(others.borrow().len(), 1);
+    world.hears(&control_hello());
+    assert!(
+        matches!(world.machine.phase, Phase::SettingUp),
+        "the other one has been asked, and did as it was told"
+    );
+
+    broken(&mut world);
+    world.layer = world.layer.with_file_name("another");
+    std::fs::write(&world.layer, "layer").unwrap();
+    world.create("b");
+    assert!(world.is_lost(), "it is a task's");
+}
+
+#[test]
+fn containers_are_asked_for_while_the_guest_is_set_up() {
+    let mut world = World::new();
+    world.create("a");
+    assert!(told(&world).is_empty());
+    world.hears(&control_hello());
+    world.asks_as(8, Call::Stats);
+    let after = world.create_call("b");
+    world.asks_as(9, after);
+    let messages = told(&world);
+    let [
+        Down::Setup(_),
+        Down::CreateContainer { container: first, .. },
+        Down::CreateContainer { container: second, .. },
+    ] = &messages[..]
+    else {
+        panic!("{messages:?}")
+    };
+    assert_eq!([first, second], ["a", "b"]);
+    assert_eq!((world.machine.pending.len(), world.machine.held.len()), (2, 1), "the rest waits");
+
+    world.hears(&control(&Up::Failed { why: "there is no disk".into() }));
+    assert!(world.is_lost());
+    assert!(world.answered().unwrap_err().message.contains("there is no disk"));
+}
+
+#[test]
+fn a_guest_whose_set_up_takes_long_has_its_time_to_read() {
+    let mut world = World::new();
+    world.create("a");
+    world.hears(&control_hello());
+    world.machine.unread = Some(Instant::now());
+    world.ages(Duration::from_secs(31));
+    world.hears(&control_ready());
+    world.machine.look_at_clock();
+    assert!(matches!(world.machine.phase, Phase::Up));
 }
 
 #[test]

@@ -1,17 +1,17 @@
-//! What a node may fetch before anybody runs it: the images of task definitions as they are registered.
+//! What a node may make ready before anybody runs it: task definitions as they are registered.
 
 use ferrogate_api::ecs;
 use tokio::sync::broadcast;
 
-use crate::definition::fits_fargate;
+use crate::definition::{fits_fargate, size};
 use crate::state::Scope;
 
-/// Registrations kept for a listener that lags. What it misses is pulled when a task needs it.
+/// Registrations kept for a listener that lags. What it misses is made when a task needs it.
 const REGISTRATIONS_KEPT_MAX: usize = 256;
 
 /// A task definition that can run on Fargate and that has just been registered.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RegisteredImages {
+pub struct RegisteredDefinition {
     pub account: String,
     pub region: String,
     pub task_definition_arn: String,
@@ -19,6 +19,8 @@ pub struct RegisteredImages {
     pub execution_role_arn: Option<String>,
     /// `x86_64` or `arm64`
     pub architecture: String,
+    pub cpu_units: u32,
+    pub memory_mib: u32,
     /// In definition order, each once.
     pub images: Vec<RegisteredImage>,
 }
@@ -31,14 +33,14 @@ pub struct RegisteredImage {
 }
 
 /// Tells whoever listens.
-pub(crate) struct Registrations(broadcast::Sender<RegisteredImages>);
+pub(crate) struct Registrations(broadcast::Sender<RegisteredDefinition>);
 
 impl Registrations {
     pub(crate) fn new() -> Self {
         Self(broadcast::Sender::new(REGISTRATIONS_KEPT_MAX))
     }
 
-    pub(crate) fn subscribe(&self) -> broadcast::Receiver<RegisteredImages> {
+    pub(crate) fn subscribe(&self) -> broadcast::Receiver<RegisteredDefinition> {
         self.0.subscribe()
     }
 
@@ -46,6 +48,9 @@ impl Registrations {
         if self.0.receiver_count() == 0 || !fits_fargate(definition) {
             return;
         }
+        let (cpu, memory) = (definition.cpu.as_deref(), definition.memory.as_deref());
+        let size = (cpu.map(size::cpu_units), memory.map(size::memory_mib));
+        let (Some(Ok(cpu_units)), Some(Ok(memory_mib))) = size else { return };
         let mut images: Vec<RegisteredImage> = Vec::new();
         for container in definition.container_definitions.iter().flatten() {
             let image = RegisteredImage {
@@ -59,12 +64,14 @@ impl Registrations {
                 images.push(image);
             }
         }
-        let registered = RegisteredImages {
+        let registered = RegisteredDefinition {
             account: scope.account.clone(),
             region: scope.region.clone(),
             task_definition_arn: definition.task_definition_arn.clone().unwrap_or_default(),
             execution_role_arn: definition.execution_role_arn.clone(),
             architecture: crate::definition::architecture(definition).to_owned(),
+            cpu_units,
+            memory_mib,
             images,
         };
         // An error says that the last listener has gone just now.
