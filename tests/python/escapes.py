@@ -321,6 +321,10 @@ def type_into(terminal):
     fcntl.ioctl(terminal, 0x5412, b"x")  # TIOCSTI
 
 
+# Where attempts beside it make programs of their own.
+PROGRAMS_OF_ATTEMPTS = ("/tmp/", "/shared/")
+
+
 def launcher():
     """While programs are executed into this container (CVE-2019-5736): the file of what launches them. To open it for writing
     one would have to wait until nobody runs it; what counts is whether it could be written then."""
@@ -333,7 +337,8 @@ def launcher():
             except OSError:
                 # Not ours to look at, as long as it is the launcher.
                 continue
-            if os.fstat(file).st_ino not in own:
+            others = os.readlink(f"/proc/self/fd/{file}").startswith(PROGRAMS_OF_ATTEMPTS)
+            if os.fstat(file).st_ino not in own and not others:
                 said.add("read-only" if os.fstatvfs(file).f_flag & os.ST_RDONLY else "done")
             os.close(file)
     return "|".join(sorted(said)) or "never seen"

@@ -16,15 +16,21 @@ pub(crate) fn ahead() -> io::Result<()> {
     up(index(LOOPBACK)?)?;
     match index(GUEST_LINK) {
         Ok(link) => {
-            // Where the kernel has IPv6, no address is made of a MAC that is nobody's.
-            let mode = format!("/proc/sys/net/ipv6/conf/{GUEST_LINK}/addr_gen_mode");
-            match fs::write(mode, "1") {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-                _ => up(link),
-            }
+            // No address is made of a MAC that is nobody's.
+            make_ipv6_address(false)?;
+            up(link)
         }
         Err(error) if error.raw_os_error() == Some(libc::ENODEV) => Ok(()),
         Err(error) => Err(error),
+    }
+}
+
+/// Its link-local address of its MAC, as soon as it is up; no other is ever used. Where the kernel has IPv6.
+fn make_ipv6_address(make: bool) -> io::Result<()> {
+    let mode = if make { "0" } else { "1" };
+    match fs::write(format!("/proc/sys/net/ipv6/conf/{GUEST_LINK}/addr_gen_mode"), mode) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
     }
 }
 
@@ -44,6 +50,7 @@ pub(crate) fn configure(wanted: &Interface) -> io::Result<()> {
     let link = index(GUEST_LINK)?;
     let change = LinkChange { mac: Some(mac), mtu: Some(mtu), ..LinkChange::default() };
     route.change_link(link, &change)?;
+    make_ipv6_address(true)?;
     route.add_address(link, address, prefix)?;
     route.add_neighbour(link, gateway, gateway_mac)?;
     let everywhere = Ipv4Addr::UNSPECIFIED;
