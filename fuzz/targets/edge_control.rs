@@ -13,6 +13,8 @@ use serde::de::DeserializeOwned;
 
 /// What ELB takes; the API checks it, so the process never meets more.
 const REGEX_CHARACTERS_MAX: usize = 128;
+/// Some take a twentieth of a second here: hundreds would look like one that has no end.
+const REGEXES_MAX: usize = 32;
 
 /// However the bytes are cut, the same messages come out.
 fn frames<T: Serialize + DeserializeOwned>(bytes: &[u8], cut: usize) -> Vec<T> {
@@ -58,7 +60,8 @@ fn compile(configuration: Configuration) {
     let in_transforms = rules().flat_map(|rule| &rule.transforms).map(|transform| match transform {
         Transform::UrlRewrite { regex, .. } | Transform::HostHeaderRewrite { regex, .. } => regex,
     });
-    if in_conditions.chain(in_transforms).any(|regex| regex.len() > REGEX_CHARACTERS_MAX) {
+    let regexes: Vec<_> = in_conditions.chain(in_transforms).collect();
+    if regexes.len() > REGEXES_MAX || regexes.iter().any(|regex| regex.len() > REGEX_CHARACTERS_MAX) {
         return;
     }
     let certificates: HashMap<_, _> =

@@ -96,6 +96,10 @@ pub fn check(
     let parsed = parse(&leaf)?;
     // The listeners of load balancers read it with this, which is stricter.
     ParsedCertificate::try_from(&leaf).map_err(|error| CertificateError::Malformed(error.to_string()))?;
+    // Neither of the two parsers minds.
+    if parsed.raw_serial().is_empty() {
+        return Err(CertificateError::Malformed("the serial number is empty".into()));
+    }
     let facts = facts(&parsed)?;
     if facts.not_after < now {
         return Err(CertificateError::Expired(facts.not_after));

@@ -1,11 +1,12 @@
 //! The certificates of `testdata` were made by openssl for this: an own CA (P-256), a leaf it issued, and RSA ones that
-//! issued themselves. Those that are valid are for a hundred years.
+//! issued themselves. Those that are valid are for a hundred years. `no-serial.pem` is the leaf with nothing for its number.
 
 use super::*;
 
 const CA: &[u8] = include_bytes!("../testdata/ca.pem");
 const LEAF: &[u8] = include_bytes!("../testdata/leaf.pem");
 const LEAF_KEY: &[u8] = include_bytes!("../testdata/leaf.key");
+const NO_SERIAL: &[u8] = include_bytes!("../testdata/no-serial.pem");
 const RSA: &[u8] = include_bytes!("../testdata/rsa.pem");
 const RSA_KEY: &[u8] = include_bytes!("../testdata/rsa.key");
 
@@ -68,5 +69,11 @@ fn what_a_listener_could_not_serve_is_not_taken() {
     let broken = leaf.replace("AdBgNVHQ4EFg", "AdBgNVHQ2EFg");
     assert_ne!(leaf, broken);
     let error = check(broken.as_bytes(), None, LEAF_KEY, now()).unwrap_err();
+    assert!(matches!(error, CertificateError::Malformed(_)), "{error}");
+}
+
+#[test]
+fn a_serial_number_has_a_byte_at_least() {
+    let error = check(NO_SERIAL, None, LEAF_KEY, now()).unwrap_err();
     assert!(matches!(error, CertificateError::Malformed(_)), "{error}");
 }

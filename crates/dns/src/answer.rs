@@ -98,12 +98,17 @@ impl Reply {
             Transport::Tcp => TCP_BYTES_MAX,
             Transport::Udp => usize::from(question.max_payload().clamp(512, UDP_BYTES_MAX)),
         };
+        // Several questions get no answer, and may be too long for one that says so.
+        let mut queries = std::mem::take(&mut question.queries);
+        if queries.len() > 1 {
+            queries.clear();
+        }
         Self {
             id: question.metadata.id,
             op_code: question.metadata.op_code,
             recursion_desired: question.metadata.recursion_desired,
             checking_disabled: question.metadata.checking_disabled,
-            queries: std::mem::take(&mut question.queries),
+            queries,
             edns: question.edns.is_some(),
             bytes_max,
         }
@@ -165,11 +170,7 @@ pub fn answer(index: &Index, vpc: &Vpc, packet: &[u8], transport: Transport, ran
     }
     let [query] = reply.queries.as_slice() else { return reply.code(ResponseCode::FormErr) };
     if version > 0 {
-        let mut response = reply.response();
-        if let Some(edns) = &mut response.edns {
-            edns.set_rcode_high(ResponseCode::BADVERS.high());
-        }
-        return reply.outcome(response);
+        return reply.code(ResponseCode::BADVERS);
     }
     let transfer = matches!(query.query_type(), RecordType::AXFR | RecordType::IXFR);
     if transfer || !matches!(query.query_class(), DNSClass::IN | DNSClass::ANY) {

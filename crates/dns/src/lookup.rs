@@ -86,17 +86,17 @@ fn step(
 ) -> Step {
     if kind == RecordType::ANY {
         for group in &node.groups {
-            records(index, vpc, group, owner, random, &mut found.answers, CHAIN_MAX);
+            records(index, vpc, group, owner, random, &mut found.answers);
         }
         return Step::Done;
     }
     if let Some(group) = node.group(kind) {
-        records(index, vpc, group, owner, random, &mut found.answers, CHAIN_MAX);
+        records(index, vpc, group, owner, random, &mut found.answers);
         return Step::Done;
     }
     let Some(group) = node.group(RecordType::CNAME) else { return Step::Nothing };
     let before = found.answers.len();
-    records(index, vpc, group, owner, random, &mut found.answers, CHAIN_MAX);
+    records(index, vpc, group, owner, random, &mut found.answers);
     match found.answers.get(before).map(|record| &record.data) {
         Some(RData::CNAME(target)) => Step::To(target.0.clone()),
         _ => Step::Nothing,
@@ -111,7 +111,20 @@ fn records(
     owner: &Name,
     random: &mut Random,
     into: &mut Vec<Record>,
-    aliases_left: usize,
+) {
+    // Of all that a group leads to, not of each way: several aliases of one name would be followed the more often the deeper.
+    let mut aliases_left = CHAIN_MAX;
+    follow(index, vpc, group, owner, random, into, &mut aliases_left);
+}
+
+fn follow(
+    index: &Index,
+    vpc: &Vpc,
+    group: &Group,
+    owner: &Name,
+    random: &mut Random,
+    into: &mut Vec<Record>,
+    aliases_left: &mut usize,
 ) {
     for set in choose(&group.sets, random) {
         match &set.content {
@@ -122,12 +135,13 @@ fn records(
                 into.extend(values.iter().map(record));
                 random.shuffle(&mut into[start..]);
             }
-            Content::Alias(_) if aliases_left == 0 => {}
+            Content::Alias(_) if *aliases_left == 0 => {}
             Content::Alias(target) => {
+                *aliases_left -= 1;
                 let zone = index.zone(&vpc.vpc_id, target);
                 let target = zone.and_then(|zone| zone.node(target)?.group(group.kind));
                 if let Some(target) = target {
-                    records(index, vpc, target, owner, random, into, aliases_left - 1);
+                    follow(index, vpc, target, owner, random, into, aliases_left);
                 }
             }
         }
@@ -202,7 +216,7 @@ fn additionals(index: &Index, vpc: &Vpc, random: &mut Random, found: &mut Lookup
         let Some(node) = index.zone(&vpc.vpc_id, &name).and_then(|zone| zone.node(&name)) else { continue };
         for kind in [RecordType::A, RecordType::AAAA] {
             if let Some(group) = node.group(kind) {
-                records(index, vpc, group, target, random, &mut added, CHAIN_MAX);
+                records(index, vpc, group, target, random, &mut added);
             }
         }
         if added.len() >= ADDITIONALS_MAX {

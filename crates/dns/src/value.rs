@@ -9,6 +9,8 @@ use crate::name::{NameError, wire};
 
 /// One string of a TXT record.
 const TXT_STRING_BYTES_MAX: usize = 255;
+/// The name of a CAA property: RFC 6844, 5.1; there are readers that take no longer one.
+const CAA_TAG_BYTES_MAX: usize = 15;
 /// All of one TXT value.
 const TXT_CHARACTERS_MAX: usize = 4000;
 
@@ -153,7 +155,9 @@ fn caa(value: &str) -> Result<RData, ValueError> {
     let flags: u8 = number(parts.next().unwrap_or_default())?;
     let tag = parts.next().ok_or(ValueError::Caa)?;
     let (text, rest) = quoted(parts.next().ok_or(ValueError::Caa)?.trim())?;
-    if !rest.trim().is_empty() || tag.is_empty() || !tag.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
+    let named =
+        (1..=CAA_TAG_BYTES_MAX).contains(&tag.len()) && tag.bytes().all(|byte| byte.is_ascii_alphanumeric());
+    if !rest.trim().is_empty() || !named {
         return Err(ValueError::Caa);
     }
     let mut caa = CAA::new_issue(flags & 0x80 != 0, None, Vec::new());
@@ -193,6 +197,7 @@ mod tests {
             ("CNAME", "a b", ValueError::Name(NameError::Character)),
             ("SRV", "1 1 99999 a", ValueError::Number("99999".into())),
             ("LOC", "x", ValueError::Kind("LOC".into())),
+            ("CAA", r#"0 abcdefghijklmnop "x""#, ValueError::Caa),
         ] {
             assert_eq!(check(kind, value), Err(error), "{kind} {value}");
         }

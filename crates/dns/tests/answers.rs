@@ -117,6 +117,19 @@ fn chains() {
     assert_eq!(srv.additionals.len(), 2);
 }
 
+/// Each would be followed as often as there are ways to it.
+#[test]
+fn several_aliases_of_a_name_end() {
+    let records = |count| std::iter::repeat_n(alias("self.local", "self.local"), count);
+    for count in [1, 2, 30] {
+        let mut records: Vec<_> = records(count).collect();
+        records.push(record("self.local", "A", &["10.0.0.1"]));
+        let index = index(vec![zone("local", Some(&["vpc-1"]), records)]);
+        let (code, values) = says(&index, "self.local", "A");
+        assert_eq!((code, values.len()), ("NOERROR", 13), "{count}");
+    }
+}
+
 #[test]
 fn wildcards_cover_what_is_not_there() {
     let index = world();
@@ -266,6 +279,19 @@ fn odd_questions() {
     assert_eq!(transfer.metadata.response_code, ResponseCode::Refused);
     let none = Message::new(1, MessageType::Query, OpCode::Query).to_vec().unwrap();
     assert_eq!(answered(&index, &none, Transport::Udp).metadata.response_code, ResponseCode::FormErr);
+    // So many that they would not fit into an answer by UDP.
+    let mut many = Message::new(1, MessageType::Query, OpCode::Query);
+    many.add_queries((0..200).map(|_| Query::query(Name::root(), RecordType::A)));
+    let many = many.to_vec().unwrap();
+    for transport in [Transport::Udp, Transport::Tcp] {
+        let many = answered(&index, &many, transport);
+        assert_eq!((many.metadata.response_code, many.queries.len()), (ResponseCode::FormErr, 0));
+    }
+    let mut next = Message::new(1, MessageType::Query, OpCode::Query);
+    next.add_query(Query::query(Name::root(), RecordType::A));
+    next.set_edns(Edns::new()).edns.as_mut().unwrap().set_version(1);
+    let next = answered(&index, &next.to_vec().unwrap(), Transport::Udp);
+    assert_eq!(u16::from(next.metadata.response_code), u16::from(ResponseCode::BADVERS));
     let response = Message::new(1, MessageType::Response, OpCode::Query).to_vec().unwrap();
     assert!(matches!(answer(&index, &vpc("vpc-1"), &response, Transport::Udp, 1), Outcome::Nothing));
 }

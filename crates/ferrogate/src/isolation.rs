@@ -73,7 +73,8 @@ pub(crate) async fn snapshots_ahead(
     loop {
         match registered.recv().await {
             Ok(definition) if definition.architecture == HOST_ARCHITECTURE => {
-                snapshots.expect(definition.cpu_units, definition.memory_mib.into());
+                let storage_bytes = u64::from(definition.ephemeral_storage_gib) << 30;
+                snapshots.expect(definition.cpu_units, definition.memory_mib.into(), storage_bytes);
             }
             // What is missed is made with a size's first task.
             Ok(_) | Err(RecvError::Lagged(_)) => {}

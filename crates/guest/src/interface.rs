@@ -18,6 +18,9 @@ pub(crate) fn ahead() -> io::Result<()> {
         Ok(link) => {
             // No address is made of a MAC that is nobody's.
             make_ipv6_address(false)?;
+            // Answers from names are let in; what comes to the guest from elsewhere has no such address, which no router
+            // passes on.
+            fs::write(format!("/proc/sys/net/ipv4/conf/{GUEST_LINK}/route_localnet"), "1")?;
             up(link)
         }
         Err(error) if error.raw_os_error() == Some(libc::ENODEV) => Ok(()),
@@ -55,8 +58,6 @@ pub(crate) fn configure(wanted: &Interface) -> io::Result<()> {
     route.add_neighbour(link, gateway, gateway_mac)?;
     let everywhere = Ipv4Addr::UNSPECIFIED;
     route.add_route(&Route { destination: everywhere, prefix: 0, gateway: Some(gateway), link })?;
-    // Answers from names are let in; what comes to the guest from elsewhere has no such address, which no router passes on.
-    fs::write(format!("/proc/sys/net/ipv4/conf/{GUEST_LINK}/route_localnet"), "1")?;
     let (destination, prefix) = HOST_NAMES;
     route.add_route_before_local(&Route { destination, prefix, gateway: Some(gateway), link })
 }

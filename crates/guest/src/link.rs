@@ -22,8 +22,8 @@ use serde_json::value::RawValue;
 use crate::boot::Steps;
 use crate::disks::Disks;
 use crate::output::Outputs;
-use crate::shim::Shim;
-use crate::{interface, setup, timer};
+use crate::setup::{self, Own};
+use crate::{interface, timer};
 
 const READ_BYTES: usize = 64 << 10;
 /// Ids of PID 1's own calls; the host's are below.
@@ -33,7 +33,6 @@ const DISK_INTERVAL: Duration = Duration::from_millis(1);
 
 /// What only a guest that is a task's has.
 struct Task {
-    shim: Shim,
     outputs: Outputs,
     /// Containers whose disks are not all there.
     arriving: Vec<Arriving>,
@@ -76,12 +75,13 @@ struct Link {
     disks: Disks,
     signals: OwnedFd,
     steps: Steps,
+    own: Own,
     task: Option<Task>,
-    /// It could not be set up: its host ends it, and what was said to it before that is for nobody.
+    /// It could not be set up: its host ends it, if it does not end with its shim; what was said to it before that is for nobody.
     failed: bool,
 }
 
-pub(crate) fn serve(port: File, steps: Steps) -> Result<Infallible, String> {
+pub(crate) fn serve(port: File, steps: Steps, own: Own) -> Result<Infallible, String> {
     let signals = child_signals().map_err(|error| format!("cannot take signals: {error}"))?;
     let mut link = Link {
         port,
@@ -91,6 +91,7 @@ pub(crate) fn serve(port: File, steps: Steps) -> Result<Infallible, String> {
         disks: Disks::default(),
         signals,
         steps,
+        own,
         task: None,
         failed: false,
     };
@@ -147,9 +148,7 @@ impl Link {
         }
         let mut polled =
             vec![PollFd::new(&self.port, port_wanted), PollFd::new(&self.signals, PollFlags::IN)];
-        if let Some(task) = &self.task {
-            polled.push(PollFd::from_borrowed_fd(task.shim.as_fd(), task.shim.wanted()));
-        }
+        polled.push(PollFd::from_borrowed_fd(self.own.shim.as_fd(), self.own.shim.wanted()));
         let fixed = polled.len();
         let mut channels = Vec::new();
         for (channel, fd, flags) in self.streams.sources() {
@@ -172,7 +171,7 @@ impl Link {
         if !seen[1].is_empty() {
             self.reap()?;
         }
-        if fixed > 2 && !seen[2].is_empty() {
+        if !seen[2].is_empty() {
             self.hear_shim(seen[2])?;
         }
         if seen[0].intersects(PollFlags::IN | PollFlags::HUP | PollFlags::ERR) {
@@ -235,11 +234,20 @@ impl Link {
                 if let Call::AbandonExec { exec } = &request.call {
                     self.forget_execs(|running| running.exec == *exec)?;
                 }
-                self.task()?.shim.call(&request, Vec::new())
+                self.task()?;
+                self.own.shim.call(&request, Vec::new())
             }
             Kind::Output => Err("the host has no output".into()),
             _ => self.streams.frame(frame, &mut self.output).map_err(words),
         }
+    }
+
+    /// A call of PID 1's own, whose answer is nobody else's.
+    fn own_call(&mut self, call: Call) -> Result<(), String> {
+        let task = self.task()?;
+        task.own_id += 1;
+        let id = task.own_id;
+        self.own.shim.call(&Request { id, call }, Vec::new())
     }
 
     fn task(&mut self) -> Result<&mut Task, String> {
@@ -272,7 +280,7 @@ impl Link {
             Down::Acknowledge { container, offset } => {
                 let task = self.task()?;
                 task.outputs.acknowledged(&container, offset);
-                task.own(Call::AckLogs { container, offset })?;
+                self.own_call(Call::AckLogs { container, offset })?;
                 self.send_output()
             }
             Down::Clock { now_ns } => {
@@ -285,20 +293,18 @@ impl Link {
     }
 
     fn set_up(&mut self, setup: &wire::Setup) -> Result<(), String> {
-        match setup::make(setup, &mut self.steps) {
-            Ok(shim) => {
-                let mut task = Task {
-                    shim,
+        match setup::make(setup, &mut self.own, &mut self.steps) {
+            Ok(()) => {
+                self.task = Some(Task {
                     outputs: Outputs::default(),
                     arriving: Vec::new(),
                     execs: Vec::new(),
                     consoles: Vec::new(),
                     ended: Vec::new(),
                     own_id: OWN_IDS,
-                };
-                task.own(Call::Hello { version: PROTOCOL_VERSION })?;
-                task.own(Call::Subscribe)?;
-                self.task = Some(task);
+                });
+                self.own_call(Call::Hello { version: PROTOCOL_VERSION })?;
+                self.own_call(Call::Subscribe)?;
                 self.steps.done("ready");
                 let steps = self.steps.take();
                 self.up(&Up::Ready { steps })?;
@@ -319,7 +325,7 @@ impl Link {
         match self.stdio(id, channel, exec.terminal.is_some()) {
             Ok(descriptors) => {
                 let call = Call::Exec(Box::new(exec));
-                self.task()?.shim.call(&Request { id, call }, descriptors)
+                self.own.shim.call(&Request { id, call }, descriptors)
             }
             // Too many files are open: that is no reason to end.
             Err(error) => {
@@ -358,11 +364,10 @@ impl Link {
     }
 
     fn hear_shim(&mut self, seen: PollFlags) -> Result<(), String> {
-        let task = self.task()?;
         if seen.contains(PollFlags::OUT) {
-            task.shim.flush().map_err(|error| error.to_string())?;
+            self.own.shim.flush().map_err(|error| error.to_string())?;
         }
-        for reply in task.shim.receive()? {
+        for reply in self.own.shim.receive()? {
             self.pass_on(reply)?;
         }
         self.send_output()
@@ -434,7 +439,7 @@ impl Link {
             Ok(()) => Ok(result),
             Err(error) => {
                 self.forget_execs(|running| running.id == id)?;
-                self.task()?.own(Call::AbandonExec { exec })?;
+                self.own_call(Call::AbandonExec { exec })?;
                 let why = format!("cannot take a terminal: {error}");
                 Ok(Err(Failure::new(FailureKind::System, why)))
             }
@@ -485,7 +490,7 @@ impl Link {
                 Ok(false) => waiting.push(arriving),
                 Ok(true) => {
                     task.outputs.forget(&arriving.container);
-                    task.shim.call(&arriving.request, Vec::new())?;
+                    self.own.shim.call(&arriving.request, Vec::new())?;
                 }
                 Err(why) => refused.push((arriving.id, why)),
             }
@@ -509,18 +514,10 @@ impl Link {
             if pid <= 0 {
                 return Ok(());
             }
-            if self.task.as_ref().is_some_and(|task| task.shim.pid == pid) {
+            if self.own.shim.pid == pid {
                 return Err(format!("the guest's shim ended (status {status:#x})"));
             }
         }
-    }
-}
-
-impl Task {
-    /// A call of PID 1's own, whose answer is nobody else's.
-    fn own(&mut self, call: Call) -> Result<(), String> {
-        self.own_id += 1;
-        self.shim.call(&Request { id: self.own_id, call }, Vec::new())
     }
 }
 
@@ -530,4 +527,46 @@ fn words(error: Broken) -> String {
 
 fn winsize(size: WindowSize) -> Winsize {
     Winsize { ws_row: size.rows, ws_col: size.columns, ws_xpixel: 0, ws_ypixel: 0 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::shim::Shim;
+
+    /// Of a guest whose host and whose shim are the other ends.
+    fn link() -> (Link, [UnixStream; 2]) {
+        let [(port, host), (shim, far)] = [UnixStream::pair().unwrap(), UnixStream::pair().unwrap()];
+        let link = Link {
+            port: OwnedFd::from(port).into(),
+            input: Vec::new(),
+            output: Vec::new(),
+            streams: Streams::default(),
+            disks: Disks::default(),
+            signals: File::open("/dev/null").unwrap().into(),
+            steps: Steps::default(),
+            own: Own::of(Shim::of(shim)),
+            task: None,
+            failed: false,
+        };
+        (link, [host, far])
+    }
+
+    fn told(link: &mut Link, kind: Kind, payload: &str) -> Result<(), String> {
+        link.take(Frame { kind, channel: 0, payload: payload.as_bytes() })
+    }
+
+    #[test]
+    fn a_guest_that_is_nobodys_takes_no_calls_and_one_that_failed_hears_nothing() {
+        let container = r#"{"CreateContainer":{"id":1,"container":"app","disks":[],"request":{}}}"#;
+        let (mut link, _others) = link();
+        let before = told(&mut link, Kind::Control, container).unwrap_err();
+        assert_eq!(before, "a call before the set-up");
+        // The host passes on what it has while the guest is set up.
+        link.failed = true;
+        for (kind, payload) in [(Kind::Control, container), (Kind::Call, "{}"), (Kind::Output, "")] {
+            told(&mut link, kind, payload).unwrap();
+        }
+        assert!(link.output.is_empty(), "it has said that it failed");
+    }
 }

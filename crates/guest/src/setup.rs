@@ -6,13 +6,13 @@ use std::os::fd::AsRawFd;
 use std::path::{Component, Path};
 
 use ferrogate_shim::cgroup::Cgroups;
-use ferrogate_shim::machine::wire::{GUEST_CGROUP, GUEST_DISK, GUEST_SHIM_CGROUP, GUEST_TASK_DIR, Setup};
-use ferrogate_shim::protocol::{CONFIG_FILE, Resources};
+use ferrogate_shim::machine::wire::{GUEST_CGROUP, GUEST_DISK, GUEST_TASK_DIR, STORAGE_VARIABLE, Setup};
+use ferrogate_shim::protocol::Resources;
 
 use crate::boot::Steps;
 use crate::interface;
 use crate::shim::Shim;
-use crate::storage;
+use crate::storage::{Locked, Storage};
 
 /// `RNDADDENTROPY`
 const ADD_ENTROPY: libc::Ioctl = 0x4008_5203;
@@ -24,45 +24,64 @@ const BEHIND_MAX_NS: i64 = 200_000_000;
 /// … and ahead, of what the host said a while ago: a time that comes late is no reason to go through a second twice.
 const AHEAD_MAX_NS: i64 = 2_000_000_000;
 
-/// What each task needs and none is known by, before this guest is anybody's: one that is restored has it.
-pub(crate) fn ahead() -> Result<(), String> {
+/// What a guest has before it is anybody's: one that is restored has it too.
+pub(crate) struct Own {
+    pub(crate) shim: Shim,
+    /// `None`: containers write to memory.
+    storage: Option<Locked>,
+}
+
+#[cfg(test)]
+impl Own {
+    pub(crate) fn of(shim: Shim) -> Own {
+        Own { shim, storage: None }
+    }
+}
+
+pub(crate) fn ahead() -> Result<Own, String> {
+    let failed = |what: &str, error: io::Error| format!("cannot {what}: {error}");
     if !Path::new(GUEST_DISK).exists() {
         return Err(format!(
             "there is no {GUEST_DISK}: this kernel has no virtio_blk; `cargo xtask kernel` makes one that has"
         ));
     }
-    interface::ahead().map_err(|error| format!("cannot bring network interfaces up: {error}"))?;
-    storage::ahead(Path::new(GUEST_DISK))
-        .map_err(|error| format!("cannot make the disk that is encrypted: {error}"))?;
-    let cgroups = Cgroups::detect().map_err(|error| format!("cannot find cgroups: {error}"))?;
-    for cgroup in [GUEST_SHIM_CGROUP, GUEST_CGROUP] {
-        let made = cgroups.create(Path::new(cgroup), &Resources::default());
-        made.map_err(|error| format!("cannot make the cgroup {cgroup:?}: {error}"))?;
-    }
-    Ok(())
+    interface::ahead().map_err(|error| failed("bring network interfaces up", error))?;
+    let cgroups = Cgroups::detect().map_err(|error| failed("find cgroups", error))?;
+    let made = cgroups.create(Path::new(GUEST_CGROUP), &Resources::default());
+    made.map_err(|error| failed("make the task's cgroup", error))?;
+    let directory = Path::new(GUEST_TASK_DIR);
+    make_private(directory).map_err(|error| failed("make the task's directory", error))?;
+    let storage = match std::env::var(STORAGE_VARIABLE) {
+        Ok(bytes) => {
+            let bytes = bytes.parse().map_err(|_| format!("{STORAGE_VARIABLE}={bytes} is no number"))?;
+            let made = Storage::make(Path::new(GUEST_DISK), bytes);
+            Some(made.map_err(|error| failed("make the ephemeral storage", error))?)
+        }
+        Err(_) => None,
+    };
+    let shim = Shim::start(directory, storage.as_ref().map(|storage| storage.device.clone()))?;
+    let storage = storage.map(Storage::lock).transpose();
+    Ok(Own { shim, storage: storage.map_err(|error| failed("lock the ephemeral storage", error))? })
 }
 
-pub(crate) fn make(setup: &Setup, steps: &mut Steps) -> Result<Shim, String> {
+pub(crate) fn make(setup: &Setup, own: &mut Own, steps: &mut Steps) -> Result<(), String> {
     let failed = |what: &str, error: io::Error| format!("cannot {what}: {error}");
+    if setup.has_storage != own.storage.is_some() {
+        return Err("this guest was begun for a task with another kind of storage".into());
+    }
     clock(setup.now_ns)?;
     add_entropy(&setup.entropy).map_err(|error| failed("take entropy", error))?;
     rustix::system::sethostname(setup.hostname.as_bytes())
         .map_err(|error| failed("set the host name", error.into()))?;
     let directory = Path::new(GUEST_TASK_DIR);
-    make_private(directory).map_err(|error| failed("make the task's directory", error))?;
     for (name, content) in &setup.files {
         write(directory, name, content).map_err(|error| failed(&format!("write {name:?}"), error))?;
     }
-    let mut task = setup.task.clone();
-    if let Some(storage) = &setup.storage {
-        let device = storage::make(Path::new(GUEST_DISK), storage.bytes)
-            .map_err(|error| failed("make the ephemeral storage", error))?;
-        task.storage_device = Some(device);
+    if let Some(storage) = own.storage.take() {
+        storage.unlock().map_err(|error| failed("encrypt the ephemeral storage", error))?;
         steps.done("storage");
     }
-    let text = serde_json::to_vec(&task).map_err(|error| error.to_string())?;
-    fs::write(directory.join(CONFIG_FILE), text).map_err(|error| failed("write the task", error))?;
-    Shim::start(directory)
+    own.shim.begin(&setup.task)
 }
 
 fn make_private(directory: &Path) -> io::Result<()> {

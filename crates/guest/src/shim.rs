@@ -1,12 +1,14 @@
 //! The shim of the guest's containers: a child of PID 1 that runs the same server as on a host, and PID 1 as its client.
 
-use std::io::{self, IoSlice, Read};
+use std::io::{self, BufRead, BufReader, IoSlice, Read, Write};
 use std::mem::MaybeUninit;
+use std::net::Shutdown;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use ferrogate_shim::protocol::{self, FRAME_BYTES_MAX, Reply, SOCKET_FILE};
+use ferrogate_shim::protocol::{self, FRAME_BYTES_MAX, Reply, SOCKET_FILE, TaskConfig};
+use ferrogate_shim::server::start::OK;
 use rustix::event::PollFlags;
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
 use serde::Serialize;
@@ -20,20 +22,28 @@ pub(crate) struct Shim {
     input: Vec<u8>,
     /// Requests not sent yet, each with the descriptors that go with its first byte.
     waiting: std::collections::VecDeque<(Vec<u8>, Vec<OwnedFd>)>,
+    /// Until it is told what the task is.
+    parent: Option<BufReader<UnixStream>>,
 }
 
 impl Shim {
-    /// Returns when it listens.
-    pub(crate) fn start(directory: &Path) -> Result<Shim, String> {
+    #[cfg(test)]
+    pub(crate) fn of(stream: UnixStream) -> Shim {
+        Shim { pid: -1, stream, input: Vec::new(), waiting: std::collections::VecDeque::new(), parent: None }
+    }
+
+    /// Returns when it listens; it takes no calls before [`Shim::begin`]. `storage`: a device with a file system for what
+    /// the containers write.
+    pub(crate) fn start(directory: &Path, storage: Option<PathBuf>) -> Result<Shim, String> {
         let failed = |what: &str, error: io::Error| format!("cannot {what} the shim: {error}");
-        let (mut heard, word) = io::pipe().map_err(|error| failed("make a pipe for", error))?;
+        let (parent, child) = UnixStream::pair().map_err(|error| failed("make a socket for", error))?;
         // SAFETY: this process has one thread, so the child may go on with everything as it is.
         let pid = unsafe { libc::fork() };
         match pid {
             -1 => return Err(failed("fork", io::Error::last_os_error())),
             0 => {
-                drop(heard);
-                let code = match ferrogate_shim::server::start::serve(directory, word) {
+                drop(parent);
+                let code = match ferrogate_shim::server::start::serve(directory, storage, child) {
                     Ok(()) => 0,
                     Err(error) => {
                         eprintln!("ferrogate-guest: the shim: {error}");
@@ -44,16 +54,25 @@ impl Shim {
             }
             _ => {}
         }
-        drop(word);
-        let mut text = String::new();
-        heard.read_to_string(&mut text).map_err(|error| failed("hear from", error))?;
-        if text != "ok" {
-            return Err(format!("the guest's shim: {text}"));
-        }
+        drop(child);
+        let mut parent = BufReader::new(parent);
+        hear_ok(&mut parent)?;
         let stream =
             UnixStream::connect(directory.join(SOCKET_FILE)).map_err(|error| failed("connect to", error))?;
         stream.set_nonblocking(true).map_err(|error| failed("use", error))?;
-        Ok(Shim { pid, stream, input: Vec::new(), waiting: std::collections::VecDeque::new() })
+        let (input, waiting) = (Vec::new(), std::collections::VecDeque::new());
+        Ok(Shim { pid, stream, input, waiting, parent: Some(parent) })
+    }
+
+    /// Tells it what the task is. Returns when it takes calls.
+    pub(crate) fn begin(&mut self, task: &TaskConfig) -> Result<(), String> {
+        let mut parent = self.parent.take().ok_or("the shim has a task already")?;
+        let text = serde_json::to_vec(task).map_err(|error| error.to_string())?;
+        let told =
+            parent.get_mut().write_all(&text).and_then(|()| parent.get_ref().shutdown(Shutdown::Write));
+        // One that ended meanwhile has said why.
+        hear_ok(&mut parent)?;
+        told.map_err(|error| format!("cannot tell the shim what the task is: {error}"))
     }
 
     pub(crate) fn as_fd(&self) -> BorrowedFd<'_> {
@@ -123,4 +142,16 @@ impl Shim {
         self.input.drain(..used);
         Ok(replies)
     }
+}
+
+fn hear_ok(parent: &mut BufReader<UnixStream>) -> Result<(), String> {
+    let mut heard = Vec::new();
+    parent.read_until(b'\n', &mut heard).map_err(|error| format!("cannot hear from the shim: {error}"))?;
+    if heard == OK {
+        return Ok(());
+    }
+    // Why not, to its end.
+    let _ = parent.read_to_end(&mut heard);
+    let why = String::from_utf8_lossy(&heard);
+    Err(format!("the guest's shim: {}", if why.is_empty() { "it ended without a word" } else { &why }))
 }

@@ -33,7 +33,7 @@ const MKFS_PROGRAM: &str = "mkfs.ext4";
 const MKFS_PATH: &str = "/usr/sbin:/sbin:/usr/bin:/bin";
 const LOOP_CONTROL: &str = "/dev/loop-control";
 /// A template that has more data than this is none of ours.
-pub(crate) const TEMPLATE_DATA_BYTES_MAX: u64 = 64 << 20;
+const TEMPLATE_DATA_BYTES_MAX: u64 = 64 << 20;
 
 /// `ephemeralStorage` of a task.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

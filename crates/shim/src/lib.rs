@@ -17,4 +17,4 @@ pub mod memory;
 pub mod protocol;
 pub mod seccomp;
 pub mod server;
-mod storage;
+pub mod storage;

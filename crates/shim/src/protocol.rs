@@ -68,9 +68,6 @@ pub struct TaskConfig {
     /// [`STORAGE_IMAGE_FILE`] holds what the containers write, and so bounds it.
     #[serde(default)]
     pub ephemeral_storage: bool,
-    /// Instead: a block device with a file system that does.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub storage_device: Option<PathBuf>,
     /// The containers run in a machine of the task's own; the cgroup and its limits are the machine's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub machine: Option<Box<MachineConfig>>,

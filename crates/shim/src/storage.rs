@@ -159,8 +159,8 @@ impl Storage {
     }
 }
 
-/// The device's file system as a mount that is attached nowhere.
-fn mounted(device: &Path) -> io::Result<OwnedFd> {
+/// The file system on a block device, as a mount that is attached nowhere.
+pub fn mounted(device: &Path) -> io::Result<OwnedFd> {
     let context = fsopen(FILE_SYSTEM, FsOpenFlags::FSOPEN_CLOEXEC)?;
     fsconfig_set_string(&context, "source", device)?;
     for option in OPTIONS {

@@ -298,7 +298,6 @@ fn through_shim(bundle: &Bundle, spec: &Spec) -> Facts {
         resources: Resources::default(),
         shared_pid_namespace: false,
         ephemeral_storage: false,
-        storage_device: None,
         machine: None,
     };
     fs::write(dir.join(CONFIG_FILE), serde_json::to_vec(&config).unwrap()).unwrap();

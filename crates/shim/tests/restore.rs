@@ -13,10 +13,12 @@ use ferrogate_sandbox::microvm::{
     BOOT_FILE, BootReport, MACHINE_STEP, MachineOptions, Machines, RESTORED, Size, SnapshotStatus, Snapshots,
 };
 use ferrogate_sandbox::{ContainerSandbox, EphemeralStorage, Isolation, Sandbox, TaskSandboxSpec};
+use ferrogate_shim::machine::template;
 use tempfile::TempDir;
 
 /// Of the tests' machines: a task's memory, and what its guest takes.
-const SIZE: Size = Size { vcpus: 1, memory_mib: 128 + 128 + 128 / 56, has_interface: false };
+const SIZE: Size =
+    Size { vcpus: 1, memory_mib: 128 + 128 + 128 / 56, has_interface: false, storage_bytes: 0 };
 
 const BLOCK_BYTES: usize = 4096;
 
@@ -67,7 +69,7 @@ impl Host {
 
     /// The snapshot of the tests' size: its directory.
     fn snapshot(&self) -> PathBuf {
-        let size = format!("{}-{}-alone", SIZE.vcpus, SIZE.memory_mib);
+        let size = format!("{}-{}-alone-0", SIZE.vcpus, SIZE.memory_mib);
         let found = |path: &PathBuf| path.to_string_lossy().ends_with(&size);
         let mut all = std::fs::read_dir(&self.dir).unwrap().map(|entry| entry.unwrap().path());
         all.find(found).expect("there is a snapshot")
@@ -190,15 +192,43 @@ impl Drop for Interface {
     }
 }
 
-/// What of a disk has been written, in blocks; those of nothing but zeroes are holes to a file system. Behind the disk's end is
-/// the empty file system all of its size begin with.
-fn written(disk: &Path, templates: &Path) -> BTreeSet<Vec<u8>> {
-    use rustix::fs::SeekFrom;
-    let file = std::fs::File::open(disk).unwrap();
-    // Behind it, in clear, is the empty file system's template, which has the size for a name.
+/// Where a disk ends. Behind it, in clear, is the empty file system's template, which has the size for a name.
+fn size(templates: &Path) -> u64 {
     let template = std::fs::read_dir(templates).unwrap().next().unwrap().unwrap().file_name();
     let size: u64 = template.to_str().unwrap().rsplit('-').next().unwrap().parse().unwrap();
     assert!(size >= 20 << 30, "{size}");
+    size
+}
+
+/// What an empty file system has is there, block by block, and is not what is in the template.
+fn has_file_system(disk: &Path, size: u64) {
+    let file = std::fs::File::open(disk).unwrap();
+    let mut header = vec![0; template::HEADER_BYTES];
+    file.read_exact_at(&mut header, size).unwrap();
+    let mut at = size + header.len() as u64;
+    let mut blocks = 0;
+    for extent in template::decode(&header).unwrap() {
+        for offset in (0..extent.bytes).step_by(BLOCK_BYTES) {
+            let [mut clear, mut encrypted] = [vec![0; BLOCK_BYTES], vec![0; BLOCK_BYTES]];
+            file.read_exact_at(&mut clear, at).unwrap();
+            file.read_exact_at(&mut encrypted, extent.offset + offset).unwrap();
+            assert!(
+                encrypted.iter().any(|byte| *byte != 0),
+                "block at {} was not written",
+                extent.offset + offset
+            );
+            assert_ne!(clear, encrypted);
+            at += BLOCK_BYTES as u64;
+            blocks += 1;
+        }
+    }
+    assert!(blocks > 8, "{blocks}");
+}
+
+/// What of a disk has been written, in blocks; those of nothing but zeroes are holes to a file system.
+fn written(disk: &Path, size: u64) -> BTreeSet<Vec<u8>> {
+    use rustix::fs::SeekFrom;
+    let file = std::fs::File::open(disk).unwrap();
     let mut blocks = BTreeSet::new();
     let mut end = 0;
     while let Some(begin) = rustix::fs::seek(&file, SeekFrom::Data(end)).ok().filter(|begin| *begin < size) {
@@ -228,7 +258,7 @@ async fn machines_of_one_snapshot_have_addresses_and_disks_of_their_own() {
         })
     };
     drop(task(&interfaces[0]).await);
-    host.ready_of(Size { has_interface: true, ..SIZE }).await;
+    host.ready_of(Size { has_interface: true, storage_bytes: storage.size_bytes, ..SIZE }).await;
 
     let script = format!(
         "ip addr show eth0; yes '{TEXT}' | dd of=/file bs=4096 count={} iflag=fullblock && sync",
@@ -244,7 +274,9 @@ async fn machines_of_one_snapshot_have_addresses_and_disks_of_their_own() {
             assert_eq!(said.contains(&other.mac()), is_own, "{said}");
             assert_eq!(said.contains(&other.address()), is_own, "{said}");
         }
-        disks.push(written(&task.dir.join("storage.img"), &storage.templates));
+        let (disk, size) = (task.dir.join("storage.img"), size(&storage.templates));
+        has_file_system(&disk, size);
+        disks.push(written(&disk, size));
     }
     let [one, two] = &disks[..] else { panic!("two disks") };
     assert!(one.len().min(two.len()) >= WRITTEN / BLOCK_BYTES, "{} {} blocks", one.len(), two.len());

@@ -90,6 +90,17 @@ mod tests {
         }
     }
 
+    /// Read one bit off, a number would be another one each time it is passed on.
+    #[test]
+    fn a_number_comes_out_as_it_went_in() {
+        for text in ["1e-30", "2e-28", "12345.2079210167210568", "9327878509507033844e5"] {
+            let number: f64 = text.parse().unwrap();
+            let mut decoder = Decoder::default();
+            decoder.buffer().extend_from_slice(&encode(&number).unwrap());
+            assert_eq!(decoder.message::<f64>().unwrap(), Some(number), "{text}");
+        }
+    }
+
     #[test]
     fn what_is_too_long_is_refused_before_it_is_read() {
         let mut decoder = Decoder::default();

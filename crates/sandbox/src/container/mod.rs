@@ -274,6 +274,19 @@ impl Link {
         }
     }
 
+    async fn create(&self, container: &str, call: Call) -> Result<(), Error> {
+        match self.client().await?.done(call.clone()).await {
+            Err(Error::ShimLost { .. }) => {}
+            done => return done,
+        }
+        // Whether it came through is to be seen.
+        match self.find(container).await {
+            Ok(_) => Ok(()),
+            Err(Error::NotFound(_)) => self.done(call).await,
+            Err(error) => Err(error),
+        }
+    }
+
     async fn state(&self) -> Result<TaskState, Error> {
         match self.call(Call::State).await {
             Ok(Answer::State(state)) => Ok(state),
@@ -354,16 +367,12 @@ impl TaskSandbox for ContainerTask {
             network_namespace: task.network_namespace,
             logs: container.logs,
         }));
-        match self.link.client().await?.done(call.clone()).await {
-            Err(Error::ShimLost { .. }) => {}
-            done => return done,
+        let created = self.link.create(&container.id, call).await;
+        if created.is_err() {
+            // A snapshot that failed its machine is to fail no other.
+            self.booted().await;
         }
-        // Whether it came through is to be seen.
-        match self.link.find(&container.id).await {
-            Ok(_) => Ok(()),
-            Err(Error::NotFound(_)) => self.link.done(call).await,
-            Err(error) => Err(error),
-        }
+        created
     }
 
     async fn start(&self, container: &str) -> Result<i32, Error> {

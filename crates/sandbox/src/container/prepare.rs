@@ -47,7 +47,6 @@ pub(super) fn task_config(spec: &TaskSandboxSpec) -> Result<TaskConfig, Error> {
         },
         shared_pid_namespace: spec.shared_pid_namespace,
         ephemeral_storage: spec.ephemeral_storage.is_some(),
-        storage_device: None,
         machine: None,
     })
 }

@@ -262,7 +262,8 @@ impl Machines {
 /// What of a task counts for what its machine is.
 fn size(spec: &TaskSandboxSpec) -> Size {
     let task = Some(spec.memory_bytes / MIB).filter(|mib| *mib > 0).unwrap_or(MEMORY_MIB_DEFAULT);
-    Size::of(spec.cpu_units, task, spec.network_namespace.is_some())
+    let storage_bytes = spec.ephemeral_storage.as_ref().map_or(0, |storage| storage.size_bytes);
+    Size::of(spec.cpu_units, task, spec.network_namespace.is_some(), storage_bytes)
 }
 
 /// Of the machine of a task with this memory.
@@ -277,7 +278,8 @@ const fn task_mib(machine_mib: u64) -> Option<u64> {
     if rest == GUEST_MEMORY_PART || grown == 0 { None } else { Some(whole * GUEST_MEMORY_PART + rest) }
 }
 
-/// How the machine of the task in this directory came up; nothing if it is not up. Blocking.
+/// How the machine of the task in this directory came up; nothing if it is not up. What it says of its snapshot is taken
+/// note of, also where that failed it. Blocking.
 pub(crate) fn booted(machines: Option<&Machines>, spec: &TaskSandboxSpec) -> Vec<Made> {
     let Ok(report) = boot::read(&spec.dir) else { return Vec::new() };
     let at = |us: u64| {

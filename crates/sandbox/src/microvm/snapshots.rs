@@ -10,7 +10,7 @@
 //!
 //! `base` is everything but the size that a machine's state depends on ([`identity`]): what an upgrade leaves behind has another
 //! name, is never used, and removed at the next start. A snapshot that fails a machine is removed and made anew; that
-//! machine is booted instead.
+//! machine is booted instead, or lost if it knew its set-up.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -29,13 +29,17 @@ use tokio::task::JoinHandle;
 use super::{
     CPU_UNITS_PER_VCPU, MEMORY_MIB_DEFAULT, MIB, Machines, identity, io_error, machine_mib, task_mib,
 };
-use crate::{ContainerSandbox, Error, Isolation, Sandbox, TaskSandboxSpec};
+use crate::{ContainerSandbox, EphemeralStorage, Error, Isolation, Sandbox, TaskSandboxSpec};
 
 /// Of `stat`'s count.
 const BLOCK_BYTES: u64 = 512;
 const DIGEST_FILE: &str = "digest";
 const MAKING_DIR: &str = "making";
 const TASK_DIR: &str = "task";
+const TEMPLATES_DIR: &str = "templates";
+const GIB: u64 = 1 << 30;
+/// Fargate's.
+const STORAGE_BYTES_DEFAULT: u64 = 20 * GIB;
 /// The least recently used go first: each takes some 60 MB of disk, and of a larger machine's memory what its kernel has
 /// written, a part of [`WRITTEN_PART`].
 const SNAPSHOTS_MAX: usize = 8;
@@ -47,7 +51,8 @@ const MEMORY_MIB_MAX: u64 = 16 << 10;
 const DISK_BYTES_FREE: u64 = 1 << 30;
 const WRITTEN_MIB: u64 = 128;
 const WRITTEN_PART: u64 = 50;
-/// Sizes that wait for theirs; others ask again with their next task.
+/// Sizes that wait for theirs. One that a task wants takes the place of one that none has had yet; others ask again with
+/// their next task.
 const WANTED_MAX: usize = 8;
 /// A size whose snapshot fails so often is booted from then on.
 const FAILURES_MAX: u32 = 3;
@@ -65,21 +70,29 @@ pub struct Size {
     /// Of the machine: the task's and what its guest takes.
     pub memory_mib: u64,
     pub has_interface: bool,
+    /// The task's ephemeral storage, which is mounted in it; 0: it has none.
+    pub storage_bytes: u64,
 }
 
 impl Size {
     /// Of the smallest task there is in Fargate, and the most common.
-    const FIRST: Size = Size { vcpus: 1, memory_mib: machine_mib(MEMORY_MIB_DEFAULT), has_interface: true };
+    const FIRST: Size = Size {
+        vcpus: 1,
+        memory_mib: machine_mib(MEMORY_MIB_DEFAULT),
+        has_interface: true,
+        storage_bytes: STORAGE_BYTES_DEFAULT,
+    };
 
     /// Of the machine of a task.
-    pub(super) fn of(cpu_units: u32, memory_mib: u64, has_interface: bool) -> Size {
+    pub(super) fn of(cpu_units: u32, memory_mib: u64, has_interface: bool, storage_bytes: u64) -> Size {
         let vcpus = cpu_units.div_ceil(CPU_UNITS_PER_VCPU).max(1);
-        Size { vcpus, memory_mib: machine_mib(memory_mib), has_interface }
+        Size { vcpus, memory_mib: machine_mib(memory_mib), has_interface, storage_bytes }
     }
 
     fn name(self) -> String {
-        let interface = if self.has_interface { "net" } else { "alone" };
-        format!("{}-{}-{interface}", self.vcpus, self.memory_mib)
+        let Size { vcpus, memory_mib, has_interface, storage_bytes } = self;
+        let interface = if has_interface { "net" } else { "alone" };
+        format!("{vcpus}-{memory_mib}-{interface}-{storage_bytes}")
     }
 
     fn parse(name: &str) -> Option<Size> {
@@ -88,8 +101,11 @@ impl Size {
             vcpus: parts.next()?.parse().ok()?,
             memory_mib: parts.next()?.parse().ok()?,
             has_interface: parts.next()? == "net",
+            // Of a program whose snapshots had none the size is still of use.
+            storage_bytes: parts.next().map_or(Ok(STORAGE_BYTES_DEFAULT), str::parse).ok()?,
         };
-        (size.name() == name).then_some(size)
+        let before = size.name().strip_suffix(&format!("-{STORAGE_BYTES_DEFAULT}")) == Some(name);
+        (before || size.name() == name).then_some(size)
     }
 }
 
@@ -109,7 +125,13 @@ fn refusal(size: Size, free_bytes: u64) -> Option<String> {
 impl Serialize for Size {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let interface = if self.has_interface { "" } else { ", no interface" };
-        serializer.collect_str(&format_args!("{} vCPU, {} MiB{interface}", self.vcpus, self.memory_mib))
+        let storage = match self.storage_bytes {
+            STORAGE_BYTES_DEFAULT => String::new(),
+            0 => ", no storage".to_owned(),
+            bytes => format!(", {} GiB of storage", bytes.div_ceil(GIB)),
+        };
+        serializer
+            .collect_str(&format_args!("{} vCPU, {} MiB{interface}{storage}", self.vcpus, self.memory_mib))
     }
 }
 
@@ -146,6 +168,32 @@ struct State {
     failed: BTreeMap<Size, (u32, String)>,
     /// Sizes no machine has had yet.
     expected: BTreeSet<Size>,
+}
+
+impl State {
+    /// The one to be made next: what a task has wanted comes before what none has had yet, and that is only made where
+    /// nothing goes for it.
+    fn next(&mut self) -> Option<Size> {
+        let asked = self.wanted.difference(&self.expected).next().copied();
+        if asked.is_none() && self.ready.len() >= SNAPSHOTS_MAX {
+            self.wanted.clear();
+        }
+        let next = asked.or_else(|| self.wanted.first().copied())?;
+        self.wanted.remove(&next);
+        Some(next)
+    }
+
+    /// Room among those that wait: of those that none has had yet the largest makes way for one that a task wants.
+    fn make_way(&mut self, size: Size) -> bool {
+        if self.wanted.len() >= WANTED_MAX && !self.expected.contains(&size) {
+            let last = self.wanted.iter().rfind(|waiting| self.expected.contains(waiting)).copied();
+            if let Some(last) = last {
+                self.wanted.remove(&last);
+                self.expected.remove(&last);
+            }
+        }
+        self.wanted.len() < WANTED_MAX
+    }
 }
 
 #[derive(Debug)]
@@ -205,8 +253,8 @@ impl Snapshots {
     }
 
     /// Tasks of this size may come. One is made for them if there is room; until it is used it is the first to go.
-    pub fn expect(&self, cpu_units: u32, memory_mib: u64) {
-        let size = Size::of(cpu_units, memory_mib, true);
+    pub fn expect(&self, cpu_units: u32, memory_mib: u64, storage_bytes: u64) {
+        let size = Size::of(cpu_units, memory_mib, true, storage_bytes);
         let mut state = self.state();
         let all = state.ready.len() + state.wanted.len() + usize::from(state.making.is_some());
         let known =
@@ -223,14 +271,15 @@ impl Snapshots {
             state.failed.insert(size, (FAILURES_MAX, why));
         }
         let hopeless = state.failed.get(&size).is_some_and(|(times, _)| *times >= FAILURES_MAX);
-        if !hopeless && state.making != Some(size) && state.wanted.len() < WANTED_MAX {
-            state.wanted.insert(size);
-            self.asked.notify_one();
+        if hopeless || state.making == Some(size) || state.wanted.contains(&size) || !state.make_way(size) {
+            return;
         }
+        state.wanted.insert(size);
+        self.asked.notify_one();
     }
 
-    /// A machine that began at that time could not begin from the snapshot of its size. Heard more than once, and of several
-    /// machines: what is said of one that has been made anew since is passed over.
+    /// A machine that began at that time could not begin from the snapshot of its size, or did and was lost before it took
+    /// calls. Heard more than once, and of several machines: what is said of one that has been made anew since is passed over.
     pub(super) fn failed(&self, size: Size, began: SystemTime, why: &str) {
         let mut state = self.state();
         if state.ready.get(&size).is_none_or(|ready| began < ready.since) {
@@ -241,7 +290,7 @@ impl Snapshots {
             tracing::warn!(
                 size = size.name(),
                 why,
-                "a snapshot failed a machine, which was booted instead: it is made anew"
+                "a snapshot failed a machine, which was booted instead or lost: it is made anew"
             );
             fail(&mut state, size, why);
             self.want(&mut state, size);
@@ -298,7 +347,7 @@ impl Snapshots {
                 // One may have been asked for before it was found.
                 let State { ready, wanted, .. } = &mut *state;
                 wanted.retain(|size| !ready.contains_key(size));
-                state.making = state.wanted.pop_first();
+                state.making = state.next();
                 state.making
             };
             let Some(size) = next else {
@@ -317,10 +366,7 @@ impl Snapshots {
                 Ok(files) => {
                     let took_ms = began.elapsed().as_millis() as u64;
                     tracing::info!(size = size.name(), took_ms, "snapshot of a booted machine made");
-                    let unused = state.expected.contains(&size);
-                    let used = if unused { SystemTime::UNIX_EPOCH } else { SystemTime::now() };
-                    state.ready.insert(size, Ready::new(files, used));
-                    self.make_room(&mut state);
+                    self.made(&mut state, size, files);
                 }
                 Err(why) => {
                     tracing::warn!(size = size.name(), why, "a snapshot of a booted machine cannot be made");
@@ -329,6 +375,14 @@ impl Snapshots {
                 }
             }
         }
+    }
+
+    /// What nobody has used is the first to go.
+    fn made(&self, state: &mut State, size: Size, files: SnapshotFiles) {
+        let unused = state.expected.contains(&size);
+        let used = if unused { SystemTime::UNIX_EPOCH } else { SystemTime::now() };
+        state.ready.insert(size, Ready::new(files, used));
+        self.make_room(state);
     }
 
     /// For the one that is to be made next. Without, it is not, until a machine of its size is to begin again.
@@ -417,7 +471,10 @@ impl Snapshots {
             hostname: TASK_ID.into(),
             hosts: String::new(),
             resolv_conf: String::new(),
-            ephemeral_storage: None,
+            ephemeral_storage: (size.storage_bytes > 0).then(|| EphemeralStorage {
+                size_bytes: size.storage_bytes,
+                templates: task.join(TEMPLATES_DIR),
+            }),
         };
         let ended = match sandbox.create(spec).await {
             // Never answered: its shim ends when the snapshot is taken, and knows otherwise why it cannot be.

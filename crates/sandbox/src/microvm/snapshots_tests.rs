@@ -6,13 +6,25 @@ use super::*;
 fn sizes_are_read_as_they_are_written() {
     let sizes = [
         Size::FIRST,
-        Size { vcpus: 16, memory_mib: machine_mib(122_880), has_interface: true },
-        Size { vcpus: 2, memory_mib: machine_mib(128), has_interface: false },
+        Size { vcpus: 16, memory_mib: machine_mib(122_880), storage_bytes: 200 * GIB, ..Size::FIRST },
+        Size { vcpus: 2, memory_mib: machine_mib(128), has_interface: false, storage_bytes: 0 },
     ];
     for size in sizes {
         assert_eq!(Size::parse(&size.name()), Some(size));
     }
-    for text in ["", "1", "1-576", "1-576-net-more", "01-576-net", "x-576-net", "1-576-other"] {
+    assert_eq!(Size::parse("2-649-net"), Some(sized(2)), "of a program before");
+    for text in [
+        "",
+        "1",
+        "1-576",
+        "1-576-",
+        "1-576-al",
+        "1-576-net-more",
+        "01-576-net-0",
+        "1-576-net-0-0",
+        "x-576-net",
+        "1-576-other",
+    ] {
         assert_eq!(Size::parse(text), None, "{text}");
     }
 }
@@ -68,11 +80,12 @@ fn what_is_expected_is_made_and_nothing_goes_for_it() {
     let snapshots = snapshots(home.path());
     let base = snapshots.find().unwrap();
     snapshots.state().wanted.clear();
-    snapshots.expect(512, 1024);
-    snapshots.expect(256, 1024);
-    snapshots.expect(2048, 4096);
-    snapshots.expect(16384, 122_880);
-    let size = |vcpus, memory_mib| Size { vcpus, memory_mib: machine_mib(memory_mib), has_interface: true };
+    let expect = |cpu_units, memory_mib| snapshots.expect(cpu_units, memory_mib, STORAGE_BYTES_DEFAULT);
+    expect(512, 1024);
+    expect(256, 1024);
+    expect(2048, 4096);
+    expect(16384, 122_880);
+    let size = |vcpus, memory_mib| Size { vcpus, memory_mib: machine_mib(memory_mib), ..Size::FIRST };
     assert_eq!(snapshots.status().wanted, [size(1, 1024), size(2, 4096)], "one for each machine");
     assert!(snapshots.status().failed.is_empty(), "nobody has wanted the largest");
     let taken = snapshots.take(size(1, 1024));
@@ -81,15 +94,15 @@ fn what_is_expected_is_made_and_nothing_goes_for_it() {
 
     // Those under way count.
     let rest = (3..).map(|vcpus| 1024 * vcpus);
-    rest.take(SNAPSHOTS_MAX).for_each(|cpu_units| snapshots.expect(cpu_units, 512));
+    rest.take(SNAPSHOTS_MAX).for_each(|cpu_units| expect(cpu_units, 512));
     assert_eq!(snapshots.status().wanted.len(), SNAPSHOTS_MAX);
     snapshots.state().wanted.clear();
     for vcpus in 1..=SNAPSHOTS_MAX as u32 {
         let files = put(&snapshots, &base, sized(vcpus));
         snapshots.state().ready.insert(sized(vcpus), Ready::new(files, SystemTime::now()));
     }
-    snapshots.expect(1024, 512);
-    snapshots.expect(1024, 2048);
+    expect(1024, 512);
+    expect(1024, 2048);
     assert_eq!(snapshots.status().wanted, [], "there are as many as may be");
 }
 
@@ -194,4 +207,132 @@ fn none_is_made_on_a_disk_that_is_nearly_full() {
         assert_eq!(snapshots.take(sized(2)), None);
         assert_eq!(snapshots.status().wanted, [sized(2)]);
     }
+}
+
+fn expect(snapshots: &Snapshots, vcpus: u32) {
+    snapshots.expect(vcpus * CPU_UNITS_PER_VCPU, MEMORY_MIB_DEFAULT, STORAGE_BYTES_DEFAULT);
+}
+
+#[test]
+fn what_a_task_wants_takes_the_place_of_what_is_expected() {
+    let most = u32::try_from(WANTED_MAX).unwrap();
+    let home = tempfile::tempdir().unwrap();
+    let snapshots = snapshots(home.path());
+    (1..=most).for_each(|vcpus| expect(&snapshots, vcpus));
+    assert_eq!(snapshots.status().wanted.len(), WANTED_MAX);
+    assert_eq!(snapshots.take(sized(most + 1)), None);
+    let mut left: Vec<Size> = (1..most).map(sized).collect();
+    assert_eq!(snapshots.status().wanted, [left.clone(), vec![sized(most + 1)]].concat());
+    // One that is expected takes nobody's place, and one that a task has asked for is not expected any more.
+    assert_eq!(snapshots.take(sized(1)), None);
+    snapshots.state().expected.insert(sized(most + 2));
+    snapshots.want(&mut snapshots.state(), sized(most + 2));
+    assert_eq!(snapshots.status().wanted, [left.clone(), vec![sized(most + 1)]].concat());
+
+    left.remove(0);
+    let order: Vec<Size> = std::iter::from_fn(|| snapshots.state().next()).collect();
+    assert_eq!(order, [vec![sized(1), sized(most + 1)], left].concat(), "what tasks want is made first");
+
+    let asked = (1..=most).map(|vcpus| sized(10 + vcpus));
+    asked.clone().for_each(|size| assert_eq!(snapshots.take(size), None));
+    assert_eq!(snapshots.take(sized(1)), None);
+    assert_eq!(snapshots.status().wanted, asked.collect::<Vec<_>>(), "none makes way for another task's");
+}
+
+#[test]
+fn what_nobody_has_used_goes_first() {
+    let home = tempfile::tempdir().unwrap();
+    let snapshots = snapshots(home.path());
+    let base = snapshots.find().unwrap();
+    let made = |vcpus| {
+        let files = put(&snapshots, &base, sized(vcpus));
+        snapshots.made(&mut snapshots.state(), sized(vcpus), files);
+    };
+    let most = u32::try_from(SNAPSHOTS_MAX).unwrap();
+    snapshots.state().wanted.clear();
+    expect(&snapshots, 5);
+    expect(&snapshots, 6);
+    (1..=most).for_each(made);
+    assert!(snapshots.take(sized(6)).is_some());
+    made(most + 1);
+    let left: Vec<Size> = (1..=most + 1).filter(|vcpus| *vcpus != 5).map(sized).collect();
+    assert_eq!(snapshots.status().ready, left, "only the one that no machine has had");
+    made(most + 2);
+    assert_eq!(snapshots.status().ready[0], sized(2), "then the least recently used");
+
+    // Nor is one made that would be the first to go.
+    snapshots.state().wanted.clear();
+    snapshots.state().expected.insert(sized(20));
+    snapshots.state().wanted.insert(sized(20));
+    assert_eq!(snapshots.state().next(), None);
+    assert_eq!(snapshots.status().wanted, []);
+}
+
+/// A shim that listens and whose machine is lost, of the task in this directory.
+fn shim_without_a_machine(task: &Path) {
+    use ferrogate_shim::protocol::{self, Answer, Call, Failure, FailureKind, Reply, Request};
+    use std::io::{Read, Write};
+    let listener = std::os::unix::net::UnixListener::bind(task.join(protocol::SOCKET_FILE)).unwrap();
+    std::thread::spawn(move || {
+        let (mut agent, _) = listener.accept().unwrap();
+        let (mut input, mut buffer) = (Vec::new(), [0; 4096]);
+        while let Some(count) = agent.read(&mut buffer).ok().filter(|count| *count > 0) {
+            input.extend_from_slice(&buffer[..count]);
+            while let Some((Request { id, call }, used)) = protocol::decode(&input).unwrap() {
+                input.drain(..used);
+                let result = match call {
+                    Call::Hello { version } => Ok(Answer::Hello { version, pid: 1 }),
+                    Call::Subscribe => Ok(Answer::State(protocol::TaskState::default())),
+                    _ => Err(Failure::new(FailureKind::System, "the task's machine was lost")),
+                };
+                let mut answer = Vec::new();
+                protocol::encode(&Reply::Response { id, result }, &mut answer).unwrap();
+                agent.write_all(&answer).unwrap();
+            }
+        }
+    });
+}
+
+#[tokio::test]
+async fn one_that_loses_a_machine_is_heard_of_though_there_is_no_container() {
+    let home = tempfile::tempdir().unwrap();
+    let machines = super::super::tests::machines(home.path(), super::super::Accelerator::Tcg);
+    let shim = home.path().join("shim");
+    fs::write(&shim, "shim").unwrap();
+    let (machines, snapshots) = machines.with_snapshots(&shim, home.path(), "test");
+    let base = snapshots.find().unwrap();
+    snapshots.state().wanted.clear();
+    let spec = super::super::tests::task(256, 512);
+    let size = super::super::size(&spec);
+    let files = put(&snapshots, &base, size);
+    snapshots.made(&mut snapshots.state(), size, files);
+
+    let task = home.path().join("task");
+    fs::create_dir(&task).unwrap();
+    fs::write(task.join("sandbox.json"), serde_json::to_vec(&spec).unwrap()).unwrap();
+    shim_without_a_machine(&task);
+    let sandbox = ContainerSandbox::with_shim(shim).unwrap().with_machines(Arc::new(machines));
+    let task = sandbox.reattach(&task).await.unwrap();
+    let began = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
+    let why = "the guest could not be set up: no disk".to_owned();
+    let report = super::super::BootReport {
+        began_ns: i64::try_from(began.as_nanos()).unwrap(),
+        restored: true,
+        not_restored: Some(why.clone()),
+        ..super::super::BootReport::default()
+    };
+    let file = home.path().join("task").join(super::super::BOOT_FILE);
+    fs::write(file, serde_json::to_vec(&report).unwrap()).unwrap();
+    let app = crate::ContainerSpec {
+        id: "app".into(),
+        command: Some(vec!["true".into()]),
+        ..crate::ContainerSpec::default()
+    };
+    for _ in 0..2 {
+        let refused = task.create_container(&app).await.unwrap_err();
+        assert!(refused.to_string().contains("machine was lost"), "{refused}");
+    }
+    let status = snapshots.status();
+    assert_eq!((status.ready, status.wanted), (vec![], vec![size]), "it is made anew");
+    assert_eq!(snapshots.state().failed[&size], (1, why));
 }

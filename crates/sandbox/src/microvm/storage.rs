@@ -65,8 +65,9 @@ fn pack(directory: &Path, whole: &Path) -> io::Result<PathBuf> {
         offset = end;
     }
     let bytes: u64 = extents.iter().map(|extent| extent.bytes).sum();
-    if bytes > crate::storage::TEMPLATE_DATA_BYTES_MAX {
-        return Err(io::Error::other(format!("{} is no empty file system", whole.display())));
+    if bytes > template::DATA_BYTES_MAX {
+        let why = format!("{} has {bytes} bytes, more than an empty file system", whole.display());
+        return Err(io::Error::other(why));
     }
     let mut data = Vec::new();
     for extent in &extents {
@@ -125,6 +126,10 @@ mod tests {
         let disk = dir.path().join("disk");
         let file = File::options().read(true).write(true).create_new(true).open(&disk).unwrap();
         file.set_len(end).unwrap();
+        for extent in &extents {
+            let noise = vec![0xa5; 64 << 10];
+            file.write_all_at(&noise, extent.offset.saturating_sub(noise.len() as u64 / 2)).unwrap();
+        }
         let mut from = template::HEADER_BYTES;
         for extent in &extents {
             file.write_all_at(&bytes[from..from + extent.bytes as usize], extent.offset).unwrap();

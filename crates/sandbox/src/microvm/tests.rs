@@ -21,7 +21,7 @@ pub(super) fn machines(dir: &Path, accelerator: Accelerator) -> Machines {
     })
 }
 
-fn task(cpu_units: u32, memory_mib: u64) -> TaskSandboxSpec {
+pub(super) fn task(cpu_units: u32, memory_mib: u64) -> TaskSandboxSpec {
     TaskSandboxSpec {
         id: "task".into(),
         instance: "test".into(),

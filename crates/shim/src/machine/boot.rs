@@ -32,7 +32,7 @@ pub struct BootReport {
     pub began_ns: i64,
     /// It began from a snapshot.
     pub restored: bool,
-    /// It was to begin from a snapshot, and why it was booted instead.
+    /// It was to begin from a snapshot, and why it was booted instead, or lost before it took calls.
     pub not_restored: Option<String>,
     /// Until the guest spoke, and until it took calls.
     pub hello_ms: u64,
@@ -48,6 +48,8 @@ pub(super) struct Boot {
     pub(super) since: Instant,
     /// The time its set-up tells was old when the guest heard it.
     pub(super) time_was_old: bool,
+    /// It began from a snapshot, and whether that one is of use is not known yet.
+    on_trial: bool,
     /// How many came to nothing: as many steps come first.
     gone: usize,
     report: BootReport,
@@ -65,6 +67,7 @@ impl Boot {
             began,
             since: began,
             time_was_old: false,
+            on_trial: false,
             gone: 0,
             report,
             guest_zero_us: 0,
@@ -77,6 +80,20 @@ impl Boot {
         self.report.steps.clear();
         self.report.restored = false;
         self.report.not_restored = Some(why);
+        self.on_trial = false;
+    }
+
+    /// Whatever becomes of the machine from now on, the snapshot it began from is not why.
+    pub(super) fn acquit_snapshot(&mut self) {
+        self.on_trial = false;
+    }
+
+    /// There is no machine any more. Whether a snapshot failed it, now or before it was booted instead.
+    pub(super) fn lost(&mut self, why: &str) -> bool {
+        if std::mem::take(&mut self.on_trial) {
+            self.report.not_restored = Some(why.to_owned());
+        }
+        self.report.not_restored.is_some()
     }
 
     pub(super) fn may_begin_again(&self) -> bool {
@@ -99,7 +116,10 @@ impl Boot {
     pub(super) fn first_done(&mut self, step: &str) -> bool {
         let first = !self.report.steps.iter().any(|known| known.step == step);
         if first {
-            self.report.restored |= step == RESTORED_STEP;
+            if step == RESTORED_STEP {
+                self.report.restored = true;
+                self.on_trial = true;
+            }
             self.report.steps.push(BootStep { step: step.to_owned(), at_us: self.elapsed_us() });
         }
         first
@@ -112,6 +132,7 @@ impl Boot {
     }
 
     pub(super) fn ready(&mut self, steps: &[BootStep]) {
+        self.acquit_snapshot();
         let now_us = self.elapsed_us();
         self.report.ready_ms = now_us / 1000;
         self.guest(now_us, steps);
@@ -151,7 +172,7 @@ impl Boot {
     }
 }
 
-/// Of a task that has one and whose machine has taken a call.
+/// Of a task that has one and whose machine has taken a call, or was failed by its snapshot before that.
 pub fn read(directory: &Path) -> io::Result<BootReport> {
     Ok(serde_json::from_slice(&fs::read(directory.join(BOOT_FILE))?)?)
 }
@@ -206,6 +227,29 @@ mod tests {
         boot.done(VMM_STEP);
         let steps: Vec<&str> = boot.report.steps.iter().map(|step| step.step.as_str()).collect();
         assert_eq!(steps, ["booted again, it was silent", "booted again, its timer is late", VMM_STEP]);
+    }
+
+    #[test]
+    fn what_began_from_a_snapshot_is_on_trial_until_it_takes_calls() {
+        let begun = || {
+            let mut boot = Boot::begin();
+            assert!(!boot.lost("it was booted"));
+            boot.done(RESTORED_STEP);
+            boot
+        };
+        let mut boot = begun();
+        assert!(boot.lost("it was silent") && boot.lost("it is lost already"));
+        assert_eq!(boot.report.not_restored.as_deref(), Some("it was silent"));
+        let ends: [fn(&mut Boot); 2] = [|boot| boot.ready(&[]), Boot::acquit_snapshot];
+        for end in ends {
+            let mut boot = begun();
+            end(&mut boot);
+            assert!(!boot.lost("later") && boot.report.restored);
+        }
+        let mut boot = begun();
+        boot.not_restored("it said something else".into());
+        assert!(boot.lost("its kernel panicked"));
+        assert_eq!(boot.report.not_restored.as_deref(), Some("it said something else"));
     }
 
     #[test]

@@ -308,6 +308,7 @@ impl Machine {
             Ok(interface) => self.say(&Down::Interface(interface)),
             Err(error) => {
                 let why = format!("cannot give the guest the interface in {}: {error}", namespace.display());
+                self.boot.acquit_snapshot();
                 // There is no second tap, and no container is to run without.
                 self.lose(&why);
                 Err(Failure::new(FailureKind::System, why))
@@ -520,6 +521,7 @@ impl Machine {
             let why = format!("container {id:?} is running: stop it first, or shut down with kill");
             return Err(Failure::new(FailureKind::WrongState, why));
         }
+        self.boot.acquit_snapshot();
         self.vmm.kill();
         let failed = |what: &str, error: io::Error| {
             Failure::new(FailureKind::System, format!("cannot {what} of the task: {error}"))

@@ -10,7 +10,7 @@ use crate::protocol::Resources;
 /// What an emulator keeps of the guest's code in its own. More is not kept; by itself QEMU takes up to 1 GiB.
 pub const TRANSLATED_CODE_MIB: u64 = 64;
 
-/// Of a disk that is nobody's, and of a restored guest's, as it sees it: more than any task's, which ends where its file does.
+/// Of the disk of a machine that has nothing to write to it.
 pub const DISK_BYTES: u64 = 256 << 30;
 
 /// A task whose containers run in a machine of their own.

@@ -10,7 +10,7 @@ use super::container::Ended;
 use super::terminal::Terminal;
 use super::wire::{
     self, Broken, Down, Frame, GUEST_CGROUP, GUEST_SHIM_CGROUP, Kind, LINK_VERSION, OUTPUT_WINDOW_BYTES,
-    Output, Setup, Storage, Up,
+    Output, Setup, Up,
 };
 use super::{Machine, Phase};
 use crate::descriptor;
@@ -112,7 +112,7 @@ impl Machine {
         }
     }
 
-    fn write_boot(&self) {
+    pub(super) fn write_boot(&self) {
         if let Err(error) = self.boot.write(&self.directory) {
             complain!("cannot write {BOOT_FILE}: {error}");
         }
@@ -352,12 +352,11 @@ pub(super) fn setup(machine: &MachineConfig, config: &TaskConfig) -> Result<Down
             shim_cgroup: GUEST_SHIM_CGROUP.into(),
             resources: machine.resources.clone(),
             ephemeral_storage: false,
-            storage_device: None,
             machine: None,
             ..config.clone()
         },
         files: machine.files.clone(),
-        storage: machine.storage.as_ref().map(|storage| Storage { bytes: storage.bytes }),
+        has_storage: machine.storage.is_some(),
     })))
 }
 

@@ -175,18 +175,9 @@ impl Machine {
         let place = Place { directory, cgroups: &cgroups, cgroup: &cgroup };
         let mut boot = Boot::begin();
         let begun = begin::begin(&machine, &config, &place, &mut boot)?;
-        let restored = begun.heard.is_some();
         let begin: Begin = Box::new(begin::boot);
         let host = Host { directory: directory.to_owned(), config, cgroups, signals, listener, begin };
-        let mut machine = Machine::around(host, machine, begun, boot).map_err(|error| error.to_string())?;
-        if restored {
-            machine.told();
-            // What it said since then is here, and no descriptor tells of it.
-            if let Err(broken) = machine.take_frames() {
-                machine.lose_to(&broken);
-            }
-        }
-        Ok(machine)
+        Machine::around(host, machine, begun, boot).map_err(|error| error.to_string())
     }
 
     fn around(host: Host, machine: MachineConfig, begun: Begun, boot: Boot) -> io::Result<Machine> {
@@ -195,7 +186,8 @@ impl Machine {
         link.set_nonblocking(true)?;
         let console = Console::open(&directory, console)?;
         let clock = Clock::new(Duration::from_millis(machine.clock_interval_ms))?;
-        Ok(Machine {
+        let restored = heard.is_some();
+        let mut machine = Machine {
             directory,
             machine,
             config,
@@ -223,7 +215,15 @@ impl Machine {
             next_disk: 0,
             tap,
             ending: false,
-        })
+        };
+        if restored {
+            machine.told();
+            // What it said since then is here, and no descriptor tells of it.
+            if let Err(broken) = machine.take_frames() {
+                machine.lose_to(&broken);
+            }
+        }
+        Ok(machine)
     }
 
     pub(crate) fn run(&mut self) -> io::Result<()> {
@@ -537,6 +537,10 @@ impl Machine {
     fn lose(&mut self, why: &str) {
         if matches!(self.phase, Phase::Lost(_)) {
             return;
+        }
+        // Before anybody learns of it, who then looks for the reason.
+        if self.boot.lost(why) {
+            self.write_boot();
         }
         let why = format!("the task's machine was lost: {why}");
         complain!("{why}");

@@ -7,18 +7,19 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::io::Errno;
 use rustix::process::{Signal, pidfd_send_signal};
 use serde_json::{Value, json};
 
 use super::boot::{Boot, VMM_STEP};
-use super::config::{Accelerator, DISK_BYTES, MachineConfig, TRANSLATED_CODE_MIB, VmmConfig};
+use super::config::{Accelerator, DISK_BYTES, MachineConfig, TRANSLATED_CODE_MIB};
 use super::jail::{self, Jail};
 use super::opener::{self, MEMORY};
 use super::qmp::Qmp;
 use super::vmm::{Started, Vmm, VmmError};
-use super::wire::PORT_NAME;
+use super::wire::{PORT_NAME, STORAGE_VARIABLE};
 use crate::cgroup::Cgroups;
 use crate::launcher::Launched;
 
@@ -39,7 +40,8 @@ const DISK_SET: u32 = 0;
 /// beyond its size (`BLIST_NO_DIF`, `_SKIP_VPD_PAGES`, `_NO_RSOC`). `expedited`: what waits for a grace period of
 /// RCU, as who joins a cgroup does, does not wait for the next ticks.
 const KERNEL_LINE: &str = "console=ttyS0 quiet loglevel=5 reboot=t oops=panic panic=-1 random.trust_cpu=on \
-     scsi_mod.scan=manual scsi_mod.default_dev_flags=0x26000000 rcupdate.rcu_expedited=1 rdinit=/init";
+     scsi_mod.scan=manual scsi_mod.default_dev_flags=0x26000000 rcupdate.rcu_expedited=1 bdev_allow_write_mounted=1 \
+     rdinit=/init";
 const KERNEL_LINE_WITHOUT_ACPI: &str = "acpi=off";
 /// Nothing of what an emulated CPU's clock shows is worth measuring again and again. `smp`: the kernel's code is not written
 /// over for the one processor there is; all of it that was translated would be again.
@@ -48,6 +50,8 @@ const KERNEL_LINE_EMULATED: &str = "tsc=reliable no_timer_check nokaslr noreplac
 /// Longest until it has its memory, and until a snapshot is saved.
 const BEGIN_DEADLINE: Duration = Duration::from_secs(6);
 const INTERVAL: Duration = Duration::from_millis(1);
+/// Longest from the signal until nothing of it writes any more.
+const KILLED_DEADLINE: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
 /// The first port is kept for a console: ours is the second, and each there could be has two queues.
 const PORTS: &str = "virtio-serial-device,max_ports=2";
 const DISK_NODE: &str = "disk";
@@ -192,7 +196,7 @@ fn arguments(config: &MachineConfig, has_tap: bool, memory: &Memory<'_>) -> Vec<
     }
     let port = format!("virtserialport,chardev=link,name={PORT_NAME}");
     let (vcpus, size) = (vcpus.to_string(), format!("{memory_mib}M"));
-    let line = kernel_line(vmm);
+    let line = kernel_line(config);
     let console = format!("socket,id=console,fd={CONSOLE_FD}");
     let control = format!("socket,id=control,fd={CONTROL_FD}");
     let link = format!("socket,id=link,fd={LINK_FD}");
@@ -269,7 +273,8 @@ fn block(node: &str, set: u32, read_only: bool) -> Value {
     })
 }
 
-fn kernel_line(vmm: &VmmConfig) -> String {
+fn kernel_line(config: &MachineConfig) -> String {
+    let vmm = &config.vmm;
     let mut line = KERNEL_LINE.to_owned();
     if !vmm.acpi {
         line = format!("{line} {KERNEL_LINE_WITHOUT_ACPI}");
@@ -279,6 +284,9 @@ fn kernel_line(vmm: &VmmConfig) -> String {
     }
     if let Some(khz) = vmm.tsc_khz {
         line = format!("{line} tsc_early_khz={khz}");
+    }
+    if let Some(storage) = &config.storage {
+        line = format!("{line} {STORAGE_VARIABLE}={}", storage.bytes);
     }
     line
 }
@@ -389,6 +397,9 @@ impl Vmm for Qemu {
     fn kill(&mut self) {
         // It may have ended by itself.
         let _ = pidfd_send_signal(&self.process.pidfd, Signal::KILL);
+        // The next one may have the same disk.
+        let mut ended = [PollFd::new(&self.process.pidfd, PollFlags::IN)];
+        let _ = poll(&mut ended, Some(&KILLED_DEADLINE));
     }
 }
 

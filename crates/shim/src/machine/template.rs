@@ -8,6 +8,8 @@
 pub const HEADER_BYTES: usize = 4 << 10;
 /// Raised when a file of one version is none of another.
 pub const VERSION: u32 = 2;
+/// Of all extents together. An empty ext4 has some 60 KB in blocks of 4 KiB, and more where the host's file system has larger ones.
+pub const DATA_BYTES_MAX: u64 = 16 << 20;
 const MAGIC: &[u8; 8] = b"fgempty2";
 pub const EXTENTS_MAX: usize = (HEADER_BYTES - 16) / 16;
 

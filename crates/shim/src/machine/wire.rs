@@ -19,7 +19,7 @@ use crate::log::Stream;
 use crate::protocol::{self, Exec, TaskConfig, WindowSize, valid_id};
 
 /// Raised when a frame changes its meaning. Host and guest program come from one build.
-pub const LINK_VERSION: u32 = 5;
+pub const LINK_VERSION: u32 = 6;
 /// Of the virtio-serial port.
 pub const PORT_NAME: &str = "ferrogate";
 /// Kind and channel.
@@ -39,6 +39,10 @@ pub const GUEST_CGROUP: &str = "task";
 pub const GUEST_SHIM_CGROUP: &str = "shim";
 /// The machine's own disk.
 pub const GUEST_DISK: &str = "/dev/vda";
+/// Of the kernel's command line, which PID 1 finds in its environment: so many bytes of the disk are for what the containers
+/// write, encrypted with a key made in the guest; behind them is the empty file system it begins with ([`super::template`]).
+/// Without it they write to memory.
+pub const STORAGE_VARIABLE: &str = "ferrogate_storage";
 /// Its one network interface.
 pub const GUEST_LINK: &str = "eth0";
 /// Where the guest mounts the layers of images: a directory for each disk.
@@ -164,15 +168,8 @@ pub struct Setup {
     pub task: TaskConfig,
     /// Written below [`GUEST_TASK_DIR`]: relative path and content.
     pub files: BTreeMap<String, String>,
-    /// The containers write to the machine's disk, encrypted with a key made in the guest. `None`: to memory.
-    pub storage: Option<Storage>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Storage {
-    /// Of [`GUEST_DISK`]; behind them is the empty file system it begins with: [`super::template`].
-    pub bytes: u64,
+    /// The containers write to the machine's disk: the guest was begun with [`STORAGE_VARIABLE`].
+    pub has_storage: bool,
 }
 
 /// The task's network interface, as the guest sees it.

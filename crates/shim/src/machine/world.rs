@@ -11,7 +11,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use super::begin::Begun;
-use super::boot::Boot;
+use super::boot::{Boot, RESTORED_STEP};
 use super::calls::PENDING_MAX;
 use super::config::{Accelerator, MachineConfig, VmmConfig};
 use super::vmm::{Started, Vmm, VmmError};
@@ -74,6 +74,18 @@ pub(super) struct World {
 
 impl World {
     pub(super) fn new() -> World {
+        World::begun(None, Boot::begin())
+    }
+
+    /// With a guest that began from a snapshot, knows its set-up, and has said this since its hello.
+    pub(super) fn restored(said: &[u8]) -> World {
+        let mut boot = Boot::begin();
+        boot.done(RESTORED_STEP);
+        boot.hello(&[]);
+        World::begun(Some(said.to_vec()), boot)
+    }
+
+    pub(super) fn begun(heard: Option<Vec<u8>>, boot: Boot) -> World {
         let home = tempfile::tempdir().unwrap();
         let pair = || UnixStream::pair().unwrap();
         let ((agent, ours), (link, guest)) = (pair(), pair());
@@ -87,7 +99,6 @@ impl World {
             resources: Resources::default(),
             shared_pid_namespace: false,
             ephemeral_storage: false,
-            storage_device: None,
             machine: None,
         };
         let vmm = VmmConfig {
@@ -127,10 +138,10 @@ impl World {
             link,
             console: [console.into(), words.into()],
         };
-        let begun = Begun { started, tap: None, heard: None };
+        let begun = Begun { started, tap: None, heard };
         let layer = home.path().join("layer");
         std::fs::write(&layer, "layer").unwrap();
-        let mut machine = Machine::around(host, wanted, begun, Boot::begin()).unwrap();
+        let mut machine = Machine::around(host, wanted, begun, boot).unwrap();
         machine.connections.add(Connection::new(ours, 1).unwrap());
         World { machine, killed, layer, ends: (agent, guest), pipes: Vec::new(), _home: home }
     }

@@ -10,7 +10,7 @@ use std::io::{self, Read, Write};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
-use std::os::unix::net::UnixListener;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, flock};
@@ -21,11 +21,14 @@ use super::Shim;
 use crate::cgroup::Cgroups;
 use crate::launcher::sys;
 use crate::machine::Machine;
+use crate::machine::wire::GUEST_SHIM_CGROUP;
 use crate::protocol::{
     CONFIG_FILE, DIAGNOSTICS_FILE, LOCK_FILE, PID_FILE, PROTOCOL_VERSION, Resources, SOCKET_FILE, TaskConfig,
 };
 use crate::storage::Storage;
 
+/// What the parent of a guest's shim hears, twice.
+pub const OK: &[u8] = b"ok\n";
 /// Set for the second execution.
 const SEALED: &str = "FERROGATE_SHIM_SEALED";
 
@@ -91,13 +94,49 @@ pub fn run(arguments: &[std::ffi::OsString]) -> Result<(), StartError> {
     }
 }
 
-/// Makes this process, which must have one thread, the shim of a guest. Returns when that ends. `word` is told "ok" when it
-/// listens, or why it never will; every other descriptor from 3 up is closed.
-pub fn serve(directory: &Path, word: io::PipeWriter) -> Result<(), StartError> {
+/// Makes this process, which must have one thread, the shim of a guest. Returns when that ends. It begins before the guest is
+/// anybody's: `parent` hears [`OK`] when it listens, says what the task is, and hears the same again when it takes calls; or,
+/// instead, why that will never be. Every other descriptor from 3 up is closed.
+pub fn serve(directory: &Path, storage: Option<PathBuf>, parent: UnixStream) -> Result<(), StartError> {
+    let mut parent = Some(parent);
+    let served = serve_guest(directory, storage, &mut parent);
+    if let (Err(error), Some(mut parent)) = (&served, parent) {
+        // Without one to hear it there is no guest any more.
+        let _ = parent.write_all(error.to_string().as_bytes());
+    }
+    served
+}
+
+fn serve_guest(
+    directory: &Path,
+    storage: Option<PathBuf>,
+    parent: &mut Option<UnixStream>,
+) -> Result<(), StartError> {
     let failed = |what, source| StartError::Io { what, path: directory.to_owned(), source };
-    sys::close_all_but(Some(word.as_raw_fd())).map_err(|error| failed("close descriptors for", error))?;
-    let (config, cgroups) = settle(directory)?;
-    speak(directory, config, cgroups, word)
+    let kept = parent.as_ref().map(AsRawFd::as_raw_fd);
+    sys::close_all_but(kept).map_err(|error| failed("close descriptors for", error))?;
+    lock(directory)?;
+    let cgroups = cgroups()?;
+    create(&cgroups, Path::new(GUEST_SHIM_CGROUP), &Resources::default())?;
+    let (signals, listener) = prepare(directory, Path::new(GUEST_SHIM_CGROUP), &cgroups)?;
+    let storage = match storage {
+        Some(device) => Storage::on(directory, device),
+        None => Storage::shared(directory),
+    };
+    let storage = storage.map_err(|error| failed("mount the ephemeral storage of", error))?;
+    redirect_stdio(directory)?;
+    let mut text = Vec::new();
+    if let Some(parent) = parent {
+        parent.write_all(OK).map_err(|error| failed("speak of", error))?;
+        parent.read_to_end(&mut text).map_err(|error| failed("hear of", error))?;
+    }
+    let config = read(&text).map_err(|error| failed("read what is said of", error))?;
+    create(&cgroups, &config.cgroup, &config.resources)?;
+    let mut shim = Shim::new(directory, config, cgroups, signals, listener, storage);
+    if let Some(mut parent) = parent.take() {
+        parent.write_all(OK).map_err(|error| failed("speak of", error))?;
+    }
+    shim.run().map_err(|error| failed("go on with the loop of", error))
 }
 
 /// Becomes the shim. What fails before it listens goes into the pipe, and is no error of this process's own.
@@ -124,7 +163,7 @@ fn become_shim(
     cgroups: Cgroups,
     listening: &mut dyn FnMut(),
 ) -> Result<(), StartError> {
-    let (signals, listener) = prepare(directory, &config, &cgroups)?;
+    let (signals, listener) = prepare(directory, &config.shim_cgroup, &cgroups)?;
     let failed = |what, source| StartError::Io { what, path: directory.to_owned(), source };
     let ran = match config.machine.take() {
         Some(machine) => {
@@ -135,11 +174,8 @@ fn become_shim(
             shim.run()
         }
         None => {
-            let storage = match &config.storage_device {
-                Some(device) => Storage::on(directory, device.clone()),
-                None if config.ephemeral_storage => Storage::own(directory),
-                None => Storage::shared(directory),
-            };
+            let storage =
+                if config.ephemeral_storage { Storage::own(directory) } else { Storage::shared(directory) };
             let storage = storage.map_err(|error| failed("mount the ephemeral storage of", error))?;
             redirect_stdio(directory)?;
             let mut shim = Shim::new(directory, config, cgroups, signals, listener, storage);
@@ -182,24 +218,36 @@ fn execute_sealed(directory: &OsStr) -> io::Error {
 
 /// What the task is, and cgroups for it and for its shim.
 fn settle(directory: &Path) -> Result<(TaskConfig, Cgroups), StartError> {
-    let failed = |what, path: &Path, source| StartError::Io { what, path: path.to_owned(), source };
     // Before anything is made: the directory may have a shim.
     lock(directory)?;
     let path = directory.join(CONFIG_FILE);
-    let text = fs::read(&path).map_err(|error| failed("read", &path, error))?;
-    let config: TaskConfig =
-        serde_json::from_slice(&text).map_err(|error| failed("read", &path, error.into()))?;
+    let config = fs::read(&path).and_then(|text| read(&text)).map_err(|source| StartError::Io {
+        what: "read",
+        path,
+        source,
+    })?;
+    let cgroups = cgroups()?;
+    create(&cgroups, &config.shim_cgroup, &Resources::default())?;
+    create(&cgroups, &config.cgroup, &config.resources)?;
+    Ok((config, cgroups))
+}
+
+fn read(text: &[u8]) -> io::Result<TaskConfig> {
+    let config: TaskConfig = serde_json::from_slice(text)?;
     if config.version != PROTOCOL_VERSION {
         let why = format!("version {} is not {PROTOCOL_VERSION}: shim and agent differ", config.version);
-        return Err(failed("use", &path, io::Error::other(why)));
+        return Err(io::Error::other(why));
     }
-    let cgroups = Cgroups::detect().map_err(|error| failed("find", Path::new("cgroups"), error))?;
-    let create = |path: &Path, resources: &Resources| {
-        cgroups.create(path, resources).map_err(|error| failed("create cgroup", path, error))
-    };
-    create(&config.shim_cgroup, &Resources::default())?;
-    create(&config.cgroup, &config.resources)?;
-    Ok((config, cgroups))
+    Ok(config)
+}
+
+fn cgroups() -> Result<Cgroups, StartError> {
+    Cgroups::detect().map_err(|source| StartError::Io { what: "find", path: "cgroups".into(), source })
+}
+
+fn create(cgroups: &Cgroups, path: &Path, resources: &Resources) -> Result<(), StartError> {
+    let failed = |source| StartError::Io { what: "create cgroup", path: path.to_owned(), source };
+    cgroups.create(path, resources).map_err(failed)
 }
 
 /// The end of the instance's last other task may take the empty cgroup away before we are in it.
@@ -220,7 +268,7 @@ const JOIN_ATTEMPTS_MAX: u32 = 8;
 /// What every shim has: a session, its cgroup, its signals, its socket and its pid in a file.
 fn prepare(
     directory: &Path,
-    config: &TaskConfig,
+    shim_cgroup: &Path,
     cgroups: &Cgroups,
 ) -> Result<(OwnedFd, UnixListener), StartError> {
     let failed = |what, path: &Path, source| StartError::Io { what, path: path.to_owned(), source };
@@ -228,8 +276,7 @@ fn prepare(
     rustix::process::setsid().map_err(|error| failed("begin a session for", directory, error.into()))?;
     // Relative names keep the socket's address short.
     std::env::set_current_dir(directory).map_err(|error| failed("enter", directory, error))?;
-    join_shims(cgroups, &config.shim_cgroup)
-        .map_err(|error| failed("join cgroup", &config.shim_cgroup, error))?;
+    join_shims(cgroups, shim_cgroup).map_err(|error| failed("join cgroup", shim_cgroup, error))?;
 
     set_child_subreaper(Some(rustix::process::getpid()))
         .map_err(|error| failed("adopt orphans for", directory, error.into()))?;

@@ -11,6 +11,7 @@ use rustix::event::PollFlags;
 use super::super::Phase;
 use super::super::begin::{BOOTS_MAX, Begun};
 use super::super::boot;
+use super::super::tap::Tap;
 use super::super::vmm::Started;
 use super::super::wire::{BootStep, Down, Kind, Up, decode};
 use super::super::world::{NoMachine, World, control, control_hello, control_ready};
@@ -265,4 +266,90 @@ fn who_is_unfit_says_no_hello() {
     let mut world = World::new();
     world.hears(&[control(&Up::Unfit { why: "no".into() }), control_hello()].concat());
     assert!(world.is_lost());
+}
+
+/// No descriptor tells of what was read with its hello.
+#[test]
+fn what_a_restored_guest_has_said_already_is_heard_at_once() {
+    let ready = control_ready();
+    let world = World::restored(&ready);
+    assert!(matches!(world.machine.phase, Phase::Up));
+    let report = boot::read(&world.machine.directory).unwrap();
+    assert!(report.restored && report.not_restored.is_none(), "{report:?}");
+
+    let failed = World::restored(&control(&Up::Failed { why: "there is no disk".into() }));
+    assert!(failed.is_lost());
+    failed.is_sound();
+    assert!(World::restored(&[0xff; 16]).is_lost());
+
+    let mut world = World::restored(&ready[..5]);
+    assert!(matches!(world.machine.phase, Phase::SettingUp), "the rest is to come");
+    assert!(told(&world).is_empty(), "it knows its set-up");
+    world.hears(&ready[5..]);
+    assert!(matches!(world.machine.phase, Phase::Up));
+}
+
+/// What the report of a machine's start says of its snapshot when the machine has been lost.
+fn blamed(world: &World) -> Option<String> {
+    assert!(world.is_lost());
+    boot::read(&world.machine.directory).ok()?.not_restored
+}
+
+#[test]
+fn a_snapshot_is_blamed_for_a_machine_that_never_took_calls() {
+    type Fails = fn(&mut World);
+    let ways: [(Fails, &str); 5] = [
+        (|world| world.hears(&control(&Up::Failed { why: "no\u{1b} disk".into() })), "set up: no disk"),
+        (|world| world.hears(&control_hello()), "broke the protocol: a message out of its order"),
+        (|world| world.hears(&[0xff; 16]), "broke the protocol"),
+        (
+            |world| {
+                world.machine.boot.began -= Duration::from_secs(60);
+                world.turns();
+            },
+            "not up within 60000 ms",
+        ),
+        (|world| world.machine.lose("it ended with exit code 1"), "exit code 1"),
+    ];
+    for (fails, expected) in ways {
+        let mut world = World::restored(&[]);
+        world.create("a");
+        assert!(boot::read(&world.machine.directory).is_err(), "it is not up");
+        fails(&mut world);
+        let why = blamed(&world).expect(expected);
+        assert!(why.contains(expected), "{why}");
+        assert!(world.answered().unwrap_err().message.contains(expected));
+
+        // A machine that was booted has none to blame.
+        let mut world = World::new();
+        world.hears(&control_hello());
+        fails(&mut world);
+        assert_eq!(blamed(&world), None);
+    }
+}
+
+#[test]
+fn a_snapshot_that_was_not_used_is_blamed_though_the_boot_fails_too() {
+    let mut boot = boot::Boot::begin();
+    boot.not_restored("it is damaged".into());
+    let mut world = World::begun(None, boot);
+    world.machine.lose("it ended with exit code 1");
+    assert_eq!(blamed(&world).as_deref(), Some("it is damaged"));
+}
+
+#[test]
+fn a_snapshot_is_not_blamed_for_what_is_not_its_doing() {
+    let mut world = World::restored(&control_ready());
+    world.hears(&control(&Up::Unfit { why: "too late".into() }));
+    assert_eq!(blamed(&world), None, "it was up");
+
+    // The host has no such interface.
+    let mut world = World::restored(&[]);
+    world.machine.tap = Some(Tap::make().unwrap());
+    world.machine.machine.network_namespace = Some("/nobody".into());
+    let Call::CreateContainer(mut create) = world.create_call("a") else { panic!("another call") };
+    create.network_namespace = Some("/nobody".into());
+    world.asks(Call::CreateContainer(create));
+    assert!(world.answered().unwrap_err().message.contains("the interface in /nobody"));
+    assert_eq!(blamed(&world), None);
 }
