@@ -242,9 +242,11 @@ late = [line for line in printed if line[4] >= woken]
 check(len(late) >= WATCH_SECONDS / 5, f"{len(late)} lines came since the host is awake", printed)
 check(all(line[2] > 0 and line[3] > 0 for line in printed), "metadata and credentials came every time", printed)
 say("lines about the sleep:", *(f"\n  {line}" for line in printed[max(0, at - 4) : at + 5]))
-known = [line for line in printed if not wall_before - 1 <= line[4] < woken + CLOCK_GRACE_SECONDS]
-off = [line for line in known if abs(line[4] - line[1]) > CLOCK_SECONDS_MAX]
-check(not off, f"the task's clock is the host's, {CLOCK_GRACE_SECONDS} s after waking at the latest", off)
+for known in ([line for line in printed if line[4] < wall_before - 1], [line for line in late if line[4] >= woken + CLOCK_GRACE_SECONDS]):
+    # A line may be long on its way where all is emulated; a clock that is behind is so in every line.
+    lags = [line[4] - line[1] for line in known]
+    is_right = -CLOCK_SECONDS_MAX <= min(lags) <= CLOCK_SECONDS_MAX
+    check(is_right, f"the task's clock is the host's, {CLOCK_GRACE_SECONDS} s after waking at the latest", lags)
 count = len(printed)
 until("more lines come", lambda: len(lines(long)) >= count + 5)
 say("ok: more lines come")

@@ -53,12 +53,8 @@ pub(super) struct Jail<'a> {
 }
 
 pub(super) fn spawn(jail: &Jail<'_>) -> Result<Launched, VmmError> {
-    let flags = libc::CLONE_NEWNS
-        | libc::CLONE_NEWPID
-        | libc::CLONE_NEWIPC
-        | libc::CLONE_NEWUTS
-        | libc::CLONE_NEWNET
-        | libc::CLONE_NEWCGROUP;
+    let flags =
+        libc::CLONE_NEWNS | libc::CLONE_NEWPID | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS | libc::CLONE_NEWNET;
     let user = USER_BASE + std::process::id();
     launcher::spawn(flags as u64, None, |_| match enter(jail, user) {
         Ok(never) => match never {},
@@ -71,6 +67,9 @@ fn enter(jail: &Jail<'_>, user: u32) -> Result<std::convert::Infallible, Stop> {
     sys::reset_signals();
     step("begin a session", rustix::process::setsid().map_err(io::Error::from))?;
     step("join the task's cgroup", jail.cgroups.join(jail.cgroup))?;
+    // Not before: where namespaces are borders of delegation (`nsdelegate`, which systemd asks for), nobody joins a cgroup
+    // outside of their own.
+    step("make a cgroup namespace", sys::unshare(libc::CLONE_NEWCGROUP))?;
     step("set up stdio", stdio(jail))?;
     let words = |text: &[u8]| CString::new(text).map_err(io::Error::other);
     let program = step("name the program", words(jail.program.as_os_str().as_bytes()))?;
