@@ -24,7 +24,7 @@ GUEST = FERROGATE.with_name("ferrogate-guest")
 MEMORY_MIB = 512 + 128 + 512 // 56
 SECONDS_MAX = 120
 # As a task's machine is started.
-LINE = "console=ttyS0 quiet loglevel=5 reboot=t oops=panic panic=-1 random.trust_cpu=on scsi_mod.scan=manual scsi_mod.default_dev_flags=0x26000000 rcupdate.rcu_expedited=1 rdinit=/init"
+LINE = "console=ttyS0 quiet loglevel=5 reboot=t oops=panic panic=-1 random.trust_cpu=on scsi_mod.scan=manual scsi_mod.default_dev_flags=0x26000000 rcupdate.rcu_expedited=1 bdev_allow_write_mounted=1 rdinit=/init"
 LINE_TCG = "tsc=reliable no_timer_check nokaslr noreplace-smp mitigations=off"
 TRANSLATED_CODE_MIB = 64
 TSC_MEASURED_SECONDS = 0.02

@@ -112,11 +112,12 @@ fn records(
     random: &mut Random,
     into: &mut Vec<Record>,
 ) {
-    // Of all that a group leads to, not of each way: several aliases of one name would be followed the more often the deeper.
     let mut aliases_left = CHAIN_MAX;
     follow(index, vpc, group, owner, random, into, &mut aliases_left);
 }
 
+/// `aliases_left` is of all that a group leads to, not of each way: several aliases of one name would be followed the more
+/// often the deeper.
 fn follow(
     index: &Index,
     vpc: &Vpc,
