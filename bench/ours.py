@@ -62,7 +62,7 @@ class Registry:
 
 
 class Ferrogate:
-    def __init__(self, home, arguments=()):
+    def __init__(self, home, arguments=("--isolation", "container")):
         self.home, self.data, self.process, self.arguments = home, home / "data", None, arguments
 
     def up(self):

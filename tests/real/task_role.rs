@@ -194,3 +194,5 @@ pub(crate) fn role(cluster: &Cluster, name: &str, statement: Value) -> Value {
     cluster.boto().ok("iam", "put_role_policy", input);
     role["Role"]["Arn"].clone()
 }
+
+ferrogate_tests::machines!(a_task_uses_its_role);

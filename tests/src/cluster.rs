@@ -76,6 +76,8 @@ pub struct Setup {
 #[derive(Debug)]
 pub struct Cluster {
     arguments: Vec<String>,
+    /// Its tasks are in machines, which begin from snapshots where [`Cluster::define`] named their size.
+    pub(crate) restores: bool,
     boto: OnceCell<Boto>,
     ferrogate: Option<Child>,
     registry: Option<Registry>,
@@ -103,14 +105,14 @@ impl Cluster {
             assert!(mounted.is_ok_and(|status| status.success()), "a tmpfs at {}", data.display());
         }
         let registry = Registry::start(&world, home.path());
-        let mut arguments = setup.arguments;
+        let (mut arguments, mut restores) = (setup.arguments, false);
         if machines_wanted() && !arguments.iter().any(|argument| argument == "--isolation") {
             arguments.extend(in_machines());
-            // Few of them have enough tasks for one to pay.
-            arguments.push("--no-snapshots".to_owned());
+            restores = true;
         }
         let mut cluster = Self {
             arguments,
+            restores,
             boto: OnceCell::new(),
             ferrogate: None,
             registry: Some(registry),
@@ -359,6 +361,16 @@ impl Cluster {
         left
     }
 
+    /// Tasks were in machines that began from snapshots, or a test of machines would be of booted ones alone, and not say so.
+    fn restored(&self) {
+        let all = self.ferrogate(&["ps", "--all", "--timing", "", "--output", "json"]).json();
+        let all = all.as_array().expect("tasks");
+        assert!(
+            all.is_empty() || all.iter().any(|task| task["restored"] == true),
+            "none was restored: {all:#?}"
+        );
+    }
+
     fn keep(&mut self) {
         let Some(home) = self.home.take() else { return };
         let path = home.keep();
@@ -375,6 +387,9 @@ impl Drop for Cluster {
             return;
         }
         let down = self.data_seen().join("endpoint.json").exists();
+        if down && self.restores && self.ferrogate.is_some() {
+            self.restored();
+        }
         let left = if down { self.down() } else { Vec::new() };
         self.registry = None;
         self.world.close();

@@ -1,9 +1,11 @@
 //! Tasks by boto3: made, awaited, looked at.
 
+use std::time::{Duration, Instant};
+
 use serde_json::{Value, json};
 
 use crate::cluster::Cluster;
-use crate::wait::until;
+use crate::wait::{eventually, until};
 
 /// Where tasks go: the default VPC's first subnet and default group, with a public address.
 #[derive(Clone, Debug)]
@@ -50,6 +52,12 @@ impl<'a> TaskRun<'a> {
     }
 }
 
+/// What a machine has beside its task's memory, for its kernel: MiB, and a part of that memory.
+const GUEST_MIB: u32 = 128;
+const GUEST_PART: u32 = 56;
+/// A snapshot that is to be made is under way by then.
+const EXPECTED_WITHIN: Duration = Duration::from_secs(5);
+
 impl Cluster {
     pub fn network(&self) -> Network {
         let subnets = self.boto().ok("ec2", "describe_subnets", json!({}));
@@ -83,7 +91,39 @@ impl Cluster {
         if let Value::Object(more) = more {
             input.as_object_mut().expect("an object").extend(more);
         }
-        self.boto().ok("ecs", "register_task_definition", input)["taskDefinition"].take()
+        let definition = self.boto().ok("ecs", "register_task_definition", input)["taskDefinition"].take();
+        if self.restores {
+            self.has_snapshot(&definition);
+        }
+        definition
+    }
+
+    /// Waits until machines of the definition's size begin as most do: from a snapshot, unless none is made of it.
+    fn has_snapshot(&self, definition: &Value) {
+        let number = |name: &str| {
+            let text = definition[name].as_str().expect("a text");
+            text.parse::<u32>().expect("a number")
+        };
+        let (cpu_units, memory_mib) = (number("cpu"), number("memory"));
+        let machine_mib = memory_mib + GUEST_MIB + memory_mib / GUEST_PART;
+        let storage = match definition["ephemeralStorage"]["sizeInGiB"].as_u64() {
+            None => String::new(),
+            Some(gib) => format!(", {gib} GiB of storage"),
+        };
+        let size = json!(format!("{} vCPU, {machine_mib} MiB{storage}", cpu_units.div_ceil(1024)));
+        let mut idle_since = None;
+        eventually("there is a snapshot of the definition's size, or none is made", || {
+            let status = self.ferrogate(&["status", "--output", "json"]).json();
+            let sizes = |name: &str| status["snapshots"][name].as_array().expect("sizes").clone();
+            if sizes("ready").contains(&size) {
+                return true;
+            }
+            if !status["snapshots"]["making"].is_null() || !sizes("wanted").is_empty() {
+                idle_since = None;
+                return false;
+            }
+            idle_since.get_or_insert_with(Instant::now).elapsed() >= EXPECTED_WITHIN
+        });
     }
 
     /// A task definition with one busybox container called `app`. As process 1 most programs do not hear SIGTERM, so

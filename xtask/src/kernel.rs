@@ -75,10 +75,24 @@ pub(crate) fn guest(args: &[String]) -> Result<()> {
             // In one step: a machine may be booted from it this moment.
             let fresh = installed.join(".ferrogate-guest");
             fs::copy(crate::root().join("target/guest/ferrogate-guest"), &fresh)?;
-            Ok(fs::rename(fresh, installed.join("ferrogate-guest"))?)
+            fs::rename(fresh, installed.join("ferrogate-guest"))?;
+            install_kernel(&installed)
         }
         other => bail!("unknown option '{}'\n{USAGE}", other.join(" ")),
     }
+}
+
+/// What `ferrogate up` takes without being told: the kernel that boots faster, of those that are here.
+fn install_kernel(installed: &Path) -> Result<()> {
+    let Some(name) = ["minimal", "cloud"].into_iter().find(|name| cache().join(name).exists()) else {
+        return Ok(());
+    };
+    let fresh = installed.join(".kernel");
+    match fs::remove_file(&fresh) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
+        _ => std::os::unix::fs::symlink(cache().join(name), &fresh)?,
+    }
+    Ok(fs::rename(fresh, installed.join("kernel"))?)
 }
 
 fn build_guest(feature: &str, program: &str, profile: &[&str]) -> Result<()> {

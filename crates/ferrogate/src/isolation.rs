@@ -25,13 +25,14 @@ const PROBE_INSTANCE: &str = "-probe";
 /// Behind the node's own instance: cgroup of the machines snapshots are taken of.
 const SNAPSHOTS_INSTANCE: &str = "-snapshots";
 const SHIM: &str = "ferrogate-shim";
+const KERNEL: &str = "kernel";
 const HOST_ARCHITECTURE: &str = std::env::consts::ARCH;
 
 /// As `ferrogate up` was asked.
 #[derive(Clone, Debug)]
 pub(crate) struct Wanted {
     pub(crate) isolation: Choice,
-    /// A directory with the guest's kernel.
+    /// A directory with the guest's kernel: the one named, or the one that is [installed](installed_kernel).
     pub(crate) kernel: Option<PathBuf>,
     /// Machines without KVM.
     pub(crate) emulate: bool,
@@ -44,7 +45,8 @@ impl Wanted {
     pub(crate) fn check(&self) -> Result<()> {
         if self.isolation == Choice::Microvm && self.kernel.is_none() {
             bail!(
-                "--isolation microvm needs --guest-kernel, a directory with the guest's vmlinux: `cargo xtask kernel` makes one"
+                "--isolation microvm needs --guest-kernel, a directory with the guest's vmlinux, where there is no `kernel` beside \
+                 the program: `cargo xtask kernel` makes one"
             );
         }
         Ok(())
@@ -134,7 +136,10 @@ pub(crate) async fn choose(data: &DataDir, instance: &str, wanted: &Wanted) -> R
         ),
         (Some(why), false) => Ok(containers(sandbox, &format!("no micro-VMs: {why}"))),
         (None, _) => {
-            let machines = tokio::task::spawn_blocking(move || Machines::new(&options)).await??;
+            let machines = match tokio::task::spawn_blocking(move || Machines::new(&options)).await? {
+                Err(why) if !asked => return Ok(containers(sandbox, &format!("no micro-VMs: {why}"))),
+                machines => machines?,
+            };
             let (machines, snapshots) = if wanted.snapshots {
                 let (machines, snapshots) = machines.with_snapshots(&shim()?, &dir, &snapshots_instance);
                 snapshots.start();
@@ -181,8 +186,17 @@ async fn remembered(
     Ok(found.why_not)
 }
 
+/// Beside the program, as its other parts are.
+pub(crate) fn installed_kernel() -> Option<PathBuf> {
+    beside(KERNEL).ok().filter(|kernel| kernel.join("vmlinux").exists())
+}
+
 fn shim() -> Result<PathBuf> {
-    Ok(std::env::current_exe().context("the running program cannot be found")?.with_file_name(SHIM))
+    beside(SHIM)
+}
+
+fn beside(name: &str) -> Result<PathBuf> {
+    Ok(std::env::current_exe().context("the running program cannot be found")?.with_file_name(name))
 }
 
 fn read(file: &Path) -> Option<Found> {

@@ -84,7 +84,7 @@ struct Up {
     /// What a task runs in: auto takes a micro-VM where one can be had
     #[arg(long, env = "FERROGATE_ISOLATION", value_enum, default_value = "auto")]
     isolation: isolation::Choice,
-    /// The kernel of micro-VMs: a folder with its vmlinux
+    /// The kernel of micro-VMs: a folder with its vmlinux [default: kernel, beside this program]
     #[arg(long, env = "FERROGATE_GUEST_KERNEL", value_name = "DIR")]
     guest_kernel: Option<PathBuf>,
     /// Micro-VMs without KVM: they run everywhere, and slowly

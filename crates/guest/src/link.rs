@@ -13,7 +13,7 @@ use ferrogate_shim::machine::wire::{
     self, Broken, Down, FRAME_BYTES_MAX, Frame, Kind, LINK_VERSION, Up, encode_json,
 };
 use ferrogate_shim::protocol::{
-    Answer, Call, Event, Exec, Exited, Failure, FailureKind, PROTOCOL_VERSION, Reply, Request, WindowSize,
+    Answer, Call, Event, Exec, Failure, FailureKind, PROTOCOL_VERSION, Reply, Request, WindowSize,
 };
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::termios::{Winsize, tcsetwinsize};
@@ -39,9 +39,19 @@ struct Task {
     execs: Vec<Running>,
     /// Started execs the shim has not answered for: their terminals' own ends come with the answer.
     consoles: Vec<Console>,
-    /// Ends that wait for the output before them.
-    ended: Vec<Exited>,
     own_id: u64,
+}
+
+impl Task {
+    fn new() -> Task {
+        Task {
+            outputs: Outputs::default(),
+            arriving: Vec::new(),
+            execs: Vec::new(),
+            consoles: Vec::new(),
+            own_id: OWN_IDS,
+        }
+    }
 }
 
 struct Arriving {
@@ -178,7 +188,7 @@ impl Link {
             self.hear_host()?;
         }
         self.disks_arrive()?;
-        self.tell_ends()
+        self.tell_exec_ends()
     }
 
     fn flush(&mut self) -> Result<(), String> {
@@ -295,14 +305,7 @@ impl Link {
     fn set_up(&mut self, setup: &wire::Setup) -> Result<(), String> {
         match setup::make(setup, &mut self.own, &mut self.steps) {
             Ok(()) => {
-                self.task = Some(Task {
-                    outputs: Outputs::default(),
-                    arriving: Vec::new(),
-                    execs: Vec::new(),
-                    consoles: Vec::new(),
-                    ended: Vec::new(),
-                    own_id: OWN_IDS,
-                });
+                self.task = Some(Task::new());
                 self.own_call(Call::Hello { version: PROTOCOL_VERSION })?;
                 self.own_call(Call::Subscribe)?;
                 self.steps.done("ready");
@@ -395,8 +398,8 @@ impl Link {
             }
             Reply::Event(Event::Exited(exited)) => {
                 task.outputs.grown(&exited.container, exited.log_end);
-                task.ended.push(exited);
-                Ok(())
+                // At once: a host whose log is full takes the output before it only then.
+                self.reply(&Reply::Event(Event::Exited(exited)))
             }
             Reply::Event(event @ Event::ExecExited { .. }) => {
                 let Event::ExecExited { exec, .. } = &event else { return Ok(()) };
@@ -453,17 +456,10 @@ impl Link {
         Ok(())
     }
 
-    /// Containers and execs that ended, once everything they wrote is on its way.
-    fn tell_ends(&mut self) -> Result<(), String> {
+    /// Execs that ended, once everything they wrote is on its way.
+    fn tell_exec_ends(&mut self) -> Result<(), String> {
         let Some(task) = &mut self.task else { return Ok(()) };
         let mut told = Vec::new();
-        task.ended.retain(|exited| {
-            let sent = exited.log_end == 0 || task.outputs.is_sent(&exited.container, exited.log_end);
-            if sent {
-                told.push(Event::Exited(exited.clone()));
-            }
-            !sent
-        });
         let (streams, output) = (&mut self.streams, &mut self.output);
         task.execs.retain_mut(|running| {
             let channels = [running.channel + 1, running.channel + 2];
@@ -531,6 +527,8 @@ fn winsize(size: WindowSize) -> Winsize {
 
 #[cfg(test)]
 mod tests {
+    use ferrogate_shim::protocol::Exited;
+
     use super::*;
     use crate::shim::Shim;
 
@@ -568,5 +566,23 @@ mod tests {
             told(&mut link, kind, payload).unwrap();
         }
         assert!(link.output.is_empty(), "it has said that it failed");
+    }
+
+    /// Its host takes no output while its log is full, and so would never hear of the end behind it.
+    #[test]
+    fn an_end_is_told_before_the_output_that_is_left() {
+        let (mut link, _others) = link();
+        link.task = Some(Task::new());
+        let end = Exited {
+            container: "app".into(),
+            exit_code: 3,
+            oom_killed: false,
+            at_ns: 0,
+            log_end: 2 * wire::OUTPUT_WINDOW_BYTES,
+        };
+        let end = Reply::Event(Event::Exited(end));
+        link.pass_on(end.clone()).unwrap();
+        let (frame, _) = wire::decode(&link.output).unwrap().expect("it is told");
+        assert_eq!(serde_json::from_slice::<Reply>(frame.payload).unwrap(), end);
     }
 }

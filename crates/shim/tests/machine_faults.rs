@@ -9,7 +9,9 @@ use std::time::Duration;
 use common::machines::{home, machine_pid, next_exit, sandbox, small};
 use common::{DEADLINE, Task};
 use ferrogate_sandbox::microvm::{MachineOptions, Machines};
-use ferrogate_sandbox::{ContainerSandbox, ContainerSpec, EphemeralStorage, ExecSpec, Sandbox, Status};
+use ferrogate_sandbox::{
+    ContainerSandbox, ContainerSpec, EphemeralStorage, ExecSpec, LogLimits, Sandbox, Status, WhenFull,
+};
 use tempfile::TempDir;
 
 const MIB: u64 = 1 << 20;
@@ -151,6 +153,24 @@ async fn a_guest_that_does_not_come_up_is_booted_again() {
     assert!(rest.iter().any(|step| step.step == "machine: ready"), "{steps:?}");
     let log = std::fs::read_to_string(task.dir.join("console.log")).unwrap();
     assert!(log.contains("the machine is booted again"), "{log}");
+}
+
+/// Nobody takes its output, of which more is left in the guest than may be under way.
+#[tokio::test]
+async fn a_full_log_holds_back_no_end() {
+    // Not so many that the guest's own log makes it wait.
+    const LINES: usize = 12 << 10;
+    let (_home, options) = home();
+    let task = Task::of(&sandbox(options).await, small).await;
+    let line = "x".repeat(63);
+    let noise = task.script("noise", &format!("yes {line} | head -n {LINES}; exit 3"));
+    let logs = LogLimits { bytes_max: 64 << 10, when_full: WhenFull::Block };
+    task.task.create_container(&ContainerSpec { logs, ..noise }).await.unwrap();
+    let events = task.task.events();
+    task.task.start("noise").await.unwrap();
+    assert_eq!(next_exit(events).await.exit_code, 3);
+    assert_eq!(task.output("noise").await, format!("{line}\n").repeat(LINES));
+    task.task.destroy().await.unwrap();
 }
 
 /// What a kernel keeps of its pages grows with them. A machine's memory is only taken when it is used.

@@ -471,3 +471,37 @@ async fn the_guest_has_the_tasks_interface() {
         assert!(output.contains(expected), "{expected}: {output}");
     }
 }
+
+/// An image's layers are disks in a guest, made of directories in which overlayfs' own marks say what is not there.
+#[tokio::test]
+async fn what_a_layer_hides_is_hidden_in_a_guest() {
+    let (home, options) = home();
+    let sandbox = sandbox(options).await;
+    let task = Task::of(&sandbox, small).await;
+    let layer = |name: &str| {
+        let path = home.path().join(name);
+        std::fs::create_dir_all(path.join("kept")).unwrap();
+        std::fs::create_dir_all(path.join("emptied")).unwrap();
+        path
+    };
+    let (below, above) = (layer("below"), layer("above"));
+    for file in ["kept/stays", "kept/goes", "kept/changes", "emptied/goes"] {
+        std::fs::write(below.join(file), "below").unwrap();
+    }
+    for file in ["kept/changes", "emptied/new"] {
+        std::fs::write(above.join(file), "above").unwrap();
+    }
+    std::os::unix::fs::chown(above.join("emptied/new"), Some(1234), Some(70_000)).unwrap();
+    let (character, mode) = (rustix::fs::FileType::CharacterDevice, rustix::fs::Mode::empty());
+    rustix::fs::mknodat(rustix::fs::CWD, above.join("kept/goes"), character, mode, 0).unwrap();
+    let flags = rustix::fs::XattrFlags::empty();
+    rustix::fs::setxattr(above.join("emptied"), "trusted.overlay.opaque", b"y", flags).unwrap();
+
+    let mut spec = task.script("app", "cd /; grep -r . kept emptied | sort; stat -c %u:%g emptied/new");
+    spec.layers = vec![above, below, spec.layers[0].clone()];
+    let (code, output) = task.run(&spec).await;
+    assert_eq!(
+        (code, output.as_str()),
+        (0, "emptied/new:above\nkept/changes:above\nkept/stays:below\n1234:70000\n")
+    );
+}

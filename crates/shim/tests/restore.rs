@@ -341,8 +341,8 @@ async fn one_that_is_damaged_fails_no_task() {
 
     let task = host.task("second").await;
     assert_eq!(says(&task, false, "echo ran").await, ["ran"]);
-    let why = report(&task).not_restored.expect("it says why it was booted");
-    assert!(!why.is_empty());
+    let blamed = report(&task).not_restored.expect("it says why it was booted");
+    assert!(!blamed.why.is_empty() && !blamed.late, "{blamed:?}");
     // The agent learns it with the steps of the start.
     assert!(task.task.booted().await.iter().all(|step| step.step != RESTORED));
     host.ready().await;
@@ -393,4 +393,22 @@ async fn a_later_agent_takes_what_is_there_and_none_of_another_kernel() {
     // What goes on is found again, whatever it began from.
     let again = upgraded.sandbox.reattach(&task.dir).await.unwrap();
     assert_eq!(again.state().await.unwrap().containers.len(), 1);
+}
+
+/// Each is another one of the host's threads to the program, and all of them were stopped when the snapshot was taken.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn all_processors_of_a_restored_machine_run() {
+    let home = home();
+    let host = Host::of(&home, |_| {}).await;
+    let task = || {
+        Task::of(&host.sandbox, |spec| {
+            of_size(spec, "two");
+            spec.cpu_units = 2048;
+        })
+    };
+    drop(task().await);
+    host.ready_of(Size { vcpus: 2, ..SIZE }).await;
+    let task = task().await;
+    let each = "for cpu in 0 1; do taskset -c $cpu cat /proc/self/stat | awk '{ print \"on\", $39 }'; done";
+    assert_eq!(says(&task, true, &format!("nproc; {each}")).await, ["2", "on 0", "on 1"]);
 }

@@ -14,6 +14,11 @@ pub(super) const DELAY_SECONDS: &str = "4";
 /// An emulated machine's Python has begun by then.
 const EMULATED_GRACE_SECONDS: u32 = 30;
 
+/// For which a service's tasks need not answer yet.
+pub(super) fn grace_seconds() -> u32 {
+    if machines_wanted() { EMULATED_GRACE_SECONDS } else { 0 }
+}
+
 pub(super) fn text(value: &Value) -> String {
     value.as_str().unwrap_or_else(|| panic!("a text, not {value}")).to_owned()
 }
@@ -123,7 +128,7 @@ impl House {
         self.rule(name, priority, &target_group);
         let balanced = json!({
             "loadBalancers": [{ "targetGroupArn": target_group, "containerName": "app", "containerPort": PORT }],
-            "healthCheckGracePeriodSeconds": if machines_wanted() { EMULATED_GRACE_SECONDS } else { 0 },
+            "healthCheckGracePeriodSeconds": grace_seconds(),
         });
         self.create(name, desired, &self.back, with(balanced, more));
         Part { house: self, name, target_group }

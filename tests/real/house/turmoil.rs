@@ -7,7 +7,7 @@ use ferrogate_tests::{TaskRun, eventually, until};
 use serde_json::{Value, json};
 
 use super::load::Load;
-use super::parts::{House, PORT, Part, in_vpc, text};
+use super::parts::{House, PORT, Part, grace_seconds, in_vpc, text};
 use super::shifts::Shifting;
 
 /// Interfaces of tasks and balancers.
@@ -177,8 +177,8 @@ fn task_sets_share_a_balancer() {
         boto.ok("elbv2", "modify_rule", json!({ "RuleArn": rule, "Actions": [action] }));
     };
     shift([1, 0]);
-    let input =
-        json!({ "serviceName": "auth", "desiredCount": 2, "deploymentController": { "type": "EXTERNAL" } });
+    let input = json!({ "serviceName": "auth", "desiredCount": 2, "deploymentController": { "type": "EXTERNAL" },
+        "healthCheckGracePeriodSeconds": grace_seconds() });
     boto.ok("ecs", "create_service", input);
     let network = json!({ "awsvpcConfiguration": {
         "subnets": house.subnets, "securityGroups": [house.back], "assignPublicIp": "ENABLED",

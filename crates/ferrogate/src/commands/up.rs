@@ -38,7 +38,7 @@ pub(crate) fn run(options: Up) -> Result<()> {
         .collect::<Result<Vec<_>>>()?;
     let isolation = isolation::Wanted {
         isolation: options.isolation,
-        kernel: options.guest_kernel.clone(),
+        kernel: options.guest_kernel.clone().or_else(isolation::installed_kernel),
         emulate: options.emulate,
         snapshots: !options.no_snapshots,
     };

@@ -35,6 +35,10 @@ impl Actor {
             self.find_sandbox().await;
             return Err(Stop::ASKED);
         }
+        if !self.record.sandbox_made {
+            // What it is to be in is told of one that cannot be made, too.
+            self.record.machine = self.shared.sandbox.isolation() == Isolation::MicroVm;
+        }
         let first_time = self.record.status == ObservedStatus::Pending;
         if first_time {
             self.record.status = ObservedStatus::Activating;

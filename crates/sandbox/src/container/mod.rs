@@ -30,8 +30,8 @@ use logs::LogFollower;
 use prepare::{ETC_DIR, SPEC_FILE, cgroup_paths, prepare, read_json, task_config};
 
 const SHIM_PROGRAM: &str = "ferrogate-shim";
-/// Longest a shim may take to say that it listens.
-const SHIM_START_DEADLINE: Duration = Duration::from_secs(20);
+/// Longest a shim may take to say that it listens. One with a machine has tried to restore it before, for 20 s at most.
+const SHIM_START_DEADLINE: Duration = Duration::from_secs(30);
 /// A shim that holds its lock and does not answer is given this long, and asked this often.
 const REATTACH_DEADLINE: Duration = Duration::from_secs(10);
 const REATTACH_INTERVAL: Duration = Duration::from_millis(5);

@@ -15,10 +15,11 @@ const NAME_BYTES: usize = 12;
 const PAGE_BYTES: usize = 4096;
 const READ_BYTES: usize = 256 << 10;
 const HOST_BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
+const HOST_KERNEL: &str = "/proc/sys/kernel/osrelease";
 const HOST_CPU: &str = "/proc/cpuinfo";
 /// Of a processor, what a guest that has it may have seen.
 const CPU_FIELDS: &[&str] =
-    &["vendor_id", "cpu family", "model", "model name", "stepping", "microcode", "flags"];
+    &["vendor_id", "cpu family", "model", "model name", "stepping", "microcode", "flags", "bugs"];
 
 /// A name for everything a machine's state depends on but its size. Reads whole programs: blocking.
 pub(super) fn base(vmm: &VmmConfig, shim: &Path) -> io::Result<String> {
@@ -34,7 +35,8 @@ pub(super) fn base(vmm: &VmmConfig, shim: &Path) -> io::Result<String> {
     let machine = format!("{:?} {}\0", vmm.accelerator, vmm.acpi);
     context.update(machine.as_bytes());
     let host = match vmm.accelerator {
-        Accelerator::Kvm => processor(&fs::read_to_string(HOST_CPU)?),
+        // What of a processor a guest is shown, and so what it mitigates, is KVM's choice as well.
+        Accelerator::Kvm => fs::read_to_string(HOST_KERNEL)? + &processor(&fs::read_to_string(HOST_CPU)?),
         // Its clock counter is the host's, as fast as that was measured to be.
         Accelerator::Tcg => fs::read_to_string(HOST_BOOT_ID)?,
     };

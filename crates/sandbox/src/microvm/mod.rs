@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
+use std::hash::{Hash, Hasher};
 use std::io::{self, BufWriter};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -380,13 +381,13 @@ fn write_initramfs(dir: &Path, guest: &Path, kernel: &Path) -> Result<PathBuf, E
         Err(_) => Vec::new(),
     };
     modules.sort();
-    let mut name = String::from(INITRAMFS);
-    for path in modules.iter().map(PathBuf::as_path).take(1).chain([guest]) {
+    let mut content = std::hash::DefaultHasher::new();
+    for path in modules.iter().map(PathBuf::as_path).chain([guest]) {
         use std::os::unix::fs::MetadataExt;
         let meta = fs::metadata(path).map_err(io_error("read", path))?;
-        name.push_str(&format!("-{:x}-{:x}-{:x}", meta.ino(), meta.size(), meta.mtime_nsec() ^ meta.mtime()));
+        (path.file_name(), meta.ino(), meta.size(), meta.mtime(), meta.mtime_nsec()).hash(&mut content);
     }
-    let path = dir.join(format!("{name}.cpio"));
+    let path = dir.join(format!("{INITRAMFS}-{:016x}.cpio", content.finish()));
     if !path.exists() {
         let fresh = crate::storage::tempfile_in(dir).map_err(io_error("write", &path))?;
         let file = File::options().write(true).open(&fresh).map_err(io_error("write", &fresh))?;

@@ -10,16 +10,17 @@
 //!
 //! `base` is everything but the size that a machine's state depends on ([`identity`]): what an upgrade leaves behind has another
 //! name, is never used, and removed at the next start. A snapshot that fails a machine is removed and made anew; that
-//! machine is booted instead, or lost if it knew its set-up.
+//! machine is booted instead, or lost if it knew its set-up. One that was only late stays, unless it is so again and again.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use ferrogate_shim::cgroup::Cgroups;
+use ferrogate_shim::machine::boot::NotRestored;
 use ferrogate_shim::machine::config::SnapshotFiles;
 use ferrogate_shim::protocol::Resources;
 use serde::{Serialize, Serializer};
@@ -54,8 +55,15 @@ const WRITTEN_PART: u64 = 50;
 /// Sizes that wait for theirs. One that a task wants takes the place of one that none has had yet; others ask again with
 /// their next task.
 const WANTED_MAX: usize = 8;
-/// A size whose snapshot fails so often is booted from then on.
+/// A size whose snapshot fails so often is booted …
 const FAILURES_MAX: u32 = 3;
+/// … for so long. Then it is tried once more, and given up again with the next failure.
+const GIVEN_UP: Duration = Duration::from_secs(60 * 60);
+/// A snapshot that was late so often, and never in time in between, hangs.
+const LATE_MAX: u32 = 3;
+/// A busy host is late with all machines at once, and with those that begin while they are booted instead, which takes so long
+/// at most: all of them count once.
+const LATE_APART: Duration = Duration::from_secs(120);
 /// A machine has its interface when it is made, and that of a snapshot is nobody's.
 const NOBODYS_NAMESPACE: &str = "/nobody";
 const TASK_ID: &str = "snapshot";
@@ -165,7 +173,7 @@ struct State {
     ready: BTreeMap<Size, Ready>,
     wanted: BTreeSet<Size>,
     making: Option<Size>,
-    failed: BTreeMap<Size, (u32, String)>,
+    failed: BTreeMap<Size, Failed>,
     /// Sizes no machine has had yet.
     expected: BTreeSet<Size>,
 }
@@ -197,6 +205,47 @@ impl State {
 }
 
 #[derive(Debug)]
+struct Failed {
+    times: u32,
+    why: String,
+    /// The last time.
+    at: SystemTime,
+}
+
+impl Failed {
+    /// A clock that was set back since keeps nothing given up.
+    fn is_given_up(&self) -> bool {
+        let since = SystemTime::now().duration_since(self.at);
+        self.times >= FAILURES_MAX && since.is_ok_and(|since| since < GIVEN_UP)
+    }
+}
+
+/// How often a snapshot was late since it was last in time.
+#[derive(Debug, Default)]
+struct Late {
+    times: u32,
+    /// When the last machine began that was counted, or that was restored.
+    last: Option<SystemTime>,
+}
+
+impl Late {
+    /// Whether this machine counts.
+    fn count(&mut self, began: SystemTime) -> bool {
+        let counts = self.last.is_none_or(|last| last + LATE_APART <= began);
+        if counts {
+            *self = Late { times: self.times + 1, last: Some(began) };
+        }
+        counts
+    }
+
+    fn in_time(&mut self, began: SystemTime) {
+        if self.last.is_none_or(|last| last <= began) {
+            *self = Late { times: 0, last: Some(began) };
+        }
+    }
+}
+
+#[derive(Debug)]
 struct Ready {
     files: SnapshotFiles,
     /// Of disk.
@@ -204,6 +253,7 @@ struct Ready {
     /// Since when machines can have begun from it, and not from one before it.
     since: SystemTime,
     used: SystemTime,
+    late: Late,
 }
 
 impl Ready {
@@ -211,7 +261,7 @@ impl Ready {
         use std::os::unix::fs::MetadataExt;
         let taken = |path: &Path| fs::metadata(path).map_or(0, |meta| meta.blocks() * BLOCK_BYTES);
         let bytes = taken(&files.memory) + taken(&files.state);
-        Ready { files, bytes, since: SystemTime::now(), used }
+        Ready { files, bytes, since: SystemTime::now(), used, late: Late::default() }
     }
 }
 
@@ -235,7 +285,7 @@ impl Snapshots {
                 .failed
                 .iter()
                 .filter(|(size, _)| !state.ready.contains_key(size))
-                .map(|(size, (_, why))| (size.name(), why.clone()))
+                .map(|(size, failed)| (size.name(), failed.why.clone()))
                 .collect(),
         }
     }
@@ -268,10 +318,11 @@ impl Snapshots {
     fn want(&self, state: &mut State, size: Size) {
         // Whatever the disk has: that is looked at when it is to be made.
         if let Some(why) = refusal(size, u64::MAX) {
-            state.failed.insert(size, (FAILURES_MAX, why));
+            state.failed.insert(size, Failed { times: 0, why, at: SystemTime::now() });
+            return;
         }
-        let hopeless = state.failed.get(&size).is_some_and(|(times, _)| *times >= FAILURES_MAX);
-        if hopeless || state.making == Some(size) || state.wanted.contains(&size) || !state.make_way(size) {
+        let given_up = state.failed.get(&size).is_some_and(Failed::is_given_up);
+        if given_up || state.making == Some(size) || state.wanted.contains(&size) || !state.make_way(size) {
             return;
         }
         state.wanted.insert(size);
@@ -280,10 +331,18 @@ impl Snapshots {
 
     /// A machine that began at that time could not begin from the snapshot of its size, or did and was lost before it took
     /// calls. Heard more than once, and of several machines: what is said of one that has been made anew since is passed over.
-    pub(super) fn failed(&self, size: Size, began: SystemTime, why: &str) {
+    pub(super) fn failed(&self, size: Size, began: SystemTime, NotRestored { why, late }: &NotRestored) {
         let mut state = self.state();
-        if state.ready.get(&size).is_none_or(|ready| began < ready.since) {
-            return;
+        let Some(ready) = state.ready.get_mut(&size).filter(|ready| ready.since <= began) else { return };
+        if *late {
+            if !ready.late.count(began) {
+                return;
+            }
+            let times = ready.late.times;
+            tracing::warn!(size = size.name(), why, times, "a machine was not restored in time, and booted");
+            if times < LATE_MAX {
+                return;
+            }
         }
         if let Some(gone) = state.ready.remove(&size) {
             remove(&gone);
@@ -300,8 +359,10 @@ impl Snapshots {
     /// … could: what failed before it was chance.
     pub(super) fn restored(&self, size: Size, began: SystemTime) {
         let mut state = self.state();
-        if state.ready.get(&size).is_some_and(|ready| ready.since <= began) {
-            state.failed.remove(&size);
+        let State { ready, failed, .. } = &mut *state;
+        if let Some(ready) = ready.get_mut(&size).filter(|ready| ready.since <= began) {
+            ready.late.in_time(began);
+            failed.remove(&size);
         }
     }
 
@@ -391,8 +452,8 @@ impl Snapshots {
         tracing::warn!(size = size.name(), why, "no snapshot of a booted machine is made");
         let mut state = self.state();
         state.making = None;
-        let times = state.failed.get(&size).map_or(0, |(times, _)| *times);
-        state.failed.insert(size, (times, why));
+        let none = Failed { times: 0, why: String::new(), at: SystemTime::now() };
+        state.failed.entry(size).or_insert(none).why = why;
         false
     }
 
@@ -483,7 +544,11 @@ impl Snapshots {
         };
         sandbox.discard(&task, instance, TASK_ID).await.map_err(words)?;
         let place = self.dir.join(format!("{base}-{}", size.name()));
-        let kept = tokio::task::spawn_blocking(move || keep(&making, &fresh, &place)).await;
+        let kept = tokio::task::spawn_blocking(move || {
+            // What came of it is the size of a machine's memory.
+            keep(&making, &fresh, &place).inspect_err(|_| drop(fs::remove_dir_all(&making)))
+        });
+        let kept = kept.await;
         match kept.map_err(|panic| panic.to_string())? {
             Ok(files) => Ok(files),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Err(ended),
@@ -517,8 +582,8 @@ fn words(error: Error) -> String {
 }
 
 fn fail(state: &mut State, size: Size, why: &str) {
-    let failed = state.failed.entry(size).or_default();
-    *failed = (failed.0 + 1, why.to_owned());
+    let times = state.failed.get(&size).map_or(0, |failed| failed.times) + 1;
+    state.failed.insert(size, Failed { times, why: why.to_owned(), at: SystemTime::now() });
 }
 
 fn in_dir(dir: &Path) -> SnapshotFiles {

@@ -46,6 +46,21 @@ fn put(snapshots: &Snapshots, base: &str, size: Size) -> SnapshotFiles {
     keep(&making, &fresh, &snapshots.dir.join(format!("{base}-{}", size.name()))).unwrap()
 }
 
+/// … and is there for machines.
+fn put_ready(snapshots: &Snapshots, base: &str, size: Size) {
+    let files = put(snapshots, base, size);
+    snapshots.state().wanted.clear();
+    snapshots.state().ready.insert(size, Ready::new(files, SystemTime::now()));
+}
+
+fn broken(why: &str) -> NotRestored {
+    NotRestored { why: why.into(), late: false }
+}
+
+fn late() -> NotRestored {
+    NotRestored { why: "not within 20 s".into(), late: true }
+}
+
 fn sized(vcpus: u32) -> Size {
     Size { vcpus, ..Size::FIRST }
 }
@@ -118,15 +133,92 @@ fn one_that_fails_machines_is_made_anew_and_given_up_in_the_end() {
         snapshots.state().wanted.clear();
         snapshots.state().ready.insert(sized(2), ready);
         // One began from the one before it, two from this one, and each is heard of for every container.
-        snapshots.failed(sized(2), before, "it was another one");
+        snapshots.failed(sized(2), before, &broken("it was another one"));
         assert!(snapshots.take(sized(2)).is_some());
         for _ in 0..3 {
-            snapshots.failed(sized(2), SystemTime::now(), "it said nothing");
+            snapshots.failed(sized(2), SystemTime::now(), &broken("it said something else"));
         }
         assert_eq!(snapshots.take(sized(2)), None);
         assert_eq!(snapshots.status().wanted.is_empty(), attempt == FAILURES_MAX);
     }
-    assert_eq!(snapshots.status().failed[&sized(2).name()], "it said nothing");
+    assert_eq!(snapshots.status().failed[&sized(2).name()], "it said something else");
+}
+
+#[test]
+fn a_size_that_is_given_up_is_tried_once_more_after_a_while() {
+    let home = tempfile::tempdir().unwrap();
+    let snapshots = snapshots(home.path());
+    let base = snapshots.find().unwrap();
+    snapshots.state().wanted.clear();
+    let is_wanted = || {
+        assert_eq!(snapshots.take(sized(2)), None);
+        snapshots.status().wanted == [sized(2)]
+    };
+    let ages = |by| snapshots.state().failed.get_mut(&sized(2)).unwrap().at -= by;
+    (0..FAILURES_MAX).for_each(|_| fail(&mut snapshots.state(), sized(2), "no"));
+    ages(GIVEN_UP - Duration::from_secs(60));
+    assert!(!is_wanted());
+    ages(Duration::from_secs(60));
+    assert!(is_wanted());
+
+    // The next failure gives it up again, for as long.
+    put_ready(&snapshots, &base, sized(2));
+    snapshots.failed(sized(2), SystemTime::now(), &broken("it said something else"));
+    assert!(!is_wanted());
+    ages(GIVEN_UP);
+    assert!(is_wanted());
+
+    snapshots.state().wanted.clear();
+    fail(&mut snapshots.state(), sized(2), "no");
+    assert!(!is_wanted());
+    snapshots.state().failed.get_mut(&sized(2)).unwrap().at += GIVEN_UP;
+    assert!(is_wanted(), "the clock was set back");
+}
+
+#[test]
+fn a_busy_host_costs_no_snapshot() {
+    let home = tempfile::tempdir().unwrap();
+    let snapshots = snapshots(home.path());
+    let base = snapshots.find().unwrap();
+    put_ready(&snapshots, &base, sized(2));
+    let busy = SystemTime::now();
+    // All at once, and what comes while those are booted; each is heard of for every container, in any order.
+    for second in (0..LATE_APART.as_secs()).chain((0..LATE_APART.as_secs()).rev()) {
+        snapshots.failed(sized(2), busy + Duration::from_secs(second), &late());
+    }
+    assert!(snapshots.take(sized(2)).is_some());
+    let status = snapshots.status();
+    assert!(status.wanted.is_empty() && snapshots.state().failed.is_empty(), "{status:?}");
+    // What is wrong with it is another matter.
+    snapshots.failed(sized(2), busy, &broken("it said something else"));
+    assert_eq!(snapshots.take(sized(2)), None);
+}
+
+#[test]
+fn one_that_is_late_again_and_again_is_made_anew() {
+    let home = tempfile::tempdir().unwrap();
+    let snapshots = snapshots(home.path());
+    let base = snapshots.find().unwrap();
+    put_ready(&snapshots, &base, sized(2));
+    let began = SystemTime::now();
+    let at = |times: u32| began + LATE_APART * times;
+    for times in 1..LATE_MAX {
+        snapshots.failed(sized(2), at(times), &late());
+    }
+    // One in time, and it begins anew; not with one from before.
+    snapshots.restored(sized(2), at(LATE_MAX));
+    for times in 1..LATE_MAX {
+        snapshots.failed(sized(2), at(LATE_MAX + times), &late());
+        snapshots.restored(sized(2), at(LATE_MAX));
+    }
+    assert!(snapshots.take(sized(2)).is_some());
+    snapshots.failed(sized(2), at(2 * LATE_MAX), &late());
+    assert_eq!((snapshots.take(sized(2)), snapshots.status().wanted), (None, vec![sized(2)]));
+    assert_eq!(snapshots.state().failed[&sized(2)].times, 1);
+    // The next one has all its chances.
+    put_ready(&snapshots, &base, sized(2));
+    snapshots.failed(sized(2), at(9 * LATE_MAX), &late());
+    assert!(snapshots.take(sized(2)).is_some());
 }
 
 #[test]
@@ -139,7 +231,7 @@ fn failures_are_forgotten_with_a_success() {
         snapshots.state().wanted.clear();
         snapshots.state().ready.insert(sized(2), Ready::new(files, SystemTime::now()));
         snapshots.restored(sized(2), SystemTime::now());
-        snapshots.failed(sized(2), SystemTime::now(), "the host was busy");
+        snapshots.failed(sized(2), SystemTime::now(), &broken("chance"));
         assert!(snapshots.status().wanted.contains(&sized(2)), "it is made anew");
     }
 }
@@ -318,7 +410,7 @@ async fn one_that_loses_a_machine_is_heard_of_though_there_is_no_container() {
     let report = super::super::BootReport {
         began_ns: i64::try_from(began.as_nanos()).unwrap(),
         restored: true,
-        not_restored: Some(why.clone()),
+        not_restored: Some(broken(&why)),
         ..super::super::BootReport::default()
     };
     let file = home.path().join("task").join(super::super::BOOT_FILE);
@@ -334,5 +426,34 @@ async fn one_that_loses_a_machine_is_heard_of_though_there_is_no_container() {
     }
     let status = snapshots.status();
     assert_eq!((status.ready, status.wanted), (vec![], vec![size]), "it is made anew");
-    assert_eq!(snapshots.state().failed[&size], (1, why));
+    let failed = &snapshots.state().failed[&size];
+    assert_eq!((failed.times, &failed.why), (1, &why));
+}
+
+#[test]
+fn a_report_says_whether_a_machine_was_only_late() {
+    let home = tempfile::tempdir().unwrap();
+    let machines = super::super::tests::machines(home.path(), super::super::Accelerator::Tcg);
+    let shim = home.path().join("shim");
+    fs::write(&shim, "shim").unwrap();
+    let (machines, snapshots) = machines.with_snapshots(&shim, home.path(), "test");
+    let base = snapshots.find().unwrap();
+    let spec = TaskSandboxSpec { dir: home.path().join("task"), ..super::super::tests::task(256, 512) };
+    fs::create_dir(&spec.dir).unwrap();
+    let size = super::super::size(&spec);
+    put_ready(&snapshots, &base, size);
+    let began_ns = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_nanos() as i64;
+    let mut report = serde_json::json!({
+        "began_ns": began_ns, "restored": false, "not_restored": "not within 20 s", "late": true,
+        "hello_ms": 1, "ready_ms": 2, "steps": [],
+    });
+    let is_there_after = |report: &serde_json::Value| {
+        fs::write(spec.dir.join(super::super::BOOT_FILE), report.to_string()).unwrap();
+        super::super::booted(Some(&machines), &spec);
+        snapshots.status().ready == [size]
+    };
+    assert!(is_there_after(&report));
+    // A shim of a program before does not say.
+    report.as_object_mut().unwrap().remove("late");
+    assert!(!is_there_after(&report));
 }

@@ -44,7 +44,7 @@ pub(super) fn begin(
         let end = tap.as_ref().map(|tap| tap.fd.as_fd());
         match restore::restore(machine, config, files, place, end, begun) {
             Ok((started, heard)) => return Ok(Begun { started, tap, heard: Some(heard) }),
-            Err(error) => begun.not_restored(error.to_string()),
+            Err(why) => begun.not_restored(why),
         }
     }
     boot(machine, place, begun)

@@ -32,8 +32,9 @@ pub struct BootReport {
     pub began_ns: i64,
     /// It began from a snapshot.
     pub restored: bool,
-    /// It was to begin from a snapshot, and why it was booted instead, or lost before it took calls.
-    pub not_restored: Option<String>,
+    /// It was to begin from a snapshot, and was booted instead, or lost before it took calls.
+    #[serde(flatten)]
+    pub not_restored: Option<NotRestored>,
     /// Until the guest spoke, and until it took calls.
     pub hello_ms: u64,
     pub ready_ms: u64,
@@ -41,9 +42,21 @@ pub struct BootReport {
     pub steps: Vec<BootStep>,
 }
 
+/// Why a snapshot was of no use to a machine.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NotRestored {
+    #[serde(rename = "not_restored")]
+    pub why: String,
+    /// Nothing was seen to be wrong with it, but it took too long. Shims of a program before do not say.
+    #[serde(default)]
+    pub late: bool,
+}
+
 /// The start of a machine that is under way.
 pub(super) struct Boot {
     pub(super) began: Instant,
+    /// … of the time it may take to be up: a restore that failed takes nothing of it.
+    pub(super) up_since: Instant,
     /// … of the machine that is there now.
     pub(super) since: Instant,
     /// The time its set-up tells was old when the guest heard it.
@@ -65,6 +78,7 @@ impl Boot {
         let began = Instant::now();
         Boot {
             began,
+            up_since: began,
             since: began,
             time_was_old: false,
             on_trial: false,
@@ -76,11 +90,13 @@ impl Boot {
     }
 
     /// A snapshot could not be used: the machine begins again.
-    pub(super) fn not_restored(&mut self, why: String) {
+    pub(super) fn not_restored(&mut self, why: NotRestored) {
         self.report.steps.clear();
         self.report.restored = false;
         self.report.not_restored = Some(why);
         self.on_trial = false;
+        self.since = Instant::now();
+        self.up_since = self.since;
     }
 
     /// Whatever becomes of the machine from now on, the snapshot it began from is not why.
@@ -91,7 +107,8 @@ impl Boot {
     /// There is no machine any more. Whether a snapshot failed it, now or before it was booted instead.
     pub(super) fn lost(&mut self, why: &str) -> bool {
         if std::mem::take(&mut self.on_trial) {
-            self.report.not_restored = Some(why.to_owned());
+            // However long it took: one that stays would cost the next task its machine, too.
+            self.report.not_restored = Some(NotRestored { why: why.to_owned(), late: false });
         }
         self.report.not_restored.is_some()
     }
@@ -231,6 +248,7 @@ mod tests {
 
     #[test]
     fn what_began_from_a_snapshot_is_on_trial_until_it_takes_calls() {
+        let blamed = |boot: &Boot| boot.report.not_restored.clone().unwrap();
         let begun = || {
             let mut boot = Boot::begin();
             assert!(!boot.lost("it was booted"));
@@ -239,7 +257,7 @@ mod tests {
         };
         let mut boot = begun();
         assert!(boot.lost("it was silent") && boot.lost("it is lost already"));
-        assert_eq!(boot.report.not_restored.as_deref(), Some("it was silent"));
+        assert_eq!(blamed(&boot), NotRestored { why: "it was silent".into(), late: false });
         let ends: [fn(&mut Boot); 2] = [|boot| boot.ready(&[]), Boot::acquit_snapshot];
         for end in ends {
             let mut boot = begun();
@@ -247,9 +265,49 @@ mod tests {
             assert!(!boot.lost("later") && boot.report.restored);
         }
         let mut boot = begun();
-        boot.not_restored("it said something else".into());
+        let late = NotRestored { why: "it said nothing".into(), late: true };
+        boot.not_restored(late.clone());
         assert!(boot.lost("its kernel panicked"));
-        assert_eq!(boot.report.not_restored.as_deref(), Some("it said something else"));
+        assert_eq!(blamed(&boot), late);
+    }
+
+    #[test]
+    fn a_machine_that_is_booted_instead_has_its_whole_time() {
+        let mut boot = Boot::begin();
+        let long = std::time::Duration::from_secs(20);
+        (boot.began, boot.up_since, boot.since) = (boot.began - long, boot.began - long, boot.began - long);
+        boot.not_restored(NotRestored { why: "it said nothing".into(), late: true });
+        assert!(
+            [boot.up_since, boot.since].iter().all(|since| since.elapsed() < long)
+                && boot.began.elapsed() >= long
+        );
+    }
+
+    #[test]
+    fn a_report_of_another_program_says_why() {
+        #[derive(Serialize, Deserialize)]
+        struct Before {
+            began_ns: i64,
+            restored: bool,
+            not_restored: Option<String>,
+            hello_ms: u64,
+            ready_ms: u64,
+            steps: Vec<BootStep>,
+        }
+        for why in [None, Some("it is damaged".to_owned())] {
+            let before = serde_json::json!({
+                "began_ns": 7, "restored": true, "not_restored": why, "hello_ms": 1, "ready_ms": 2, "steps": [],
+            });
+            let report: BootReport = serde_json::from_value(before).unwrap();
+            let expected = why.clone().map(|why| NotRestored { why, late: false });
+            assert_eq!((report.began_ns, report.restored, &report.not_restored), (7, true, &expected));
+
+            let late = why.clone().map(|why| NotRestored { why, late: true });
+            let report = BootReport { not_restored: late, ..report };
+            let text = serde_json::to_vec(&report).unwrap();
+            assert_eq!(serde_json::from_slice::<BootReport>(&text).unwrap(), report);
+            assert_eq!(serde_json::from_slice::<Before>(&text).unwrap().not_restored, why);
+        }
     }
 
     #[test]

@@ -488,7 +488,12 @@ impl Machine {
     }
 
     fn may_start(&mut self, id: &str) -> Result<(), Failure> {
-        self.find(id)?.start_asked = true;
+        let container = self.find(id)?;
+        if container.ended.is_some() {
+            let why = format!("container {id:?} is running: the last of its output is on its way");
+            return Err(Failure::new(FailureKind::WrongState, why));
+        }
+        container.start_asked = true;
         Ok(())
     }
 

@@ -2,14 +2,18 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
-use super::exited;
+use super::{LOST_EXIT_CODE, exited};
 use crate::log::Stream;
 use crate::log::writer::LogWriter;
 use crate::protocol::{
     CONTAINERS_DIR, ContainerState, Exited, Failure, FailureKind, LOG_DIR, LogLimits, Status,
 };
 use crate::server::container::{SET_UP_FAILED, now_ns};
+
+/// Longest an end waits for output that does not come: below what the agent gives a kill.
+pub(super) const OUTPUT_DEADLINE: Duration = Duration::from_secs(20);
 
 pub(super) struct Container {
     pub(super) state: ContainerState,
@@ -18,6 +22,8 @@ pub(super) struct Container {
     /// Of the guest's log: what is on the host's disk, and what the guest was told of it.
     pub(super) taken: u64,
     pub(super) acknowledged: u64,
+    /// Of the guest's log: output before this is late, and nobody's.
+    pub(super) given_up: u64,
     /// The guest was asked to start it, and has not said that it did.
     pub(super) start_asked: bool,
     /// It has ended, and its output up to the guest's offset is not all here.
@@ -28,6 +34,15 @@ pub(super) struct Ended {
     pub(super) exit_code: i32,
     pub(super) oom_killed: bool,
     pub(super) log_end: u64,
+    /// When output came last.
+    pub(super) heard: Instant,
+}
+
+impl Ended {
+    /// Until it is told without the rest of its output.
+    pub(super) fn left(&self) -> Duration {
+        OUTPUT_DEADLINE.saturating_sub(self.heard.elapsed())
+    }
 }
 
 impl Container {
@@ -50,7 +65,16 @@ impl Container {
             log_end: 0,
         };
         let log = LogWriter::open(directory.join(LOG_DIR), limits)?;
-        Ok(Container { state, directory, log, taken: 0, acknowledged: 0, start_asked: false, ended: None })
+        Ok(Container {
+            state,
+            directory,
+            log,
+            taken: 0,
+            acknowledged: 0,
+            given_up: 0,
+            start_asked: false,
+            ended: None,
+        })
     }
 
     pub(super) fn is_running(&self) -> bool {
@@ -85,7 +109,12 @@ impl Container {
     }
 
     pub(super) fn output(&mut self, stream: Stream, bytes: &[u8], end: u64) {
-        self.note(|log| log.output(stream, bytes, now_ns()));
+        if end > self.given_up {
+            self.note(|log| log.output(stream, bytes, now_ns()));
+        }
+        if let Some(ended) = self.ended.as_mut().filter(|_| end > self.taken) {
+            ended.heard = Instant::now();
+        }
         self.taken = end;
     }
 
@@ -110,6 +139,15 @@ impl Container {
         self.state.exited_at_ns = Some(now_ns());
         self.state.oom_killed = oom_killed;
         exited(&self.state, self.log.end())
+    }
+
+    /// Its machine is gone. An end that waited for output is told as it was.
+    pub(super) fn lose(&mut self, why: &str) -> Exited {
+        if let Some(Ended { exit_code, oom_killed, .. }) = self.ended {
+            return self.finish(exit_code, oom_killed);
+        }
+        self.state.error = Some(why.to_owned());
+        self.finish(LOST_EXIT_CODE, false)
     }
 
     /// The log counts what it lost and says so in itself; here only the reason is kept.

@@ -2,11 +2,12 @@
 //! beyond what was granted break the protocol, and end the machine.
 
 use std::os::fd::{AsFd, OwnedFd};
+use std::time::{Duration, Instant};
 
 use super::boot::{BOOT_FILE, FIRST_STEP};
 use super::calls::{GUEST_LOG, Pending, What};
 use super::config::{MachineConfig, Snapshot};
-use super::container::Ended;
+use super::container::{Ended, OUTPUT_DEADLINE};
 use super::terminal::Terminal;
 use super::wire::{
     self, Broken, Down, Frame, GUEST_CGROUP, GUEST_SHIM_CGROUP, Kind, LINK_VERSION, OUTPUT_WINDOW_BYTES,
@@ -18,13 +19,17 @@ use crate::log::{HEADER_BYTES, LINE_BYTES_MAX};
 use crate::protocol::{
     Answer, Event, Exited, Failure, FailureKind, Reply, SOCKETS_MAX, TaskConfig, TaskStats, WindowSize,
 };
-use crate::server::container::now_ns;
+use crate::server::container::{READ_BYTES as PIPE_READ_BYTES, now_ns};
 
 const ENTROPY_BYTES: usize = 64;
 /// The guest sends whole records, the last of them begun within its window.
 const OUTPUT_UNDER_WAY_MAX: u64 = OUTPUT_WINDOW_BYTES + (HEADER_BYTES + LINE_BYTES_MAX) as u64;
-/// What the guest may still have when a container has ended: its log, and what was in the pipes.
-const OUTPUT_LEFT_MAX: u64 = 4 * GUEST_LOG.bytes_max;
+/// What a pipe holds that its container made as large as it may.
+const PIPE_BYTES_MAX: usize = 1 << 20;
+/// What the guest may still have when a container has ended: its log, with what was read last, what both pipes held as empty
+/// lines, and a begun line of each.
+pub(super) const OUTPUT_LEFT_MAX: u64 = GUEST_LOG.bytes_max
+    + (HEADER_BYTES * (PIPE_READ_BYTES + 2 * PIPE_BYTES_MAX) + 3 * (HEADER_BYTES + LINE_BYTES_MAX)) as u64;
 /// Of what it says in words, for people.
 const LETTERS_MAX: usize = 1000;
 
@@ -252,10 +257,10 @@ impl Machine {
                 if !known.is_running() || known.ended.is_some() {
                     return Err(message(&format!("container {container:?} ended twice")));
                 }
-                if log_end.saturating_sub(known.taken) > OUTPUT_LEFT_MAX {
+                if log_end.saturating_sub(known.taken.max(known.given_up)) > OUTPUT_LEFT_MAX {
                     return Err(message("more output than a guest can have"));
                 }
-                known.ended = Some(Ended { exit_code, oom_killed, log_end });
+                known.ended = Some(Ended { exit_code, oom_killed, log_end, heard: Instant::now() });
                 self.finish(&container);
                 Ok(())
             }
@@ -277,10 +282,13 @@ impl Machine {
     fn take_output(&mut self, output: Output<'_>) -> Result<(), Broken> {
         let Output { container, stream, end, bytes } = output;
         let known = self.known(container)?;
-        let all_there = end.checked_sub(known.taken).is_some_and(|more| more >= bytes.len() as u64);
-        let most =
-            known.ended.as_ref().map_or(known.acknowledged + OUTPUT_UNDER_WAY_MAX, |ended| ended.log_end);
-        if !known.is_running() || !all_there || end > most {
+        let all_there = end.checked_sub(known.taken).is_some_and(|more| more >= log_bytes(bytes));
+        let most = match &known.ended {
+            Some(ended) => ended.log_end,
+            None if known.is_running() => known.acknowledged + OUTPUT_UNDER_WAY_MAX,
+            None => known.given_up,
+        };
+        if !all_there || end > most {
             return Err(message(&format!("output of container {container:?} beyond what was granted")));
         }
         known.output(stream, bytes, end);
@@ -293,13 +301,34 @@ impl Machine {
         let Some(container) = self.containers.iter_mut().find(|container| container.state.id == id) else {
             return;
         };
-        let Some(Ended { exit_code, oom_killed, log_end }) = container.ended else { return };
-        if container.taken < log_end {
+        let Some(Ended { exit_code, oom_killed, log_end, .. }) = container.ended else { return };
+        if container.taken.max(container.given_up) < log_end {
             return;
         }
         let exited = container.finish(exit_code, oom_killed);
         self.persist();
         self.publish(Event::Exited(exited));
+    }
+
+    /// Until an end is told without the rest of its output.
+    pub(super) fn ends_left(&self) -> Option<Duration> {
+        self.containers.iter().filter_map(|container| container.ended.as_ref().map(Ended::left)).min()
+    }
+
+    /// Ends whose output stays away.
+    pub(super) fn look_for_ends(&mut self) {
+        let mut overdue = Vec::new();
+        for container in &mut self.containers {
+            let Some(ended) = container.ended.as_ref().filter(|ended| ended.left().is_zero()) else {
+                continue;
+            };
+            container.given_up = ended.log_end;
+            overdue.push(container.state.id.clone());
+        }
+        for id in overdue {
+            complain!("container {id}: output lost: none came within {} s", OUTPUT_DEADLINE.as_secs());
+            self.finish(&id);
+        }
     }
 
     /// Execs that have ended, once what they wrote is where it was to go.
@@ -358,6 +387,12 @@ pub(super) fn setup(machine: &MachineConfig, config: &TaskConfig) -> Result<Down
         files: machine.files.clone(),
         has_storage: machine.storage.is_some(),
     })))
+}
+
+/// What this is in the guest's log, at least: each line has a header there, and no newline.
+fn log_bytes(output: &[u8]) -> u64 {
+    let lines = output.iter().filter(|byte| **byte == b'\n').count();
+    (output.len() + lines * (HEADER_BYTES - 1)) as u64
 }
 
 /// A stranger's, as text of bounded length.

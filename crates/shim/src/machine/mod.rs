@@ -314,7 +314,7 @@ impl Machine {
     fn timeout(&self) -> Option<Duration> {
         let known = match self.phase {
             Phase::Booting | Phase::SettingUp => {
-                Some(self.boot_deadline().saturating_sub(self.boot.began.elapsed()))
+                Some(self.boot_deadline().saturating_sub(self.boot.up_since.elapsed()))
             }
             Phase::Unfit(_) => Some(Duration::ZERO),
             Phase::Up => Some(self.clock.left()),
@@ -327,6 +327,7 @@ impl Machine {
             .chain(terminals)
             .chain(answers)
             .chain(self.unread_left())
+            .chain(self.ends_left())
             .chain(self.hello_left())
             .min()
     }
@@ -343,7 +344,7 @@ impl Machine {
     fn look_at_clock(&mut self) {
         self.look_at_boot();
         if matches!(self.phase, Phase::Booting | Phase::SettingUp)
-            && self.boot.began.elapsed() >= self.boot_deadline()
+            && self.boot.up_since.elapsed() >= self.boot_deadline()
         {
             let why = format!("it was not up within {} ms", self.machine.boot_deadline_ms);
             self.lose(&why);
@@ -353,6 +354,7 @@ impl Machine {
             self.lose(&why);
         }
         self.look_for_answers();
+        self.look_for_ends();
         if self.clock.left().is_zero() {
             if self.clock.is_silent_again() {
                 let why = format!("the guest has not answered for {} s", self.clock.silence().as_secs());
@@ -550,11 +552,8 @@ impl Machine {
         self.output.clear();
         self.unread = None;
         self.streams = Streams::default();
-        let mut ended = Vec::new();
-        for container in self.containers.iter_mut().filter(|container| container.is_running()) {
-            container.state.error = Some(why.clone());
-            ended.push(container.finish(LOST_EXIT_CODE, false));
-        }
+        let running = self.containers.iter_mut().filter(|container| container.is_running());
+        let ended: Vec<Exited> = running.map(|container| container.lose(&why)).collect();
         let gone: Vec<String> = self.execs.drain(..).map(|exec| exec.id).collect();
         self.persist();
         for exited in ended {

@@ -165,6 +165,8 @@ fn disk(config: &MachineConfig) -> io::Result<File> {
 /// Why a program that has ended did so, by its own account.
 fn with_words(error: VmmError, words: OwnedFd) -> VmmError {
     let mut text = String::new();
+    // One that could not be killed in time may write still.
+    let _ = rustix::io::ioctl_fionbio(&words, true);
     let _ = File::from(words).take(WORDS_BYTES_MAX).read_to_string(&mut text);
     let text: String = text.trim().chars().filter(|letter| !letter.is_control()).collect();
     if text.is_empty() { error } else { VmmError::Start(format!("{error} ({text})")) }
@@ -178,9 +180,10 @@ fn arguments(config: &MachineConfig, has_tap: bool, memory: &Memory<'_>) -> Vec<
         Accelerator::Tcg => (format!("tcg,tb-size={TRANSLATED_CODE_MIB}"), "max"),
     };
     let program = vmm.program.to_string_lossy().into_owned();
-    // `rtc`: where it is emulated. The kernel of a guest with neither that nor KVM's clock waits a second for it.
+    // `mem-merge`: pages that are one because they hold the same tell who has the one what the other holds. `rtc`: where it is
+    // emulated. The kernel of a guest with neither that nor KVM's clock waits a second for it.
     let mut machine = format!(
-        "microvm,acpi={},pcie=off,usb=off,rtc=auto,isa-serial=on,auto-kernel-cmdline=on",
+        "microvm,acpi={},mem-merge=off,pcie=off,usb=off,rtc=auto,isa-serial=on,auto-kernel-cmdline=on",
         on(vmm.acpi)
     );
     let mut backed = Vec::new();

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use super::guest::words;
 use super::vmm::VmmError;
 
-/// Longest wait for an answer, whatever comes before it.
+/// Longest wait for an answer, whatever comes before it, where nothing else is said.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(10);
 /// Longest line, and most that may come before an answer.
 const LINE_BYTES_MAX: usize = 64 << 10;
@@ -27,7 +27,7 @@ pub(super) struct Qmp {
     /// Why it does not begin: every command would be refused, and none is asked.
     refused: Option<String>,
     next_id: u64,
-    /// No answer is waited for longer than this.
+    /// Until when all answers are waited for.
     until: Option<Instant>,
 }
 
@@ -42,8 +42,7 @@ impl Qmp {
     }
 
     fn deadline(&self) -> Instant {
-        let deadline = Instant::now() + ANSWER_DEADLINE;
-        self.until.map_or(deadline, |until| until.min(deadline))
+        self.until.unwrap_or_else(|| Instant::now() + ANSWER_DEADLINE)
     }
 
     pub(super) fn execute(
@@ -187,6 +186,17 @@ mod tests {
         qmp.set_until(Some(Instant::now()));
         let asked = qmp.execute("query-status", json!({}), None);
         assert!(matches!(asked, Err(VmmError::Broken { why, .. }) if why == "none in time"));
+    }
+
+    #[test]
+    fn what_has_to_be_answered_by_a_time_has_all_of_it() {
+        let mut qmp = Qmp::new(UnixStream::pair().unwrap().0);
+        for until in [Instant::now(), Instant::now() + 2 * ANSWER_DEADLINE] {
+            qmp.set_until(Some(until));
+            assert_eq!(qmp.deadline(), until);
+        }
+        qmp.set_until(None);
+        assert!(qmp.deadline() <= Instant::now() + ANSWER_DEADLINE);
     }
 
     #[test]

@@ -11,17 +11,18 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use super::boot::{Boot, RESTORED_STEP};
-use super::config::{MachineConfig, SnapshotFiles};
+use super::boot::{Boot, NotRestored, RESTORED_STEP};
+use super::config::{Accelerator, MachineConfig, SnapshotFiles};
 use super::guest::setup;
 use super::qemu::{self, Memory, Place};
 use super::vmm::{Started, VmmError};
 use super::wire::{self, BootStep, Down, Kind, LINK_VERSION, Up, encode_json};
 use crate::protocol::TaskConfig;
 
-/// From the machine's start to the guest's hello. Enough for an emulated one on a busy host, and with the begin of a boot
-/// instead, less than the agent waits for a shim.
-const DEADLINE: Duration = Duration::from_secs(9);
+/// From the machine's start to the guest's hello. With the begin of a boot instead, less than the agent waits for a shim.
+const DEADLINE_KVM: Duration = Duration::from_secs(9);
+/// On a busy host that is still several times quicker than its boot.
+const DEADLINE_TCG: Duration = Duration::from_secs(20);
 /// Less is no matter for a clock.
 const TIME_OLD: Duration = Duration::from_millis(200);
 const READ_BYTES: usize = 4 << 10;
@@ -36,10 +37,36 @@ pub(super) fn restore(
     place: &Place<'_>,
     tap: Option<BorrowedFd<'_>>,
     boot: &mut Boot,
+) -> Result<(Started, Vec<u8>), NotRestored> {
+    attempt(config, task, files, place, tap, boot)
+        .map_err(|error| not_restored(&error, boot.began.elapsed(), deadline(config.vmm.accelerator)))
+}
+
+fn deadline(accelerator: Accelerator) -> Duration {
+    match accelerator {
+        Accelerator::Kvm => DEADLINE_KVM,
+        Accelerator::Tcg => DEADLINE_TCG,
+    }
+}
+
+/// Every step is given up when the time is over, each in its own words.
+fn not_restored(error: &VmmError, took: Duration, deadline: Duration) -> NotRestored {
+    let late = took >= deadline;
+    let why = if late { format!("not within {} s: {error}", deadline.as_secs()) } else { error.to_string() };
+    NotRestored { why, late }
+}
+
+fn attempt(
+    config: &MachineConfig,
+    task: &TaskConfig,
+    files: &SnapshotFiles,
+    place: &Place<'_>,
+    tap: Option<BorrowedFd<'_>>,
+    boot: &mut Boot,
 ) -> Result<(Started, Vec<u8>), VmmError> {
     let open = |path: &Path| File::open(path).map_err(VmmError::io("open the snapshot"));
     let (memory, state) = (open(&files.memory)?, open(&files.state)?);
-    let until = boot.began + DEADLINE;
+    let until = boot.began + deadline(config.vmm.accelerator);
     let memory = Memory::Restored { memory: &memory, state: &state, until };
     let mut started = qemu::start(config, place, tap, &memory, boot)?;
     boot.done(RESTORED_STEP);
@@ -75,8 +102,7 @@ fn hello(link: &mut UnixStream, setup: &Down, until: Instant) -> io::Result<(Vec
         }
         let left = until.saturating_duration_since(Instant::now());
         if left.is_zero() {
-            let why = format!("it was not there {} s after the machine's start", DEADLINE.as_secs());
-            return Err(io::Error::new(io::ErrorKind::TimedOut, why));
+            return Err(io::ErrorKind::TimedOut.into());
         }
         link.set_read_timeout(Some(left))?;
         match link.read(&mut buffer) {
@@ -99,13 +125,40 @@ mod tests {
         let (mut ours, mut theirs) = UnixStream::pair()?;
         theirs.write_all(said)?;
         theirs.shutdown(std::net::Shutdown::Write)?;
-        hello(&mut ours, &Down::Clock { now_ns: 0 }, Instant::now() + DEADLINE)
+        hello(&mut ours, &Down::Clock { now_ns: 0 }, Instant::now() + DEADLINE_KVM)
     }
 
     fn said(up: &Up) -> Vec<u8> {
         let mut bytes = Vec::new();
         encode_json(Kind::Control, up, &mut bytes).unwrap();
         bytes
+    }
+
+    #[test]
+    fn a_guest_that_says_nothing_is_late_and_one_that_says_something_else_is_not() {
+        let heard_of = |said: &[u8], deadline: Duration| {
+            let (mut ours, mut theirs) = UnixStream::pair().unwrap();
+            theirs.write_all(said).unwrap();
+            let began = Instant::now();
+            let heard = hello(&mut ours, &Down::Clock { now_ns: 0 }, began + deadline);
+            let error = heard.map_err(VmmError::io("hear from the restored guest")).unwrap_err();
+            not_restored(&error, began.elapsed(), deadline)
+        };
+        let right = said(&Up::Hello { version: LINK_VERSION, steps: Vec::new() });
+        for silent in [&[], &right[..right.len() - 1]] {
+            let blamed = heard_of(silent, Duration::from_millis(50));
+            assert!(blamed.late && blamed.why.starts_with("not within 0 s: cannot hear"), "{blamed:?}");
+        }
+        let another = said(&Up::Ready { steps: Vec::new() });
+        for wrong in [another.as_slice(), &[0xff; 64]] {
+            let blamed = heard_of(wrong, DEADLINE_TCG);
+            assert!(!blamed.late && blamed.why.starts_with("cannot hear"), "{blamed:?}");
+        }
+    }
+
+    #[test]
+    fn an_emulated_machine_has_longer() {
+        assert!(deadline(Accelerator::Tcg) >= 2 * deadline(Accelerator::Kvm));
     }
 
     #[test]

@@ -14,6 +14,7 @@ use crate::protocol::{
 };
 
 mod alive;
+mod ends;
 
 /// What a guest may say, sensible or not.
 fn says() -> impl Strategy<Value = Vec<u8>> {

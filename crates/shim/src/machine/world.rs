@@ -188,6 +188,9 @@ impl World {
         for pending in self.machine.pending.values_mut() {
             pending.asked = pending.asked.checked_sub(by).unwrap();
         }
+        for ended in self.machine.containers.iter_mut().filter_map(|container| container.ended.as_mut()) {
+            ended.heard = ended.heard.checked_sub(by).unwrap();
+        }
         self.machine.unread = self.machine.unread.map(|since| since.checked_sub(by).unwrap());
     }
 

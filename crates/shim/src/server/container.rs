@@ -23,7 +23,7 @@ use crate::protocol::{ContainerState, CreateContainer, Failure, FailureKind, Sta
 use crate::storage::Storage;
 
 /// Read from a pipe at once: its usual capacity.
-const READ_BYTES: usize = 64 << 10;
+pub(crate) const READ_BYTES: usize = 64 << 10;
 /// Reads from one pipe before others get their turn.
 const READS_PER_TURN_MAX: usize = 4;
 /// What Docker reports for a container that could not be set up.

@@ -18,7 +18,7 @@ use super::super::world::{NoMachine, World, control, control_hello, control_read
 use crate::protocol::Call;
 
 /// What the guest would read next, of the messages that only the two know.
-fn told(world: &World) -> Vec<Down> {
+pub(super) fn told(world: &World) -> Vec<Down> {
     let mut rest = world.machine.output.as_slice();
     let mut all = Vec::new();
     while let Some((frame, used)) = decode(rest).unwrap() {
@@ -157,7 +157,7 @@ fn the_boots_deadline_is_for_all_of_them() {
     let mut world = World::new();
     let _others = others(&mut world);
     silent_for(&mut world, Duration::from_secs(20));
-    world.machine.boot.began -= Duration::from_secs(60);
+    world.machine.boot.up_since -= Duration::from_secs(60);
     world.turns();
     assert!(world.is_lost());
 }
@@ -292,7 +292,7 @@ fn what_a_restored_guest_has_said_already_is_heard_at_once() {
 /// What the report of a machine's start says of its snapshot when the machine has been lost.
 fn blamed(world: &World) -> Option<String> {
     assert!(world.is_lost());
-    boot::read(&world.machine.directory).ok()?.not_restored
+    boot::read(&world.machine.directory).ok()?.not_restored.map(|blamed| blamed.why)
 }
 
 #[test]
@@ -304,7 +304,7 @@ fn a_snapshot_is_blamed_for_a_machine_that_never_took_calls() {
         (|world| world.hears(&[0xff; 16]), "broke the protocol"),
         (
             |world| {
-                world.machine.boot.began -= Duration::from_secs(60);
+                world.machine.boot.up_since -= Duration::from_secs(60);
                 world.turns();
             },
             "not up within 60000 ms",
@@ -331,7 +331,7 @@ fn a_snapshot_is_blamed_for_a_machine_that_never_took_calls() {
 #[test]
 fn a_snapshot_that_was_not_used_is_blamed_though_the_boot_fails_too() {
     let mut boot = boot::Boot::begin();
-    boot.not_restored("it is damaged".into());
+    boot.not_restored(boot::NotRestored { why: "it is damaged".into(), late: false });
     let mut world = World::begun(None, boot);
     world.machine.lose("it ended with exit code 1");
     assert_eq!(blamed(&world).as_deref(), Some("it is damaged"));
