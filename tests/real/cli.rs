@@ -43,7 +43,7 @@ fn env_status_ps_and_logs() {
     assert_eq!(status["pid"], cluster.pid());
     let isolation = match cluster.has_machines() {
         true => "micro-VMs (emulated: slow)",
-        false => "hardened containers (micro-VMs need --guest-kernel)",
+        false => "hardened containers (as asked)",
     };
     assert_eq!(status["isolation"], isolation);
     assert_eq!(status["tasks_on_node"].as_array().unwrap().len(), 1);

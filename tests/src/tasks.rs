@@ -57,6 +57,7 @@ const GUEST_MIB: u32 = 128;
 const GUEST_PART: u32 = 56;
 /// A snapshot that is to be made is under way by then.
 const EXPECTED_WITHIN: Duration = Duration::from_secs(5);
+const LOOK_PERIOD: Duration = Duration::from_millis(300);
 
 impl Cluster {
     pub fn network(&self) -> Network {
@@ -118,6 +119,8 @@ impl Cluster {
             if sizes("ready").contains(&size) {
                 return true;
             }
+            // Who looks all the time takes it from the machine that boots.
+            std::thread::sleep(LOOK_PERIOD);
             if !status["snapshots"]["making"].is_null() || !sizes("wanted").is_empty() {
                 idle_since = None;
                 return false;

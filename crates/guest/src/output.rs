@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
+use std::io::ErrorKind;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
@@ -63,9 +64,14 @@ fn send_some(container: &str, progress: &mut Progress, out: &mut Vec<u8>) -> std
     let Some(segment) = segments.iter().find(|s| s.start <= progress.sent && progress.sent < s.end()) else {
         return Ok(());
     };
-    let file = File::open(&segment.path)?;
+    let file = match File::open(&segment.path) {
+        // Its container was deleted since.
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+        file => file?,
+    };
     let room = log::HEADER_BYTES + log::LINE_BYTES_MAX;
-    let mut bytes = vec![0; room.min((segment.end() - progress.sent) as usize)];
+    // No further than the host may know of: it may not have heard yet that the container was started again.
+    let mut bytes = vec![0; room.min((segment.end().min(progress.end) - progress.sent) as usize)];
     file.read_exact_at(&mut bytes, progress.sent - segment.start)?;
     progress.sent = send_records(container, progress.sent, &bytes, out)?;
     Ok(())

@@ -63,7 +63,7 @@ const GIVEN_UP: Duration = Duration::from_secs(60 * 60);
 const LATE_MAX: u32 = 3;
 /// A busy host is late with all machines at once, and with those that begin while they are booted instead, which takes so long
 /// at most: all of them count once.
-const LATE_APART: Duration = Duration::from_secs(120);
+const LATE_APART: Duration = Duration::from_secs(150);
 /// A machine has its interface when it is made, and that of a snapshot is nobody's.
 const NOBODYS_NAMESPACE: &str = "/nobody";
 const TASK_ID: &str = "snapshot";

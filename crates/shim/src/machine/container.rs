@@ -12,7 +12,8 @@ use crate::protocol::{
 };
 use crate::server::container::{SET_UP_FAILED, now_ns};
 
-/// Longest an end waits for output that does not come: below what the agent gives a kill.
+/// Longest an end waits for output that does not come: below what the agent gives a kill. (Output that comes by drops keeps it
+/// waiting; the agent's own time ends that.)
 pub(super) const OUTPUT_DEADLINE: Duration = Duration::from_secs(20);
 
 pub(super) struct Container {

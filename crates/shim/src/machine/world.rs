@@ -14,6 +14,7 @@ use super::begin::Begun;
 use super::boot::{Boot, RESTORED_STEP};
 use super::calls::PENDING_MAX;
 use super::config::{Accelerator, MachineConfig, VmmConfig};
+use super::guest::OUTPUT_LEFT_MAX;
 use super::vmm::{Started, Vmm, VmmError};
 use super::wire::{
     FRAME_BYTES_MAX, Kind, LINK_VERSION, OUTPUT_WINDOW_BYTES, Output, Up, encode_json, encode_output,
@@ -277,7 +278,7 @@ impl World {
         assert!(machine.pending.len() <= PENDING_MAX);
         for container in &machine.containers {
             // A guest that sends what nobody takes stays within its window and its log's bound.
-            let bound = (64 << 10) + 3 * OUTPUT_WINDOW_BYTES + 8 * (1 << 20);
+            let bound = (64 << 10) + 3 * OUTPUT_WINDOW_BYTES + 2 * OUTPUT_LEFT_MAX;
             assert!(container.log.end() - container.log.begin() <= bound);
         }
         if matches!(machine.phase, Phase::Lost(_)) {
