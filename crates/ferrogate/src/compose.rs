@@ -177,9 +177,6 @@ impl Ferrogate {
         }
 
         let instance = data.instance()?;
-        let mut network = ferrogate_vpc::Options::new(RUN_DIR, &instance);
-        network.api = options.api;
-        let fabric = VpcFabric::open(network).await.context("the VPC fabric cannot be opened")?;
         let explain = explain::Sources {
             invoke: Arc::clone(&invoke),
             identity: Arc::clone(&identity),
@@ -210,6 +207,10 @@ impl Ferrogate {
         if options.pre_pull {
             tokio::spawn(pre_pull::run(ecs.registered_definitions(), Arc::clone(&images)));
         }
+        // Last of what may be refused: it outlives the program.
+        let mut network = ferrogate_vpc::Options::new(RUN_DIR, &instance);
+        network.api = options.api;
+        let fabric = VpcFabric::open(network).await.context("the VPC fabric cannot be opened")?;
         let agent = Agent::new(
             ferrogate_node::Config { instance: instance.clone(), tasks_dir: data.join("tasks") },
             Arc::new(plane),
