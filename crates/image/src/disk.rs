@@ -27,6 +27,8 @@ use crate::remove::remove_tree;
 use crate::unpack::unpack;
 
 const RECORD: &str = "layer.json";
+/// … as it is about to be.
+const RECORD_NEW: &str = "layer.json.new";
 const ROOT: &str = "fs";
 /// Whoever makes a file beside a layer gives it this end until it is whole.
 const HALF_MADE: &str = ".new";
@@ -111,7 +113,8 @@ impl Disk {
 
     /// On the disk, of what others made of the layer.
     pub(crate) fn derived_bytes(&self, diff_id: &Digest) -> u64 {
-        self.beside(diff_id).map(|(_, meta)| meta.blocks() * BLOCK_BYTES).sum()
+        let made = self.beside(diff_id).filter(|(name, _)| name != RECORD_NEW);
+        made.map(|(_, meta)| meta.blocks() * BLOCK_BYTES).sum()
     }
 
     /// Files beside the layer that are not the store's own.
@@ -331,11 +334,10 @@ fn same_directory(path: &Path, open: &File) -> bool {
 }
 
 fn write_record(dir: &File, record: &LayerRecord) -> std::io::Result<()> {
-    const NEW: &str = "layer.json.new";
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let file = rustix::fs::openat(dir, NEW, flags, Mode::from_raw_mode(0o600))?;
+    let file = rustix::fs::openat(dir, RECORD_NEW, flags, Mode::from_raw_mode(0o600))?;
     File::from(file).write_all(&serde_json::to_vec(record)?)?;
-    Ok(rustix::fs::renameat(dir, NEW, dir, RECORD)?)
+    Ok(rustix::fs::renameat(dir, RECORD_NEW, dir, RECORD)?)
 }
 
 /// Another one after every start of the machine.
