@@ -233,6 +233,7 @@ impl Ferrogate {
         exec_door.connect(Arc::downgrade(&broker));
         let (isolation, snapshots) = (chosen.words, chosen.snapshots);
         if let Some(snapshots) = &snapshots {
+            snapshots.start();
             tokio::spawn(crate::isolation::snapshots_ahead(
                 ecs.registered_definitions(),
                 Arc::clone(snapshots),

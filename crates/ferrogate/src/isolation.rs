@@ -64,6 +64,7 @@ pub(crate) enum Choice {
 pub(crate) struct Chosen {
     pub(crate) sandbox: ContainerSandbox,
     pub(crate) words: String,
+    /// Not begun with: that is when nothing can be refused any more.
     pub(crate) snapshots: Option<Arc<Snapshots>>,
 }
 
@@ -142,7 +143,6 @@ pub(crate) async fn choose(data: &DataDir, instance: &str, wanted: &Wanted) -> R
             };
             let (machines, snapshots) = if wanted.snapshots {
                 let (machines, snapshots) = machines.with_snapshots(&shim()?, &dir, &snapshots_instance);
-                snapshots.start();
                 (machines, Some(snapshots))
             } else {
                 (machines, None)

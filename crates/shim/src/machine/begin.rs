@@ -44,7 +44,10 @@ pub(super) fn begin(
         let end = tap.as_ref().map(|tap| tap.fd.as_fd());
         match restore::restore(machine, config, files, place, end, begun) {
             Ok((started, heard)) => return Ok(Begun { started, tap, heard: Some(heard) }),
-            Err(why) => begun.not_restored(why),
+            Err(error) => {
+                let deadline = restore::deadline(machine.vmm.accelerator);
+                begun.not_restored(restore::not_restored(&error, begun.began.elapsed(), deadline));
+            }
         }
     }
     boot(machine, place, begun)

@@ -37,32 +37,6 @@ pub(super) fn restore(
     place: &Place<'_>,
     tap: Option<BorrowedFd<'_>>,
     boot: &mut Boot,
-) -> Result<(Started, Vec<u8>), NotRestored> {
-    attempt(config, task, files, place, tap, boot)
-        .map_err(|error| not_restored(&error, boot.began.elapsed(), deadline(config.vmm.accelerator)))
-}
-
-fn deadline(accelerator: Accelerator) -> Duration {
-    match accelerator {
-        Accelerator::Kvm => DEADLINE_KVM,
-        Accelerator::Tcg => DEADLINE_TCG,
-    }
-}
-
-/// Every step is given up when the time is over, each in its own words.
-fn not_restored(error: &VmmError, took: Duration, deadline: Duration) -> NotRestored {
-    let late = took >= deadline;
-    let why = if late { format!("not within {} s: {error}", deadline.as_secs()) } else { error.to_string() };
-    NotRestored { why, late }
-}
-
-fn attempt(
-    config: &MachineConfig,
-    task: &TaskConfig,
-    files: &SnapshotFiles,
-    place: &Place<'_>,
-    tap: Option<BorrowedFd<'_>>,
-    boot: &mut Boot,
 ) -> Result<(Started, Vec<u8>), VmmError> {
     let open = |path: &Path| File::open(path).map_err(VmmError::io("open the snapshot"));
     let (memory, state) = (open(&files.memory)?, open(&files.state)?);
@@ -78,6 +52,20 @@ fn attempt(
     boot.hello(&steps);
     boot.time_was_old = told.elapsed() > TIME_OLD;
     Ok((started, heard))
+}
+
+pub(super) fn deadline(accelerator: Accelerator) -> Duration {
+    match accelerator {
+        Accelerator::Kvm => DEADLINE_KVM,
+        Accelerator::Tcg => DEADLINE_TCG,
+    }
+}
+
+/// Every step is given up when the time is over, each in its own words.
+pub(super) fn not_restored(error: &VmmError, took: Duration, deadline: Duration) -> NotRestored {
+    let late = took >= deadline;
+    let why = if late { format!("not within {} s: {error}", deadline.as_secs()) } else { error.to_string() };
+    NotRestored { why, late }
 }
 
 fn hello(link: &mut UnixStream, setup: &Down, until: Instant) -> io::Result<(Vec<BootStep>, Vec<u8>)> {
